@@ -1,0 +1,46 @@
+# Each target sets up what it needs in .venv; nothing outside this folder is touched.
+PY := .venv/bin/python
+UV := .venv/bin/uv
+SET_UP := .venv/.set-up
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+.DEFAULT_GOAL := help
+
+$(SET_UP): requirements.lock pyproject.toml
+	@test -x $(PY) || python3 -m venv .venv
+	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	@echo "setting up .venv (about half a minute, once)" >&2
+	@$(UV) pip install --quiet --python .venv --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation -e .
+	@touch $@
+
+compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and traces in build/compare/
+	@$(PY) -m simlib compare --out build/compare
+
+lab: $(SET_UP) ## open the notebooks in JupyterLab
+	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: $(SET_UP) ## the tests that a newcomer runs, under five minutes
+	@$(PY) -m pytest -q -n 2 -m "not slow"
+
+test-all: $(SET_UP) ## the slow ones too
+	@$(PY) -m pytest -q -n 2
+
+check: $(SET_UP) ## ruff and mypy --strict
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: $(SET_UP) ## what a simulated handshake costs, as ratios in one run
+	@$(PY) tests/bench.py
+
+notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
+	@$(PY) notebooks/build.py
+
+lock: $(SET_UP) ## resolve requirements.lock anew
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml build.in -o requirements.lock
+
+clean: ## remove .venv and build/
+	@rm -rf .venv build
+
+.PHONY: help compare lab test test-all check bench notebooks lock clean

@@ -1,0 +1,111 @@
+"""What one side is and holds: machine, memory blocks, devices, migration settings. Values only.
+
+A device's facts are those of its VMState description (`-dump-vmstate`, and the JSON at the end of a v1 stream).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Subsection:
+    """Optional state. `needed`: always, maybe or never sent, as far as its sender can say."""
+
+    name: str
+    version: int = 1
+    needed: str = "maybe"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One entry of the inventory: (id, instance) names it on the wire."""
+
+    id: str
+    instance: int = 0
+    version: int = 1
+    minimum_version: int = 1  # the lowest that this binary loads
+    size_bytes: int = 64  # of its state; v1 sends no length, so each side goes by its own
+    subsections: tuple[Subsection, ...] = ()
+    nested: tuple[tuple[str, int, int], ...] = ()  # name, version, minimum version: not on the v1 wire
+    schema: str = ""  # digest of the fields
+    described: bool = True  # has a VMState description at all
+    migratable: bool = True
+    features: tuple[str, ...] = ()  # negotiated with the guest (virtio)
+    post_load: str = ""  # why loading this state would fail here; known only by trying
+
+
+@dataclass(frozen=True, slots=True)
+class RamBlock:
+    name: str
+    size_bytes: int
+    page_bytes: int = 4096
+    resizable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    type: str = "pc-i440fx-7.2"
+    aliases: tuple[str, ...] = ()
+    arch: str = "x86_64"
+    page_bits: int = 12
+    vcpus: int = 1
+    cpu: str = "qemu64"
+    cpu_features: tuple[str, ...] = ()
+    uuid: str = ""  # 32 hex digits, or empty
+    ram_blocks: tuple[RamBlock, ...] = (RamBlock("pc.ram", 128 << 20),)
+    devices: tuple[Device, ...] = ()
+
+    def device(self, id: str, instance: int) -> Device | None:
+        return next((d for d in self.devices if (d.id, d.instance) == (id, instance)), None)
+
+    @property
+    def ram_bytes(self) -> int:
+        return sum(block.size_bytes for block in self.ram_blocks)
+
+    @property
+    def machine_version(self) -> tuple[int, int]:
+        """(7, 2) of "pc-i440fx-7.2"; migration properties go by it. Without a number: the newest."""
+        major, dot, minor = self.type.rpartition("-")[2].partition(".")
+        return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else (99, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Migration settings of one side: QEMU's capabilities and parameters by QEMU's names."""
+
+    version: str = "10.0"  # of the QEMU binary
+    machine: Machine = field(default_factory=Machine)
+    capabilities: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, int | str], ...] = ()
+    transport: str = "tcp"  # tcp, unix, exec, file, fd
+    exit_on_error: bool = True
+
+    def has(self, capability: str) -> bool:
+        return capability in self.capabilities
+
+    def parameter(self, name: str, default: int | str) -> int | str:
+        return dict(self.parameters).get(name, default)
+
+    @property
+    def channels(self) -> int:
+        """multifd's connections besides main: 0 without multifd."""
+        return int(self.parameter("multifd-channels", 2)) if self.has("multifd") and not self.file_pages else 0
+
+    @property
+    def compression(self) -> str:
+        return str(self.parameter("multifd-compression", "none"))
+
+    @property
+    def file_pages(self) -> bool:
+        """Pages go to fixed offsets of a file: no multifd packets, no order of channels."""
+        return self.has("mapped-ram")
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.parameter("tls-creds", ""))
+
+    @property
+    def return_path(self) -> bool:
+        """postcopy-ram implies it (QEMU migration/migration.c, migrate_fd_connect)."""
+        return self.has("return-path") or self.has("postcopy-ram")

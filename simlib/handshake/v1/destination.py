@@ -1,0 +1,498 @@
+"""v1's destination: `-incoming` in QEMU (migration/migration.c, channel.c, multifd.c, savevm.c).
+
+Its main loop is one server: it accepts, runs TLS, peeks and reads multifd's initial packet, each until it is done,
+and answers QMP in between. `blocked` names the connection that holds it; while it is set no connection is accepted
+(`accepting`) and the monitor is silent. None of its waits has a timeout.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from .. import stream
+from ..buffer import Buffer
+from ..capabilities import refusal
+from ..interface import (
+    Broken, Drop, Ended, Entered, Finished, GuestRunning, Heard, Input, Load, Loaded, Opened, Output, Pause, Printed,
+    Received, Resume, RunGuest, Said, Secured, Send, Start, StartTls, TlsFailed,
+)  # fmt: skip
+from ..machine import Settings
+from .versions import behaviour
+
+EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; ignoring"
+WAITING = ("tls", "peek", "initial")  # what the main loop does for one connection at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What the destination takes a connection for: tls, peek, main, initial (multifd's first 64 bytes), multifd,
+    preempt, parked, closed."""
+
+    kind: str
+    buffer: Buffer = Buffer()
+    ended: str = ""  # how its bytes ended: EOF, or the system's word
+    index: int = -1
+    lane: stream.Lane = stream.Lane()
+    left: int = 0  # of the urgent pages being passed over
+
+
+class Destination:
+    """`settings` are the destination's own: it believes that the source's are the same."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules = behaviour(settings.version)
+        self.status = "none"
+        self.finished: Finished | None = None
+        self.connections: tuple[_Connection, ...] = ()
+        self.blocked: int | None = None
+        self.loading = False  # the main stream is being read
+        self.reply_path = False
+        self.postcopy = self.running = self.advised = False
+        self.waiting_for_sync = self.waiting_for_preempt = False
+        self.syncs = 0
+        self.ram_bytes = 0
+        self._loader = stream.Loader(settings)
+        self._out: list[Output] = []
+
+    @property
+    def accepting(self) -> bool:
+        """Whether its main loop would take one more connection from the listening socket now."""
+        open_for_more = self.rules.keeps_listening or not self._complete
+        return self.finished is None and self.status != "none" and self.blocked is None and open_for_more
+
+    @property
+    def main(self) -> int | None:
+        return next((i for i, c in enumerate(self.connections) if c.kind == "main"), None)
+
+    @property
+    def _complete(self) -> bool:
+        """Main and all multifd channels are there (migration_has_all_channels)."""
+        multifd = sum(c.kind == "multifd" for c in self.connections)
+        preempt = self.rules.waits_for_preempt and self.settings.has("postcopy-preempt")
+        there = not preempt or any(c.kind == "preempt" for c in self.connections)
+        return self.main is not None and multifd >= self.settings.channels and there
+
+    def handle(self, input: Input) -> list[Output]:
+        self._out = []
+        if self.finished is None:
+            getattr(self, "_on_" + type(input).__name__.lower(), self._ignore)(input)
+        return self._out
+
+    def _ignore(self, input: Input) -> None:
+        """What v1 has no ear for."""
+
+    def _on_start(self, _: Start) -> None:
+        refused = refusal(self.settings, at_source=False)
+        if refused:
+            self._finish(Finished("rejected", refused, "specific"))
+        else:
+            self._enter("setup")
+
+    # --- which connection is which ----------------------------------------------------------------------------------
+    def _on_opened(self, opened: Opened) -> None:
+        assert opened.conn == len(self.connections), "connections are numbered in the order of their acceptance"
+        self.connections = (*self.connections, _Connection("new"))
+        if self.settings.tls:
+            self._set(opened.conn, kind="tls")
+            self.blocked = opened.conn
+            self._out.append(StartTls(opened.conn))
+        else:
+            self._identify(opened.conn)
+
+    def _on_secured(self, secured: Secured) -> None:
+        self.blocked = None
+        self._identify(secured.conn)
+
+    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+        """No change of state: it stays in setup and listens on (measured)."""
+        self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
+        self._close(failed.conn)
+        self.blocked = None
+
+    def _identify(self, conn: int) -> None:
+        if self._complete and not (self.rules.identify in ("peek", "parked") and self._wants_preempt):
+            self._out.append(Printed(EXTRA))
+            self._close(conn)
+            return
+        if self._peeks:
+            parked = self.rules.identify == "parked"
+            self._set(conn, kind="parked" if parked else "peek")
+            self.blocked = None if parked else conn
+            self._pause(conn)
+            self._look(conn)
+        elif self.main is None:
+            self._become_main(conn)
+        elif self._missing_multifd:
+            self._become_multifd(conn)
+        elif self.settings.has("postcopy-preempt"):
+            self._become_preempt(conn)
+        else:
+            self._fail_channel(conn, "non-peekable channel used without multifd")
+
+    @property
+    def _missing_multifd(self) -> bool:
+        """By position, multifd goes before preempt: 7.2 takes a silent preempt connection for a multifd channel."""
+        multifd = sum(c.kind in ("multifd", "initial") for c in self.connections)
+        return self.settings.channels > 0 and (self.rules.since < (8, 0) or multifd < self.settings.channels)
+
+    @property
+    def _wants_preempt(self) -> bool:
+        return self.settings.has("postcopy-preempt") and not any(c.kind == "preempt" for c in self.connections)
+
+    @property
+    def _peeks(self) -> bool:
+        """Whether it looks at the first four bytes: plain sockets only, MSG_PEEK works nowhere else."""
+        if self.settings.tls or self.settings.transport not in ("tcp", "unix", "fd"):
+            return False
+        if self.rules.identify == "peek-multifd":
+            return self.settings.channels > 0 and not self.settings.has("postcopy-ram")
+        return self.rules.identify in ("peek", "parked") and not (self._complete and self._wants_preempt)
+
+    def _look(self, conn: int) -> None:
+        """The four bytes that decide, when they are there."""
+        found = self.connections[conn]
+        magic = found.buffer.peek(4)
+        if len(magic) < 4:
+            if found.ended:
+                self.blocked = None
+                self._fail_channel(conn, "Failed to peek at channel")
+            return
+        if self.blocked == conn:
+            self.blocked = None
+        if magic == stream.MAGIC:
+            self._become_main(conn)
+        elif self.rules.identify == "peek-multifd":
+            self._become_multifd(conn)
+        elif magic == stream.MULTIFD_MAGIC:
+            if self.settings.has("multifd"):
+                self._become_multifd(conn)
+            else:
+                self._exit("Assertion `migrate_multifd()' failed.", aborted=True)
+        else:
+            self._fail_channel(conn, f"unknown channel magic: {struct.unpack('>I', magic)[0]}")
+
+    def _become_main(self, conn: int) -> None:
+        if self.main is not None:
+            self._fail_channel(conn, "a second main channel")
+            return
+        self._set(conn, kind="main")
+        self._pause(conn)
+        self._start_when_complete()
+
+    def _become_multifd(self, conn: int) -> None:
+        self._set(conn, kind="initial")
+        self.blocked = conn
+        self._out.append(Resume(conn))
+        self._read_initial(conn)
+
+    def _become_preempt(self, conn: int) -> None:
+        self._set(conn, kind="preempt")
+        self._start_when_complete()
+        if self.waiting_for_preempt:
+            self.waiting_for_preempt = False
+            self._read_stream()
+
+    def _read_initial(self, conn: int) -> None:
+        found = self.connections[conn]
+        packet = found.buffer.peek(stream.MULTIFD_INITIAL_BYTES)
+        if len(packet) < stream.MULTIFD_INITIAL_BYTES:
+            if found.ended:
+                self.blocked = None
+                self._fail_multifd(conn, "failed to receive packet: " + found.ended)
+            return
+        self.blocked = None
+        wrong, index = self._wrong_initial(packet)
+        if wrong:
+            self._fail_multifd(conn, f"failed to receive packet via multifd channel {index}: multifd: {wrong}")
+            return
+        self._set(conn, kind="multifd", index=index, buffer=Buffer(),
+                  lane=stream.Lane(found.buffer.skip(stream.MULTIFD_INITIAL_BYTES)))  # fmt: skip
+        self._out.append(Heard(conn, f"multifd[{index}] initial packet"))
+        self._start_when_complete()
+        self._read_packets(conn)
+
+    def _wrong_initial(self, packet: bytes) -> tuple[str, int]:
+        """multifd_recv_initial_packet's checks, in its order."""
+        index = packet[24]
+        version = struct.unpack(">I", packet[4:8])[0]
+        uuid = self.settings.machine.uuid or "0" * 32
+        taken = [c.index for c in self.connections if c.kind == "multifd"]
+        off_by_one = 1 if self.rules.since < (11, 1) else 0
+        if packet[:4] != stream.MULTIFD_MAGIC:
+            return f"received packet magic {packet[:4].hex()} expected 11223344", len(taken)
+        if version != 1:
+            return f"received packet version {version} expected 1", index
+        if packet[8:24].hex() != uuid:
+            return f"received uuid '{packet[8:24].hex()}' and expected uuid '{uuid}'", index
+        if index >= self.settings.channels + off_by_one:
+            return f"received channel id {index} is greater than number of channels {self.settings.channels}", index
+        if index in taken or index >= self.settings.channels:
+            return f"received id '{index}' already setup'", index
+        return "", index
+
+    def _start_when_complete(self) -> None:
+        if self._complete and not self.loading:
+            self.loading = True
+            self._enter("active")
+            main = self.main
+            assert main is not None
+            self._out.append(Resume(main))
+            self._read_stream()
+
+    # --- bytes ------------------------------------------------------------------------------------------------------
+    def _on_received(self, received: Received) -> None:
+        conn, found = received.conn, self.connections[received.conn]
+        if found.kind == "closed":
+            return
+        if found.kind == "main" and self.loading:
+            self._loader.feed(received.data, received.fill)
+            self._read_stream()
+            return
+        if found.kind == "multifd":
+            self._set(conn, lane=replace(found.lane, buffer=found.lane.buffer.add(received.data, received.fill)))
+            self._read_packets(conn)
+            return
+        self._set(conn, buffer=found.buffer.add(received.data, received.fill))
+        if found.kind in ("peek", "parked"):
+            self._look(conn)
+        elif found.kind == "initial":
+            self._read_initial(conn)
+        elif found.kind == "preempt":
+            self._read_urgent(conn)
+
+    def _read_urgent(self, conn: int) -> None:
+        """Page records of the preempt channel: 8 bytes, a block name, the pages."""
+        found = self.connections[conn]
+        buffer, left = found.buffer, found.left
+        while len(buffer):
+            if not left:
+                head = buffer.peek(15)
+                if len(head) < 15:
+                    break
+                left = struct.unpack(">Q", head[:8])[0] & ~stream.RAM_FLAGS
+                buffer = buffer.skip(15)
+            passed = min(left, len(buffer))
+            buffer, left = buffer.skip(passed), left - passed
+            self.ram_bytes += passed
+        self._set(conn, buffer=buffer, left=left)
+
+    def _read_packets(self, conn: int) -> None:
+        """A multifd thread. It reads on alone until a SYNC and then waits for main to come to the same point."""
+        found = self.connections[conn]
+        try:
+            lane = found.lane.read(self.settings.compression, found.index, self.syncs)
+        except stream.StreamError as error:
+            self._fail_multifd(conn, str(error))
+            return
+        self.ram_bytes += lane.ram_bytes - found.lane.ram_bytes
+        self._set(conn, lane=lane)
+        if lane.syncs > self.syncs:
+            self._pause(conn)
+            if self.waiting_for_sync:
+                self._try_sync()
+
+    def _try_sync(self) -> bool:
+        """multifd_recv_sync_main: the main thread waits here, monitor and all, until every channel says SYNC."""
+        if any(c.lane.syncs <= self.syncs for c in self.connections if c.kind == "multifd"):
+            self.waiting_for_sync, self.blocked = True, self.main
+            return False
+        resumed = self.waiting_for_sync
+        self.waiting_for_sync, self.blocked, self.syncs = False, None, self.syncs + 1
+        for conn, c in enumerate(self.connections):
+            if c.kind == "multifd":
+                self._out.append(Resume(conn))
+                self._read_packets(conn)
+        if resumed:
+            self._read_stream()
+        return True
+
+    # --- the main stream --------------------------------------------------------------------------------------------
+    def _read_stream(self) -> None:
+        main = self.main
+        if main is None or not self.loading:
+            return
+        held = self.connections[main].buffer
+        if len(held):
+            self._set(main, buffer=Buffer())
+            self._loader.buffer = held if not len(self._loader.buffer) else self._loader.buffer
+        try:
+            while self.finished is None and not (self.waiting_for_sync or self.waiting_for_preempt):
+                event = self._loader.next_event()
+                if event is None:
+                    self._at_end_of_bytes(main)
+                    return
+                self._heard(main, event)
+        except stream.StreamError as error:
+            self._fail(str(error))
+
+    def _heard(self, main: int, event: tuple[object, ...]) -> None:
+        kind = event[0]
+        if kind == "command":
+            number, payload = event[1], event[2]
+            assert isinstance(number, int) and isinstance(payload, bytes)
+            self._out.append(Heard(main, stream.COMMANDS[number]))
+            self._command(main, number, payload)
+        elif kind == "ram":
+            assert isinstance(event[1], int)
+            self.ram_bytes += event[1]
+        elif kind == "machine":
+            self._out.append(Heard(main, f"CONFIGURATION {event[1]}"))
+        elif kind == "setup":
+            self._out.append(Heard(main, "START ram"))
+        elif kind in ("flush", "eos"):
+            by_flush = self.settings.machine.machine_version > (8, 0)
+            if self.settings.channels and not self.postcopy and (kind == "flush") == by_flush:
+                self._try_sync()
+        elif kind == "eof":
+            self._out.append(Heard(main, "EOF"))
+            if self.postcopy:
+                self._loaded_all()
+            else:
+                self._out.append(Load(sum(d.size_bytes for d in self.settings.machine.devices)))
+
+    def _command(self, main: int, number: int, payload: bytes) -> None:
+        if number == stream.OPEN_RETURN_PATH:
+            self.reply_path = True
+            if self.settings.has("switchover-ack"):
+                self._reply(main, 7, b"", "SWITCHOVER_ACK")
+        elif number == stream.PING:
+            if not self.reply_path:
+                raise stream.StreamError(f"CMD_PING (0x{payload.hex()}) received with no return path")
+            self._reply(main, 2, payload, f"PONG {struct.unpack('>I', payload)[0]}")
+        elif number == stream.POSTCOPY_ADVISE:
+            self._advise(payload)
+        elif number == stream.PACKAGED:
+            if self._wants_preempt:
+                self.waiting_for_preempt = True
+        elif number == stream.POSTCOPY_LISTEN:
+            self.postcopy = True
+        elif number == stream.POSTCOPY_RUN:
+            self._enter("postcopy-active")
+            self._out += [Load(sum(d.size_bytes for d in self.settings.machine.devices))]
+
+    def _advise(self, payload: bytes) -> None:
+        """loadvm_postcopy_handle_advise."""
+        if payload and not self.settings.has("postcopy-ram"):
+            raise stream.StreamError(f"RAM postcopy is disabled but have {len(payload)} byte advise")
+        sizes, page = struct.unpack(">QQ", payload) if payload else (0, 0)
+        local = 0
+        for block in self.settings.machine.ram_blocks:
+            local |= block.page_bytes
+        if payload and (sizes, page) != (local, 1 << self.settings.machine.page_bits):
+            raise stream.StreamError(f"Postcopy needs matching RAM page sizes (s={sizes:x} d={local:x})")
+        self.advised = True
+
+    def _at_end_of_bytes(self, main: int) -> None:
+        ended = self.connections[main].ended
+        if not ended or self._loader.state in ("after_eof", "description", "finished"):
+            return
+        if self.postcopy:
+            if self.status != "postcopy-paused":
+                self._enter("postcopy-paused")
+        elif self._loader.state == "header":
+            self._fail("Not a migration stream")
+        else:
+            section, name = self._loader.section
+            self._out.append(Printed(f"error while loading state section id {section}({name})"))
+            self._fail("load of migration failed: Input/output error")
+
+    def _on_ended(self, ended: Ended) -> None:
+        self._lost(ended.conn, "Input/output error")
+
+    def _on_broken(self, broken: Broken) -> None:
+        self._lost(broken.conn, broken.text)
+
+    def _lost(self, conn: int, how: str) -> None:
+        kind = self.connections[conn].kind
+        self._set(conn, ended=self.connections[conn].ended or how)
+        if kind in ("peek", "parked"):
+            self._look(conn)
+        elif kind == "initial":
+            self._read_initial(conn)
+        elif kind == "tls":
+            self._on_tlsfailed(TlsFailed(conn, "The TLS connection was non-properly terminated."))
+        elif kind == "main":
+            self._read_stream()
+
+    # --- the guest, and endings -------------------------------------------------------------------------------------
+    def _on_loaded(self, loaded: Loaded) -> None:
+        if loaded.error:
+            self._fail(loaded.error)
+        else:
+            self._out.append(RunGuest())
+
+    def _on_guestrunning(self, _: GuestRunning) -> None:
+        self.running = True
+        if not self.postcopy:
+            self._loaded_all()
+
+    def _loaded_all(self) -> None:
+        main = self.main
+        assert main is not None
+        if self.postcopy and self.settings.channels and self.rules.postcopy_multifd_crashes:
+            self._exit("util/yank.c: yank_unregister_instance: Assertion `QLIST_EMPTY(&entry->yankfns)' failed.", True)
+            return
+        if self.reply_path:
+            self._reply(main, 1, struct.pack(">I", 0), "SHUT 0")
+        self._enter("completed")
+        self._close_all()
+        self._finish(Finished("completed"))
+
+    def _reply(self, main: int, kind: int, payload: bytes, named: str) -> None:
+        self._out += [Said(main, named), Send(main, struct.pack(">HH", kind, len(payload)) + payload)]
+
+    def _fail_channel(self, conn: int, text: str) -> None:
+        """An incoming connection that makes no sense."""
+        self._close(conn)
+        if self.rules.exits_on_channel_error:
+            self._fail(text)
+        else:
+            self._out.append(Printed(text))
+
+    def _fail_multifd(self, conn: int, text: str) -> None:
+        """7.2 prints, lets go of this connection and leaves the others open and unread: nobody is told."""
+        if self.rules.exits_on_channel_error:
+            self._fail(text)
+            return
+        self._out.append(Printed(text))
+        self._close(conn)
+
+    def _fail(self, text: str) -> None:
+        """The load is over. What was printed is all there is; the wire carries one number, or nothing."""
+        main = self.main
+        if self.reply_path and self.rules.sends_shut and main is not None and not self.connections[main].ended:
+            self._reply(main, 1, struct.pack(">I", 1), "SHUT 1")
+        self._exit(text)
+
+    def _exit(self, text: str, aborted: bool = False) -> None:
+        self._out.append(Printed(text))
+        exited = aborted or self.settings.exit_on_error or not self.rules.optional_exit
+        self._enter("failed")
+        self._close_all()
+        self._finish(Finished("failed", text, "specific", exited=exited))
+
+    def _set(self, conn: int, **changes: object) -> None:
+        new = replace(self.connections[conn], **changes)  # type: ignore[arg-type]
+        self.connections = (*self.connections[:conn], new, *self.connections[conn + 1 :])
+
+    def _pause(self, conn: int) -> None:
+        self._out.append(Pause(conn))
+
+    def _close(self, conn: int) -> None:
+        self._set(conn, kind="closed")
+        self._out.append(Drop(conn))
+
+    def _close_all(self) -> None:
+        for conn, found in enumerate(self.connections):
+            if found.kind != "closed":
+                self._close(conn)
+
+    def _enter(self, status: str) -> None:
+        self.status = status
+        self._out.append(Entered(status))
+
+    def _finish(self, finished: Finished) -> None:
+        self.finished = finished
+        self._out.append(finished)

@@ -1,0 +1,457 @@
+"""v1's source: what `migrate` does in QEMU, in its order of operations (migration/migration.c, multifd.c).
+
+The migration thread is `_advance`, a ladder of stages; it stands still where QEMU's does: in connect, in a write that
+the transport has not taken (`undrained`), and at the end in the wait for SHUT. None of these waits has a timeout. An
+error on the return path is stored and noticed at the next write or at the end, as in life.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from .. import stream
+from ..buffer import Buffer
+from ..capabilities import refusal
+from ..interface import (
+    Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Heard, Input, Open, Opened,
+    Output, RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy,
+    TlsFailed,
+)  # fmt: skip
+from ..machine import Settings
+from .versions import behaviour
+
+MAIN = 0
+RETURN_PATH = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK", 7: "ACK"}
+RETURN_PATH_LENGTH = {1: 4, 2: 4, 3: None, 4: 12, 5: None, 6: 4, 7: 0}
+RETURN_PATH_LIMIT = 512
+FIRST_PING = 1
+DESCRIPTION = b'{"page_size": 4096, "devices": []}'
+
+
+class Source:
+    """`settings` are the source's alone: v1 never learns the destination's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules = behaviour(settings.version)
+        self.stage = "none"
+        self.status = "none"
+        self.finished: Finished | None = None
+        self.channels: tuple[str, ...] = ("main",)  # connection number -> what it was opened for
+        self.ready: tuple[int, ...] = ()  # connected, and TLS done
+        self.undrained: tuple[int, ...] = ()
+        self.broken: tuple[tuple[int, str], ...] = ()
+        self.replies = Buffer()
+        self.return_path_error: tuple[str, str] | None = None  # text, reason
+        self.ponged = self.acked = self.shut = self.postcopy = self.stopped = self.cancelled = False
+        self.packets = 0
+        self._out: list[Output] = []
+
+    def key(self) -> tuple[object, ...]:
+        return tuple(v for k, v in sorted(vars(self).items()) if k not in ("settings", "rules", "_out"))
+
+    @property
+    def blocked(self) -> bool:
+        """The monitor does not answer: QEMU runs the client's TLS handshake in its main loop."""
+        return self.stage == "tls"
+
+    def handle(self, input: Input) -> list[Output]:
+        self._out = []
+        if self.finished is None:
+            getattr(self, "_on_" + _snake(type(input).__name__), self._ignore)(input)
+        return self._out
+
+    def _ignore(self, input: Input) -> None:
+        """What v1 has no ear for."""
+
+    # --- management -------------------------------------------------------------------------------------------------
+    def _on_start(self, _: Start) -> None:
+        refused = refusal(self.settings, at_source=True)
+        if refused:
+            self._finish(Finished("rejected", refused, "specific", listening=True))
+            return
+        self._enter("setup", "connect")
+        self._out.append(Open(MAIN, "main"))
+
+    def _on_cancel(self, cancel: Cancel) -> None:
+        if self.postcopy:  # "Postcopy migration in progress, cannot cancel."
+            return
+        self.cancelled = True
+        self._enter("cancelling", self.stage)
+        # A wait for connections is not woken by cancel (measured on 10.0 and 11.1); a blocked write is.
+        if self.stage not in ("connect", "tls") and not (self.stage == "channels" and self.rules.waits_for_channels):
+            self._cancel_now()
+
+    def _cancel_now(self) -> None:
+        self._close_all()
+        self._out.append(ResumeGuest())
+        self._finish(Finished("cancelled", "", "none"))
+
+    def _on_switch_to_postcopy(self, _: SwitchToPostcopy) -> None:
+        self.postcopy = self.postcopy or self.settings.has("postcopy-ram")
+
+    # --- the link ---------------------------------------------------------------------------------------------------
+    def _on_opened(self, opened: Opened) -> None:
+        if self.cancelled:
+            self._cancel_now()
+        elif self.settings.tls:
+            if opened.conn == MAIN:
+                self.stage = "tls"
+            self._out.append(StartTls(opened.conn))
+        else:
+            self._connected(opened.conn)
+
+    def _on_secured(self, secured: Secured) -> None:
+        self._connected(secured.conn)
+
+    def _on_tls_failed(self, failed: TlsFailed) -> None:
+        self._fail(f"TLS handshake failed: {failed.text}", "specific")
+
+    def _connected(self, conn: int) -> None:
+        self.ready = (*self.ready, conn)
+        if conn == MAIN:
+            if self.settings.return_path and self.settings.transport == "file":
+                self.return_path_error = ("Unable to read from file: Bad file descriptor", "generic")
+            self._open_channels()
+            self.stage = "channels"
+        elif self.channels[conn].startswith("multifd"):
+            self._write(conn, stream.multifd_initial(self.settings.machine, self._index(conn)), 0, "initial packet")
+        self._advance()
+
+    def _open_channels(self) -> None:
+        """The further connections, all at once: their order of arrival is anybody's guess."""
+        if self.settings.channels and self.settings.transport in ("exec", "fd"):
+            self._fail("", "none")  # 7.2 fails here without a word; newer ones refused at `migrate`
+            return
+        early = not self.rules.waits_for_channels or self.settings.machine.machine_version <= (7, 2)
+        if self.settings.has("postcopy-preempt") and early:
+            self._open("preempt")
+        for index in range(self.settings.channels):
+            self._open(f"multifd[{index}]")
+
+    def _open(self, channel: str) -> None:
+        self._out.append(Open(len(self.channels), channel))
+        self.channels = (*self.channels, channel)
+
+    def _on_received(self, received: Received) -> None:
+        if received.conn != MAIN or not self.settings.return_path or self.return_path_error:
+            return
+        self.replies = self.replies.add(received.data, received.fill)
+        while self.return_path_error is None and len(self.replies) >= 4:
+            kind, size = struct.unpack(">HH", self.replies.peek(4))
+            wrong = self._wrong_reply(kind, size)
+            if wrong:
+                self._return_path_failed(wrong, "specific")
+            elif len(self.replies) < 4 + size:
+                return
+            else:
+                payload = self.replies.skip(4).peek(size)
+                self.replies = self.replies.skip(4 + size)
+                self._reply(kind, payload)
+        self._advance()
+
+    def _wrong_reply(self, kind: int, size: int) -> str:
+        if kind not in RETURN_PATH or size > RETURN_PATH_LIMIT:
+            return f"Received invalid message 0x{kind:04x} length 0x{size:04x}"
+        expected = RETURN_PATH_LENGTH[kind]
+        if expected is not None and size != expected:
+            return (
+                f"Received '{RETURN_PATH[kind]}' message (0x{kind:04x}) withincorrect length {size} "
+                f"expecting {expected}"
+            )
+        return ""
+
+    def _reply(self, kind: int, payload: bytes) -> None:
+        value = struct.unpack(">I", payload)[0] if len(payload) == 4 else 0
+        self._out.append(Heard(MAIN, f"{RETURN_PATH[kind]} {value}" if payload else RETURN_PATH[kind]))
+        if kind == 1 and value:
+            self._return_path_failed(f"Sibling indicated error {value}", "specific")
+        elif kind == 1:
+            self.shut = True
+        elif kind == 2:
+            self.ponged = True
+        elif kind == 7:
+            self.acked = True
+
+    def _on_ended(self, ended: Ended) -> None:
+        if ended.conn == MAIN and self.settings.return_path and not self.shut:
+            text = self.rules.end_of_return_path
+            self._return_path_failed(text, "generic" if text else "none")
+            self._advance()
+
+    def _on_broken(self, broken: Broken) -> None:
+        conn = broken.conn
+        if conn not in self.ready:
+            self._connect_failed(broken)
+            return
+        self.broken = (*self.broken, (conn, broken.text))
+        if conn == MAIN and self.settings.return_path and not self.shut:
+            text = f"Unable to read from socket: {broken.text}" if self.rules.sends_shut else ""
+            self._return_path_failed(text, "generic" if text else "none")
+        if conn in self.undrained:
+            self._write_failed(broken.text)
+        else:
+            self._advance()
+
+    def _connect_failed(self, broken: Broken) -> None:
+        if self.cancelled:
+            self._cancel_now()
+        elif self.stage == "tls" or self.settings.tls:
+            self._fail(f"TLS handshake failed: {broken.text}", "generic")
+        elif self.channels[broken.conn] != "preempt":
+            self._fail(f"Failed to connect: {broken.text}", "generic")
+
+    def _return_path_failed(self, text: str, reason: str) -> None:
+        self.return_path_error = self.return_path_error or (text, reason)
+
+    def _on_drained(self, drained: Drained) -> None:
+        self.undrained = tuple(c for c in self.undrained if c != drained.conn)
+        self._advance()
+
+    # --- the guest --------------------------------------------------------------------------------------------------
+    def _on_ram_collected(self, ram: RamCollected) -> None:
+        last = self.stage == "collect-last"
+        self._write_ram(ram.size_bytes, last)
+        if last:
+            self._write_devices()
+            self.stage = "last"
+        elif ram.converged and (self.acked or not self.settings.has("switchover-ack")):
+            self.stage = "switch"
+        else:
+            self.stage = "pass"
+        self._advance()
+
+    def _on_guest_stopped(self, _: GuestStopped) -> None:
+        self.stopped = True
+        self._advance()
+
+    # --- the migration thread ---------------------------------------------------------------------------------------
+    def _advance(self) -> None:
+        """Go on as far as nothing stands in the way."""
+        while self.finished is None and not self.cancelled:
+            before = self.stage
+            if self.undrained:
+                return
+            getattr(self, "_stage_" + self.stage.replace("-", "_"), lambda: None)()
+            if self.stage == before:
+                return
+
+    def _stage_channels(self) -> None:
+        """Header first (7.2), or first all connections (10.0)."""
+        multifd = [c for c, name in enumerate(self.channels) if name.startswith("multifd")]
+        there = all(c in self.ready for c in multifd)
+        if self.rules.waits_for_channels and not there:
+            return
+        if self.settings.return_path:
+            opening, named = self._opening()
+            self._write(MAIN, opening, 0, named)
+            self.stage = "setup" if there else "late-channels"
+        elif there:
+            self.stage = "setup"
+
+    def _stage_late_channels(self) -> None:
+        if all(c in self.ready for c, name in enumerate(self.channels) if name.startswith("multifd")):
+            self.stage = "setup"
+
+    def _opening(self) -> tuple[bytes, str]:
+        """Header and first commands; without a return path they wait in the buffer for the first flush."""
+        told, named = stream.header(self.settings), ["QEVM", f"CONFIGURATION {self.settings.machine.type}"]
+        if self.settings.return_path:
+            told += stream.command(stream.OPEN_RETURN_PATH)
+            told += stream.command(stream.PING, struct.pack(">I", FIRST_PING))
+            named += ["OPEN_RETURN_PATH", f"PING {FIRST_PING}"]
+        if self.settings.has("postcopy-ram"):
+            told += stream.postcopy_advise(self.settings.machine)
+            named.append("POSTCOPY_ADVISE")
+        return told, ", ".join(named)
+
+    def _stage_setup(self) -> None:
+        """Setup sections; a SYNC on each multifd channel goes before main's first flush."""
+        self._write_multifd(0)
+        data = stream.ram_start(self._ram_section, self.settings, self._flushes)
+        named = "START ram"
+        if not self.settings.return_path:
+            opening, named = self._opening()
+            data, named = opening + data, f"{named}, START ram"
+        self._write(MAIN, data, 0, named)
+        if self.finished is None:
+            self._enter("active", "pass")
+
+    def _stage_pass(self) -> None:
+        if self.postcopy:
+            self._start_postcopy()
+            return
+        self.stage = "collect"
+        self._out.append(CollectRam())
+
+    def _stage_switch(self) -> None:
+        if not self.stopped:
+            self.stage = "stopping"
+            if self.rules.says_device:
+                self._enter("device", "stopping")
+            self._out.append(StopGuest())
+
+    def _stage_stopping(self) -> None:
+        if self.stopped:
+            self.stage = "collect-last"
+            self._out.append(CollectRam(last=True))
+
+    def _start_postcopy(self) -> None:
+        """The preempt channel of newer machine types waits for the first PONG: proof that main is up (D4)."""
+        preempt = self.settings.has("postcopy-preempt")
+        if preempt and self.rules.waits_for_channels and not self.ponged:
+            self.stage = "wait-pong"
+            return
+        if preempt and "preempt" not in self.channels:
+            self._open("preempt")
+        self.stage = "wait-preempt"
+
+    def _stage_wait_pong(self) -> None:
+        if self.ponged:
+            self._start_postcopy()
+
+    def _stage_wait_preempt(self) -> None:
+        if self.settings.has("postcopy-preempt") and self.channels.index("preempt") not in self.ready:
+            return
+        if not self.stopped:
+            self._out.append(StopGuest())
+            self.stage = "wait-stop"
+
+    def _stage_wait_stop(self) -> None:
+        """The package: device state first, so that the guest can run there while its memory is still here."""
+        if not self.stopped:
+            return
+        devices = stream.joined(stream.device_state(3, self.settings.machine.devices))
+        inner = stream.command(stream.POSTCOPY_LISTEN)
+        size = len(inner) + sum(len(d) + f for d, f in devices) + len(stream.command(stream.POSTCOPY_RUN))
+        start = stream.command(stream.PACKAGED, struct.pack(">I", size)) + inner
+        self._write_pieces([(start, 0), *devices, (stream.command(stream.POSTCOPY_RUN), 0)], "PACKAGED devices, RUN")
+        if self.finished is None:
+            self._enter("postcopy-active", "collect-last")
+            self._out.append(CollectRam(last=True))
+
+    def _stage_last(self) -> None:
+        """All bytes are in the socket. With a return path that is not the end."""
+        if not self.settings.return_path:
+            self._complete()
+        else:
+            self.stage = "wait-shut"
+
+    def _stage_wait_shut(self) -> None:
+        if self.return_path_error is not None:
+            self._fail(*self.return_path_error)
+        elif self.shut:
+            self._complete()
+
+    def _complete(self) -> None:
+        self._enter("completed", "done")
+        self._close_all()
+        self._finish(Finished("completed"))
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+    @property
+    def _ram_section(self) -> int:
+        return 2 if self.rules.since < (8, 0) else 1
+
+    @property
+    def _flushes(self) -> bool:
+        """Machine types from 8.1 on say when channels synchronise; for older ones every end of section does."""
+        return bool(self.settings.channels) and self.settings.machine.machine_version > (8, 0)
+
+    def _index(self, conn: int) -> int:
+        return int(self.channels[conn].partition("[")[2].rstrip("]"))
+
+    def _multifd(self) -> list[int]:
+        return [c for c, name in enumerate(self.channels) if name.startswith("multifd")]
+
+    def _write_multifd(self, size_bytes: int) -> None:
+        lanes = self._multifd()
+        for lane, piece, named in stream.multifd_pass(lanes, size_bytes, self.settings.compression, self.packets):
+            self.packets += 1
+            self._write(lane, *piece, named)
+
+    def _write_ram(self, size_bytes: int, last: bool) -> None:
+        """One pass: on main, or spread over the multifd channels and closed by their SYNC."""
+        kind = stream.END if last else stream.PART
+        lanes = [] if self.postcopy else self._multifd()
+        if not self.postcopy:
+            self._write_multifd(size_bytes)
+        urgent = 0
+        if self.postcopy and "preempt" in self.channels:
+            urgent = size_bytes // 8 & ~4095
+            self._write_urgent(urgent)
+        on_main = 0 if lanes else size_bytes - urgent
+        pieces = stream.ram_pass(self._ram_section, self.settings, on_main, self._flushes and bool(lanes), kind)
+        if self.finished is None:
+            self._write_pieces(pieces, "END ram" if last else "PART ram")
+
+    def _write_urgent(self, size_bytes: int) -> None:
+        """Pages that the guest waits for go on the preempt channel; a closed one swallows them without a word
+        (measured: the guest then runs on wrong memory)."""
+        conn = self.channels.index("preempt")
+        if conn not in dict(self.broken):
+            data = struct.pack(">Q", size_bytes | stream.RAM_PAGE) + b"\x06pc.ram"
+            self._out += [Said(conn, "urgent pages"), Send(conn, data, size_bytes)]
+
+    def _write_devices(self) -> None:
+        if self.finished is not None:
+            return
+        pieces: list[stream.Piece] = []
+        if not self.postcopy:
+            pieces = list(stream.device_state(3, self.settings.machine.devices))
+        pieces.append((stream.end_of_stream(b"" if self.postcopy else DESCRIPTION), 0))
+        self._write_pieces(stream.joined(pieces), "EOF" if self.postcopy else "devices, EOF")
+
+    def _write_pieces(self, pieces: list[stream.Piece], named: str) -> None:
+        for data, fill in pieces:
+            self._write(MAIN, data, fill, named)
+            named = ""
+
+    def _write(self, conn: int, data: bytes, fill: int, named: str) -> None:
+        if self.finished is not None:
+            return
+        if conn in dict(self.broken):
+            self._write_failed(dict(self.broken)[conn])
+        elif conn == MAIN and self.return_path_error is not None and self.stage != "last":
+            text, reason = self.return_path_error
+            self._fail(*((text, reason) if text else ("Unable to write to socket: Bad file descriptor", "generic")))
+        else:
+            if named:
+                self._out.append(Said(conn, named))
+            self._out.append(Send(conn, data, fill))
+            if conn not in self.undrained:
+                self.undrained = (*self.undrained, conn)
+
+    def _write_failed(self, why: str) -> None:
+        if self.return_path_error is not None and self.return_path_error[0]:
+            self._fail(*self.return_path_error)
+        else:
+            self._fail(f"Unable to write to socket: {why}", "generic")
+
+    # --- endings ----------------------------------------------------------------------------------------------------
+    def _enter(self, status: str, stage: str) -> None:
+        self.status, self.stage = status, stage
+        self._out.append(Entered(status))
+
+    def _fail(self, text: str, reason: str) -> None:
+        if self.finished is not None:
+            return
+        if self.status == "postcopy-active":  # the guest may run there already: nobody may resume it here
+            self._enter("postcopy-paused", "paused")
+            self.return_path_error = None
+            return
+        self._enter("failed", "done")
+        self._close_all()
+        self._out.append(ResumeGuest())
+        self._finish(Finished("failed", text, reason))
+
+    def _close_all(self) -> None:
+        self._out += [Drop(conn) for conn in range(len(self.channels))]
+
+    def _finish(self, finished: Finished) -> None:
+        self.finished = finished
+        self._out.append(finished)
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")

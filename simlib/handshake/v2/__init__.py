@@ -1,0 +1,1 @@
+"""The bidirectional handshake, as specified in `data/vectors/SPEC.md`."""

@@ -1,0 +1,38 @@
+"""What ties channels to their session: the transcript's digests, the key, the MACs (SPEC section 5).
+
+On TLS or with a pre-shared key that is authentication and protection against downgrade. On bare TCP the secret
+crosses in the clear: it keeps out strangers and mix-ups, and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+
+def derive(entropy: bytes, label: str, size: int) -> bytes:
+    """Fresh-looking bytes from an endpoint's own entropy (32 random bytes, given to it); size at most 32."""
+    return hmac.new(entropy, label.encode(), hashlib.sha256).digest()[:size]
+
+
+def transcript(sent: bytes) -> bytes:
+    """SHA-256 over all bytes that one side has sent, ignorable frames included."""
+    return hashlib.sha256(sent).digest()
+
+
+def session_key(secret: bytes, psk: bytes, exporter: bytes, source: bytes, destination: bytes) -> bytes:
+    """HMAC(secret || psk || exporter, h_S || h_D)."""
+    return hmac.new(secret + psk + exporter, source + destination, hashlib.sha256).digest()
+
+
+def mac(key: bytes, *parts: bytes | str | int) -> str:
+    """Over the parts, each with its length before it, so that no two lists of parts are the same bytes."""
+    told = b""
+    for part in parts:
+        raw = part if isinstance(part, bytes) else str(part).encode()
+        told += len(raw).to_bytes(4, "big") + raw
+    return hmac.new(key, told, hashlib.sha256).hexdigest()
+
+
+def same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())

@@ -1,0 +1,434 @@
+"""v2's destination: silent until eight good bytes, refuses with everything it knows, binds channels by name and MAC.
+
+A failed or foreign attempt leaves it listening. One that has begun to load can't listen again: its device state is
+dirty, and it says `needs-restart`. It runs the guest on GO alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .. import stream
+from ..errors import Error, PeerError, clean
+from ..interface import (
+    AlarmRang, Applied, Apply, Broken, Drop, Ended, Entered, Finished, GuestRunning, Heard, Load, Loaded, Opened,
+    Printed, Received, RunGuest, Secured, Send, SetAlarm, Start, StartTls, StopAlarm, TlsFailed,
+)  # fmt: skip
+from ..machine import Settings
+from . import binding, body, features, frames, inventory, messages, states
+from .features import Agreement
+from .frames import Frame, Preface
+from .messages import Identity
+from .session import Session
+from .source import agreed_settings, agreement_body, channel_plan
+
+
+class Destination(Session):
+    role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
+
+    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:  # noqa: B008
+        super().__init__(settings, identity)
+        self.state = "rejected"
+        self.sessions = 0  # attempts so far, so that each has its own secret
+        self.ended_as: tuple[Error, ...] = ()  # of the last attempt
+        self._reset()
+        self.state = "none"
+
+    def _reset(self) -> None:
+        """Ready for the next attempt."""
+        self.control: int | None = None
+        self.peer = messages.Hello("", "", "separate")
+        self.agreement = Agreement()
+        self.plan: tuple[str, ...] = ()
+        self.session_id = self.digest = ""
+        self.bound: tuple[tuple[str, int, str], ...] = ()  # name, connection, the source's nonce
+        self.applied = self.postcopy = self.running = self.eof = False
+        self.ram_bytes = self.flushes = 0
+        self.lanes: tuple[tuple[int, stream.Lane], ...] = ()
+        self._loader = stream.Loader(self.settings)
+        self.exporter = self.key_bytes = self.sent = self.heard = b""
+        self.state = "listening"
+
+    @property
+    def accepting(self) -> bool:
+        return self.finished is None and self.state != "none"
+
+    @property
+    def inline(self) -> bool:
+        return self.peer.main == "inline"
+
+    def _on_start(self, _: Start) -> None:
+        if self.settings.transport == "file":
+            error = Error("transport-one-way", "transport", "", "file", "A file can't answer; it is loaded by its manifest.")
+            self._finish("rejected", (error,), listening=False)
+            return
+        self.state = "listening"
+        self._enter("setup")
+
+    # --- connections ------------------------------------------------------------------------------------------------
+    def _on_opened(self, opened: Opened) -> None:
+        conn = self._add_link()
+        assert conn == opened.conn, "connections are numbered in the order of their acceptance"
+        unknown = [c for c, link in enumerate(self.links) if link.kind == "new"]
+        if len(unknown) > self.identity.limits.unauthenticated:
+            self._close(unknown[0])  # the oldest that has not said who it is
+        if self.identity.limits.guard_s:
+            self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
+        if self.settings.tls:
+            self._out.append(StartTls(conn))
+
+    def _on_secured(self, secured: Secured) -> None:
+        if self.links[secured.conn].kind == "new":
+            self._set(secured.conn, nonce=self.links[secured.conn].nonce)
+            self.exporters = {**getattr(self, "exporters", {}), secured.conn: secured.exporter}
+
+    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+        self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
+        self._close(failed.conn)
+
+    def _on_alarmrang(self, alarm: AlarmRang) -> None:
+        """A guard against connections that never say who they are. It selects nothing."""
+        conn = int(alarm.name.rpartition("-")[2])
+        if self.links[conn].kind == "new":
+            self._out.append(Printed(f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"))
+            self._close(conn)
+
+    def _known(self, conn: int, kind: str) -> None:
+        self._set(conn, kind=kind)
+        if self.identity.limits.guard_s:
+            self._out.append(StopAlarm(f"guard-{conn}"))
+
+    def _on_received(self, received: Received) -> None:
+        conn = received.conn
+        link = self.links[conn]
+        if link.kind == "closed":
+            return
+        if link.kind not in ("new", "control"):
+            self._stream(conn, received.data, received.fill)
+            return
+        if link.kind == "new" or (conn == self.control and self.state == "greeted"):
+            self.heard = self.heard + received.data if conn == self.control else received.data
+        self._read(conn, received.data, received.fill)
+
+    def _reads(self, conn: int) -> bool:
+        return self.links[conn].kind in ("new", "control")
+
+    def _first_frame(self, conn: int) -> int:
+        return frames.HELLO if self.links[conn].kind == "new" else frames.CHANNEL_OPEN
+
+    def _greeted(self, conn: int, item: Preface) -> None:
+        """Eight good bytes and a preface: now it may speak, but it waits to know for whom."""
+
+    def _opens_session(self, conn: int, type: int) -> bool:
+        """HELLO on an unknown connection while a session is on: refused there, and the session goes on."""
+        return type == frames.HELLO and self.control is not None and conn != self.control
+
+    def _got_frame(self, conn: int, got: Frame) -> None:
+        if self.links[conn].kind == "new" and got.type == frames.CHANNEL_OPEN:
+            told = body.load(got.payload, messages.SHAPES[got.type], "CHANNEL_OPEN")
+            self._heard_channel_open(conn, told)
+        else:
+            super()._got_frame(conn, got)
+
+    # --- the session ------------------------------------------------------------------------------------------------
+    def _heard_hello(self, conn: int, told: dict[str, Any]) -> None:
+        if self.control is not None:
+            self._turn_away(conn, Error(
+                "busy", "session", "new", "another is on", "The destination is in a handshake with somebody else.", "",
+                "later",
+            ))  # fmt: skip
+            return
+        self.control = conn
+        self._known(conn, "control")
+        self.exporter = getattr(self, "exporters", {}).get(conn, b"")
+        self.peer = messages.read_hello(told, states.SOURCE)
+        theirs, ours = self.peer.session, self.identity.session
+        if theirs and ours and theirs != ours:
+            raise PeerError("wrong-session", "The two managers name different migrations.", "session", theirs, ours)
+
+    def _heard_offer(self, conn: int, told: dict[str, Any]) -> None:
+        offer = messages.read_offer(told)
+        ours = features.stances(self.settings, False, self.identity.require, self.identity.forbid)
+        self.agreement = features.resolve(offer.stances, ours)
+        findings = inventory.compare(offer.machine, self.settings.machine, self.identity.memory_limit_bytes)
+        verdict = inventory.verdict(findings)
+        errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
+        warnings = [f for f in findings if f.severity == "warning"]
+        if verdict == "maybe" and "reject" in (offer.on_maybe, self.identity.on_maybe):
+            errors += [replace(w, code="maybe-refused", text=f"{w.text} (refused because on-maybe is reject)")
+                       for w in warnings]  # fmt: skip
+        if errors:
+            self._refuse(tuple(errors))
+            return
+        self.sessions += 1
+        self.session_id = self._derive(f"session {self.sessions}", 8).hex()
+        self.plan = channel_plan(self.agreement, self.inline)
+        agreement = agreement_body(self.agreement, self.plan, self.session_id)
+        self.digest = body.digest(agreement)
+        secret = self._derive(f"secret {self.sessions}", 32)
+        hello = messages.hello(self.role, self.settings, self.identity, self.peer.main)
+        told_before = self._greeting(conn) + self._frame(frames.HELLO, hello)
+        heard = self.heard[: len(self.heard) - len(self.links[conn].reader.buffer)]
+        sent = self._say(conn, frames.ACCEPT, {
+            "features": [messages.stance_body(s) for s in ours], "agreement": agreement,
+            "session-id": self.session_id, "secret": secret.hex(), "channels": list(self.plan), "verdict": verdict,
+            "warnings": [w.body() for w in warnings[:64]], "skipped": [list(s) for s in self.agreement.skipped],
+            "config": dict(agreed_settings(self.settings, self.agreement).parameters),
+        }, told_before)  # fmt: skip
+        self._make_key(secret, heard, sent)
+
+    def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
+        if told["agreement"] != self.digest:
+            raise PeerError("agreement-mismatch", "the source starts on another agreement", "agreement",
+                            clean(told["agreement"], 16), self.digest[:16])  # fmt: skip
+        if not binding.same(told["mac"], binding.mac(self.key_bytes, "START", self.digest)):
+            raise PeerError("transcript", "START does not prove the same conversation: something changed it", "START")
+        agreed = agreed_settings(self.settings, self.agreement)
+        config: tuple[tuple[str, object], ...] = tuple((c, True) for c in agreed.capabilities)
+        self._out.append(Apply(config + tuple(agreed.parameters)))
+
+    def _on_applied(self, applied: Applied) -> None:
+        if self.state != "started":
+            return
+        if applied.error:
+            self._refuse((Error(
+                "apply-failed", "config", str(dict(self.agreement.on)), applied.error,
+                f"The destination could not set what was agreed: {applied.error}.", "Change what is asked for.",
+            ),))  # fmt: skip
+            return
+        self.applied = True
+        self.settings = agreed_settings(self.settings, self.agreement)
+        self._loader = stream.Loader(self.settings)
+        self._ready_when_complete()
+
+    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+        name, nonce = told["name"], told["nonce"]
+        item, wrong = f"channel[{clean(name, 80)}]", None
+        if not self.session_id or not self.key_bytes:
+            wrong = Error("no-session", "session", clean(told["session-id"], 32), "none", "No session is on here.")
+        elif told["session-id"] != self.session_id:
+            wrong = Error("wrong-session", "session", clean(told["session-id"], 32), self.session_id,
+                          "The channel belongs to another session.")  # fmt: skip
+        elif not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)):
+            wrong = Error("channel-auth", item, "wrong MAC", "", "The channel's MAC is wrong.")
+        elif name not in self.plan:
+            wrong = Error("channel-unplanned", item, clean(name, 80), ", ".join(self.plan), "No such channel was agreed.")
+        elif any(bound == name for bound, _, _ in self.bound):
+            wrong = Error("channel-duplicate", item, "second", "first", "The channel is bound already; the first is kept.")
+        if wrong is not None:
+            self._turn_away(conn, wrong)
+            return
+        self._out.append(Heard(conn, f"CHANNEL_OPEN {name}"))
+        self._known(conn, name)
+        self.bound = (*self.bound, (name, conn, nonce))
+        ours = self.links[conn].nonce.hex()
+        answer = {"nonce": ours, "mac": binding.mac(self.key_bytes, "CHANNEL_OK", name, nonce, ours)}
+        self._say(conn, frames.CHANNEL_OK, answer, self._greeting(conn), name)
+        if len(self.links[conn].reader.buffer):
+            raise PeerError("bad-state", f"bytes on channel {name} before READY", item)
+        self._ready_when_complete()
+
+    def _ready_when_complete(self) -> None:
+        """READY says that START was seen, the config is set, and every planned channel is bound."""
+        control = self.control
+        if self.state != "started" or not self.applied or control is None or len(self.bound) < len(self.plan):
+            return
+        rows = {name: (conn, nonce) for name, conn, nonce in self.bound}
+        told = [[name, rows[name][1]] for name in self.plan]
+        mac = binding.mac(self.key_bytes, "READY", *(part for row in told for part in row))
+        self.state = "ready"
+        self.lanes = tuple((rows[n][0], stream.Lane()) for n in self.plan if n.startswith("multifd"))
+        self._set(control, reader=replace(self.links[control].reader, unlimited=True))
+        self._enter("active")
+        self._say(control, frames.READY, {"channels": told, "mac": mac})
+
+    # --- the data ---------------------------------------------------------------------------------------------------
+    def _stream(self, conn: int, data: bytes, fill: int) -> None:
+        if self.state not in ("ready", "loading", "loaded", "going"):
+            error = Error("bad-state", self.links[conn].kind, "bytes", self.state, "There were bytes on a channel before "
+                          "READY.")  # fmt: skip
+            self._refuse((error,))
+            return
+        kind = self.links[conn].kind
+        try:
+            if kind == "main":
+                self._load(data, fill)
+            elif kind == "postcopy-preempt":
+                self.ram_bytes += fill
+            else:
+                self._read_lane(conn, data, fill)
+        except stream.StreamError as error:
+            self._broke_off(str(error))
+
+    def _heard_data(self, conn: int, got: Frame) -> None:
+        try:
+            self._load(got.payload, got.fill)
+        except stream.StreamError as error:
+            self._broke_off(str(error))
+
+    def _read_lane(self, conn: int, data: bytes, fill: int) -> None:
+        lane = dict(self.lanes)[conn]
+        compression = str(self.agreement.parameter("multifd", "compression", "none"))
+        lane = replace(lane, buffer=lane.buffer.add(data, fill)).read(compression, conn, 1 << 30)
+        self.lanes = tuple((c, lane if c == conn else old) for c, old in self.lanes)
+        self._loaded_when_complete()
+
+    def _load(self, data: bytes, fill: int) -> None:
+        self._loader.feed(data, fill)
+        while (event := self._loader.next_event()) is not None:
+            if event[0] == "ram":
+                assert isinstance(event[1], int)
+                self.ram_bytes += event[1]
+            elif event[0] == "flush":
+                self.flushes += 1
+            elif event[0] == "command" and event[1] == stream.POSTCOPY_RUN:
+                self.postcopy = True
+                self._start_loading()
+            elif event[0] == "eof":
+                self.eof = True
+                self._loaded_when_complete()
+
+    def _loaded_when_complete(self) -> None:
+        """The stream is at its end and every lane has said all its SYNCs."""
+        if not self.eof or any(lane.syncs < self.flushes for _, lane in self.lanes):
+            return
+        if self.postcopy:
+            assert self.control is not None
+            self._say(self.control, frames.LOADED, {"bytes": self.ram_bytes})
+            self._completed()
+        elif self.state == "ready":
+            self._start_loading()
+
+    def _start_loading(self) -> None:
+        self.state = "loading"
+        self._out.append(Load(sum(d.size_bytes for d in self.settings.machine.devices)))
+
+    def _on_loaded(self, loaded: Loaded) -> None:
+        if self.state != "loading":
+            return
+        if loaded.error:
+            self._broke_off(loaded.error)
+            return
+        self.state = "loaded"
+        assert self.control is not None
+        self._say(self.control, frames.LOADED, {"bytes": self.ram_bytes})
+
+    def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
+        self._out.append(RunGuest())
+
+    def _on_guestrunning(self, _: GuestRunning) -> None:
+        self.running = True
+        assert self.control is not None
+        self._enter("postcopy-active" if self.postcopy else "completed")
+        self._say(self.control, frames.RUNNING, {})
+        if not self.postcopy:
+            self._completed()
+
+    def _completed(self) -> None:
+        self.state = "completed"
+        self._enter("completed")
+        self._close_all()
+        self._finish("completed", ())
+
+    # --- endings ----------------------------------------------------------------------------------------------------
+    def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
+        self._attempt_over(messages.read_errors(told["errors"]))
+
+    _heard_abort = _heard_reject
+    _heard_error = _heard_reject
+
+    def _on_ended(self, ended: Ended) -> None:
+        self._lost(ended.conn, "closed by the peer")
+
+    def _on_broken(self, broken: Broken) -> None:
+        self._lost(broken.conn, broken.text)
+
+    def _lost(self, conn: int, how: str) -> None:
+        kind = self.links[conn].kind
+        if kind == "closed" or self.state in ("going", "completed"):
+            return
+        if conn == self.control:
+            self._attempt_over((Error("connection-lost", "control", "", "", f"The source went away ({clean(how)}).", "",
+                                      "later"),))  # fmt: skip
+        elif kind == "new":
+            self._close(conn)
+        else:
+            self._refuse((Error("channel-lost", f"channel[{kind}]", "closed", "open", f"Channel {kind} was lost "
+                                f"({clean(how)}).", "", "later"),))  # fmt: skip
+
+    def _mistake(self, conn: int, error: Error) -> None:
+        """On the control connection it ends the attempt; anywhere else it ends that connection alone."""
+        if conn == self.control or self.links[conn].kind not in ("new", "closed"):
+            self._refuse((error,))
+            return
+        self._out.append(Printed(f"connection {conn} refused: {error.code}: {error.text}"))
+        if self.links[conn].reader.got_preface or error.code in ("frame-too-big", "no-common-version"):
+            self._turn_away(conn, error)
+        else:
+            self._close(conn)  # it never said eight good bytes: not a word
+
+    def _turn_away(self, conn: int, error: Error) -> None:
+        """Refuse one connection; the session, if any, goes on."""
+        self._say(conn, frames.REJECT, messages.reject((error,), self.identity.limits), self._greeting(conn), error.code)
+        self._close(conn)
+
+    def _refuse(self, errors: tuple[Error, ...]) -> None:
+        """End the attempt and tell the source everything: REJECT before READY, ERROR after."""
+        conn = self.control
+        assert conn is not None
+        self._out.append(Printed("; ".join(f"{e.code}: {e.text}" for e in errors)))
+        codes = ", ".join(dict.fromkeys(e.code for e in errors))
+        if self.state in ("ready", "loading", "loaded"):
+            self._say(conn, frames.ERROR, {"errors": [e.body() for e in errors]}, note=codes)
+        elif self.state in ("listening", "greeted") or not self.key_bytes:
+            before = self._greeting(conn)
+            self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), before, codes)
+        else:
+            self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), note=codes)
+        self._attempt_over(errors)
+
+    def _broke_off(self, text: str) -> None:
+        """Loading failed: v1 would print this and exit; here the source reads it."""
+        self._refuse((
+            Error("needs-restart", "guest", "", text, f"The destination could not load the guest: {text}.",
+                  "Restart the destination; its device state is dirty.", "after-change"),
+        ))  # fmt: skip
+
+    def _attempt_over(self, errors: tuple[Error, ...]) -> None:
+        """Listen again, unless loading had begun."""
+        self.ended_as = errors
+        dirty = self.state in ("ready", "loading", "loaded", "failed") and self._loader.state != "header"
+        for conn, link in enumerate(self.links):
+            if link.kind not in ("new", "closed"):
+                self._close(conn)
+        if dirty:
+            self.state = "failed"
+            self._enter("failed")
+            self._finish("failed", errors, listening=False)
+        else:
+            self._reset()
+            self._enter("setup")
+
+    def _close(self, conn: int) -> None:
+        if self.identity.limits.guard_s and self.links[conn].kind == "new":
+            self._out.append(StopAlarm(f"guard-{conn}"))
+        self._set(conn, kind="closed", reader=frames.Reader(self.peer_magic, self.identity.limits))
+        self._out.append(Drop(conn))
+
+    def _close_all(self) -> None:
+        for conn, link in enumerate(self.links):
+            if link.kind != "closed":
+                self._close(conn)
+
+    def _enter(self, status: str) -> None:
+        self.status = status
+        self._out.append(Entered(status))
+
+    def _finish(self, status: str, errors: tuple[Error, ...], listening: bool = False) -> None:
+        text = "; ".join(str(e) for e in errors)
+        self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=listening)
+        self._out.append(self.finished)
+
+
+__all__ = ["Destination", "Send", "Settings"]

@@ -1,0 +1,209 @@
+"""Negotiation: `resolve` is pure, and both sides compute it (SPEC section 4).
+
+A stance is what one side thinks of a feature: forbid, allow, prefer, require; absent means forbid. A feature is on if
+both sides at least allow it and one at least prefers it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..capabilities import known_capabilities
+from ..errors import Error
+from ..machine import Settings
+from ..stream import version_number
+
+FORBID, ALLOW, PREFER, REQUIRE = "forbid", "allow", "prefer", "require"
+NEEDS = (FORBID, ALLOW, PREFER, REQUIRE)
+Range = tuple[int, int]  # lowest and highest that would do
+Choice = tuple[str, ...]  # best first
+Parameters = tuple[tuple[str, Range | Choice], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stance:
+    feature: str
+    need: str
+    parameters: Parameters = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What is on, with each parameter's one value; what is not, and why; errors that forbid an agreement."""
+
+    on: tuple[tuple[str, tuple[tuple[str, int | str], ...]], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    errors: tuple[Error, ...] = ()
+
+    def has(self, feature: str) -> bool:
+        return any(name == feature for name, _ in self.on)
+
+    def parameter(self, feature: str, name: str, default: int | str) -> int | str:
+        return next((dict(given).get(name, default) for f, given in self.on if f == feature), default)
+
+    def body(self) -> dict[str, object]:
+        return {name: dict(given) for name, given in self.on}
+
+
+# The registry, in its order: each feature with those it depends on. Names are QEMU's capabilities.
+DEPENDS: dict[str, tuple[str, ...]] = {
+    "final-ack": (), "multifd": (), "postcopy-ram": (), "postcopy-preempt": ("postcopy-ram",), "switchover-ack": (),
+    "xbzrle": (), "zero-copy-send": ("multifd",), "mapped-ram": (), "x-ignore-shared": (), "compress": (),
+    "dirty-bitmaps": (), "release-ram": (), "auto-converge": (), "validate-uuid": (), "late-block-activate": (),
+    "pause-before-switchover": (), "x-colo": (), "dirty-limit": (),
+}  # fmt: skip
+CONFLICTS = (
+    ("multifd", "xbzrle"), ("multifd", "compress"), ("postcopy-ram", "x-ignore-shared"), ("postcopy-ram", "mapped-ram"),
+    ("mapped-ram", "xbzrle"), ("mapped-ram", "compress"), ("postcopy-ram", "x-colo"),
+)  # fmt: skip
+# Which of them change the bytes or the channels, so that both sides must have them; the rest stay the source's affair.
+SHARED = ("final-ack", "multifd", "postcopy-ram", "postcopy-preempt", "switchover-ack", "xbzrle", "x-ignore-shared",
+          "compress", "mapped-ram", "x-colo", "zero-copy-send")  # fmt: skip
+COMPRESSIONS = (("none", (4, 0)), ("zlib", (5, 0)), ("zstd", (5, 0)), ("qpl", (9, 1)), ("uadk", (9, 1)),
+                ("qatzip", (9, 2)))  # fmt: skip
+CHANNEL_LIMIT = 64
+
+
+def stances(settings: Settings, at_source: bool, require: tuple[str, ...] = (), forbid: tuple[str, ...] = ()) -> tuple[
+    Stance, ...
+]:  # fmt: skip
+    """What a QEMU with these settings thinks of each feature: what was set it prefers, what it knows it allows."""
+    found = [Stance("final-ack", REQUIRE)]
+    known = known_capabilities(settings.version)
+    for name in DEPENDS:
+        if name not in SHARED or name not in known:
+            continue
+        need = FORBID if name in forbid or not _possible(name, settings) else ALLOW
+        if need == ALLOW and settings.has(name):
+            need = PREFER
+        if name in require:
+            need = REQUIRE
+        found.append(Stance(name, need, _parameters(name, settings, at_source)))
+    return tuple(found)
+
+
+def _possible(name: str, settings: Settings) -> bool:
+    """Some features need a transport, or a guest, that isn't there; the user's own wish is left to fail by name."""
+    if settings.has(name):
+        return True
+    several = settings.transport in ("tcp", "unix")
+    number = version_number(settings.version)
+    if name in ("multifd", "postcopy-preempt", "zero-copy-send"):
+        clash = settings.has("postcopy-ram") and (8, 0) <= number < (10, 1)
+        return several and not (clash and name == "multifd")
+    if name == "postcopy-ram":
+        return not (settings.has("multifd") and (8, 0) <= number < (10, 1))
+    return name in ("switchover-ack", "xbzrle", "x-ignore-shared")
+
+
+def _parameters(name: str, settings: Settings, at_source: bool) -> Parameters:
+    if name != "multifd":
+        return ()
+    number = version_number(settings.version)
+    can = tuple(c for c, since in COMPRESSIONS if since <= number)
+    wanted = settings.channels or 2
+    if at_source:
+        return ("channels", (1, wanted)), ("compression", (settings.compression,))
+    return ("channels", (1, CHANNEL_LIMIT)), ("compression", can)
+
+
+def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agreement:
+    """The agreement of two lists of stances. Symmetric but for the order of choices, which is the source's."""
+    ours, theirs = {s.feature: s for s in source}, {s.feature: s for s in destination}
+    names = [n for n in DEPENDS if n in ours or n in theirs]
+    names += sorted((set(ours) | set(theirs)) - set(names))
+    on: dict[str, tuple[tuple[str, int | str], ...]] = {}
+    skipped: list[tuple[str, str]] = []
+    errors: list[Error] = []
+    for name in names:
+        one, other = _need(ours, name), _need(theirs, name)
+        if FORBID in (one, other):
+            if REQUIRE in (one, other):
+                errors.append(_refused(name, one, other))
+            elif PREFER in (one, other):
+                skipped.append((name, f"source: {one}, destination: {other}"))
+        elif {one, other} & {PREFER, REQUIRE}:
+            values, error = _meet(name, ours[name].parameters, theirs[name].parameters)
+            if error is None:
+                on[name] = values
+            elif REQUIRE in (one, other):
+                errors.append(error)
+            else:
+                skipped.append((name, error.text))
+    required = {n for n in on if REQUIRE in (_need(ours, n), _need(theirs, n))}
+    errors += _drop_conflicts(on, skipped, required, ours, theirs)
+    errors += _drop_dependents(on, skipped, required)
+    return Agreement(tuple(on.items()), tuple(skipped), tuple(errors))
+
+
+def _need(stances: dict[str, Stance], name: str) -> str:
+    return stances[name].need if name in stances else FORBID
+
+
+def _refused(name: str, one: str, other: str) -> Error:
+    return Error(
+        "feature-required", f"feature[{name}]", one, other,
+        f"The {'source' if one == REQUIRE else 'destination'} requires {name}, the other side has no such thing or forbids it.",
+        f"Do not require {name}, or use a QEMU that has it on both sides.",
+    )  # fmt: skip
+
+
+def _meet(name: str, ours: Parameters, theirs: Parameters) -> tuple[tuple[tuple[str, int | str], ...], Error | None]:
+    """Ranges intersect to their highest common value, choices to the source's best that both have."""
+    mine, other = dict(ours), dict(theirs)
+    found: list[tuple[str, int | str]] = []
+    for key in sorted(set(mine) & set(other)):
+        one, two = mine[key], other[key]
+        value: int | str | None
+        if isinstance(one[0], int) and isinstance(two[0], int):
+            low, high = max(one[0], two[0]), min(int(one[1]), int(two[1]))
+            value = high if low <= high else None
+        else:
+            value = next((str(c) for c in one if c in two), None)
+        if value is None:
+            shown = "..".join if isinstance(one[0], int) else " or ".join
+            return (), Error(
+                "parameter", f"feature[{name}].{key}", shown(map(str, one)), shown(map(str, two)),
+                f"The two sides have no value of {name}'s {key} in common.", f"Choose a {key} that both sides can do.",
+            )  # fmt: skip
+        found.append((key, value))
+    return tuple(found), None
+
+
+def _drop_conflicts(
+    on: dict[str, tuple[tuple[str, int | str], ...]], skipped: list[tuple[str, str]], required: set[str],
+    ours: dict[str, Stance], theirs: dict[str, Stance],
+) -> list[Error]:  # fmt: skip
+    errors = []
+    for one, other in CONFLICTS:
+        if one not in on or other not in on:
+            continue
+        weight = {n: (n in required, max(NEEDS.index(_need(s, n)) for s in (ours, theirs))) for n in (one, other)}
+        if one in required and other in required:
+            errors.append(Error(
+                "feature-conflict", f"feature[{one}]", one, other,
+                f"{one} and {other} exclude each other and both are required.", f"Give up {one} or {other}.",
+            ))  # fmt: skip
+        dropped = other if weight[one] >= weight[other] else one
+        del on[dropped]
+        skipped.append((dropped, f"excluded by {one if dropped == other else other}"))
+    return errors
+
+
+def _drop_dependents(
+    on: dict[str, tuple[tuple[str, int | str], ...]], skipped: list[tuple[str, str]], required: set[str]
+) -> list[Error]:
+    """To a fixpoint: what depends on something that is off goes off too."""
+    errors = []
+    while True:
+        lost = next(((n, d) for n in on for d in DEPENDS.get(n, ()) if d not in on), None)
+        if lost is None:
+            return errors
+        name, missing = lost
+        del on[name]
+        skipped.append((name, f"depends on {missing}, which is off"))
+        if name in required:
+            errors.append(Error(
+                "feature-dependency", f"feature[{name}]", f"{name} required", f"{missing} off",
+                f"{name} is required and depends on {missing}, which is off.", f"Switch {missing} on at both sides.",
+            ))  # fmt: skip

@@ -1,0 +1,179 @@
+"""Preface and frames: the bytes around every message (SPEC section 2). The invariants I1 to I7 live here.
+
+Limits are enforced before anything is kept: a frame is refused by its length field, not after it has been stored.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from ..buffer import Buffer
+from ..errors import PeerError
+
+INITIATOR = b"\x89QMS\r\n\x1a\n"
+RESPONDER = b"\x89QMD\r\n\x1a\n"
+MANIFEST = b"\x89QMF\r\n\x1a\n"
+PREFACE_BYTES = 32
+PREFACE_LIMIT = 1024
+FRAME_BYTES = 12
+LOWEST = HIGHEST = 2
+CRITICAL, MORE = 0x01, 0x02
+HELLO, OFFER, ACCEPT, REJECT, START, READY = 0x01, 0x02, 0x04, 0x05, 0x06, 0x07
+CHANNEL_OPEN, CHANNEL_OK, ABORT, PING, PONG, INFO = 0x08, 0x09, 0x0A, 0x0B, 0x0C, 0x0F
+LOADED, GO, RUNNING, ERROR, DATA = 0x20, 0x21, 0x22, 0x23, 0x40
+NAMES = {
+    HELLO: "HELLO", OFFER: "OFFER", ACCEPT: "ACCEPT", REJECT: "REJECT", START: "START", READY: "READY",
+    CHANNEL_OPEN: "CHANNEL_OPEN", CHANNEL_OK: "CHANNEL_OK", ABORT: "ABORT", PING: "PING", PONG: "PONG", INFO: "INFO",
+    LOADED: "LOADED", GO: "GO", RUNNING: "RUNNING", ERROR: "ERROR", DATA: "DATA",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one side is ready to hold; configurable downwards (SPEC section 2.5)."""
+
+    frame_bytes: int = 64 << 10
+    data_bytes: int = 256 << 10
+    handshake_bytes: int = 4 << 20
+    channels: int = 64
+    unauthenticated: int = 16
+    ignorable: int = 256
+    errors: int = 64
+    guard_s: float = 10.0  # for a connection that has not authenticated; 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class Preface:
+    magic: bytes
+    lowest: int
+    highest: int
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    type: int
+    payload: bytes
+    flags: int = CRITICAL
+    channel: int = 0
+    request: int = 0
+    fill: int = 0  # stand-in bytes of a DATA payload
+
+
+def preface(magic: bytes, nonce: bytes, flags: int = 0, lowest: int = LOWEST, highest: int = HIGHEST) -> bytes:
+    return magic + struct.pack(">HHHH", PREFACE_BYTES, lowest, highest, flags) + nonce
+
+
+def frame(type: int, payload: bytes, flags: int = CRITICAL, channel: int = 0, request: int = 0, fill: int = 0) -> bytes:
+    return struct.pack(">IBBHI", len(payload) + fill, type, flags, channel, request) + payload
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What has been read of one connection: a value that `read` replaces."""
+
+    expected: bytes  # the magic that the peer must begin with
+    limits: Limits
+    buffer: Buffer = Buffer()
+    got_preface: bool = False
+    spent_bytes: int = 0  # of the handshake
+    ignored: int = 0
+    partial: tuple[int, bytes] | None = None  # type and payload so far of a frame with MORE
+    data_left: int = 0  # of the DATA frame being passed on
+    unlimited: bool = False  # the handshake is over: DATA may come without end
+
+    def add(self, data: bytes, fill: int = 0) -> Reader:
+        return replace(self, buffer=self.buffer.add(data, fill))
+
+    def next(self) -> tuple[Reader, Preface | Frame | None]:
+        """The next thing on the connection, or None until more has come. Raises PeerError."""
+        if self.data_left:
+            return self._data()
+        return self._frame() if self.got_preface else self._preface()
+
+    def _preface(self) -> tuple[Reader, Preface | None]:
+        found = self.buffer.peek(PREFACE_BYTES)
+        _check_magic(found[:8], self.expected)
+        if len(found) < 10:
+            return self, None
+        size = struct.unpack(">H", found[8:10])[0]
+        if not PREFACE_BYTES <= size <= PREFACE_LIMIT:
+            raise PeerError("frame-too-big", f"a preface of {size} bytes; {PREFACE_BYTES} to {PREFACE_LIMIT} are allowed")
+        if len(self.buffer) < size:
+            return self, None
+        _, lowest, highest, _flags = struct.unpack(">HHHH", found[8:16])
+        read = replace(self, buffer=self.buffer.skip(size), got_preface=True, spent_bytes=size)
+        return read, Preface(found[:8], lowest, highest, found[16:32])
+
+    def _frame(self) -> tuple[Reader, Frame | None]:
+        head = self.buffer.peek(FRAME_BYTES)
+        if len(head) < FRAME_BYTES:
+            return self, None
+        size, type, flags, channel, request = struct.unpack(">IBBHI", head)
+        limit = self.limits.data_bytes if type == DATA else self.limits.frame_bytes
+        if size > limit:
+            raise PeerError("frame-too-big", f"a {name(type)} frame of {size} bytes; {limit} are allowed")
+        if type == DATA and size:
+            return replace(self, buffer=self.buffer.skip(FRAME_BYTES), data_left=size)._data()
+        if len(self.buffer) < FRAME_BYTES + size:
+            return self, None
+        payload = self.buffer.skip(FRAME_BYTES).peek(size)
+        read = replace(self, buffer=self.buffer.skip(FRAME_BYTES + size))
+        if not self.unlimited:
+            read = replace(read, spent_bytes=self.spent_bytes + FRAME_BYTES + size)
+            if read.spent_bytes > self.limits.handshake_bytes:
+                raise PeerError("too-much", f"more than {self.limits.handshake_bytes} bytes of handshake")
+        return read._continued(Frame(type, payload, flags, channel, request))
+
+    def _continued(self, got: Frame) -> tuple[Reader, Frame | None]:
+        """Put frames with MORE together."""
+        if self.partial is None and not got.flags & MORE:
+            return self, got
+        type, before = self.partial or (got.type, b"")
+        if type != got.type:
+            raise PeerError("bad-state", f"{name(got.type)} inside a continued {name(type)}")
+        whole = before + got.payload
+        if len(whole) > self.limits.handshake_bytes:
+            raise PeerError("too-much", f"a continued {name(type)} of more than {self.limits.handshake_bytes} bytes")
+        if got.flags & MORE:
+            return replace(self, partial=(type, whole)).next()  # type: ignore[return-value]
+        return replace(self, partial=None), replace(got, payload=whole)
+
+    def _data(self) -> tuple[Reader, Frame | None]:
+        """Bytes of a DATA frame as they come, stand-in bytes uncounted by memory."""
+        passed = min(self.data_left, len(self.buffer))
+        if not passed:
+            return self, None
+        data = self.buffer.head[:passed]
+        read = replace(self, buffer=self.buffer.skip(len(data)), data_left=self.data_left - len(data))
+        if not data:
+            part = read.buffer.rest[0]
+            fill = min(part if isinstance(part, int) else 0, read.data_left)
+            read = replace(read, buffer=read.buffer.skip(fill), data_left=read.data_left - fill)
+            return read, Frame(DATA, b"", fill=fill)
+        return read, Frame(DATA, data)
+
+    def skipped(self) -> Reader:
+        """Count one ignorable frame."""
+        if self.unlimited:
+            return self
+        if self.ignored >= self.limits.ignorable:
+            raise PeerError("too-much", f"more than {self.limits.ignorable} ignorable frames")
+        return replace(self, ignored=self.ignored + 1)
+
+
+def name(type: int) -> str:
+    return NAMES.get(type, f"0x{type:02x}")
+
+
+def _check_magic(found: bytes, expected: bytes) -> None:
+    if found == expected[: len(found)]:
+        return
+    own = RESPONDER if expected == INITIATOR else INITIATOR
+    if found == own[: len(found)] and len(found) >= 4:
+        raise PeerError("reflected", "our own bytes came back: the transport echoes, or both sides have the same role")
+    if found[:4] == b"QEVM":
+        raise PeerError("peer-v1", "the peer speaks the v1 stream (QEVM)", source="v1", destination="v2")
+    if len(found) >= 4:
+        raise PeerError("not-a-handshake", f"the first bytes are {found.hex(' ')}", source=found.hex())

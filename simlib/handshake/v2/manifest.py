@@ -1,0 +1,65 @@
+"""The manifest: an OFFER's facts before a saved stream, for when there is no destination yet (SPEC section 8).
+
+`QMF` magic, u32 length, JSON, SHA-256 of what precedes it. A destination that loads the file evaluates it with the code
+and the errors of the live handshake, before it reads a page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+from ..errors import Error, PeerError
+from ..machine import Machine, Settings
+from . import body, frames, messages
+from .inventory import compare
+
+SHAPE = {
+    "machine": messages.MACHINE_SHAPE, "ram-blocks": [messages.RAM_SHAPE], "devices": [messages.DEVICE_SHAPE],
+    "capabilities": [str], "qemu-version": str,
+}  # fmt: skip
+LIMIT_BYTES = 4 << 20
+
+
+def write(settings: Settings) -> bytes:
+    told = body.dump(
+        messages.facts(settings.machine)
+        | {"capabilities": list(settings.capabilities), "qemu-version": settings.version}
+    )
+    data = frames.MANIFEST + struct.pack(">I", len(told)) + told
+    return data + hashlib.sha256(data).digest()
+
+
+def read(data: bytes) -> tuple[Machine, tuple[str, ...], int]:
+    """Machine, capabilities that the stream was saved with, and where the stream begins. Raises PeerError."""
+    if data[:8] != frames.MANIFEST:
+        raise PeerError("manifest", f"no manifest: the file begins {data[:8].hex(' ')}")
+    if len(data) < 12:
+        raise PeerError("manifest", "the manifest is cut short")
+    size = struct.unpack(">I", data[8:12])[0]
+    if size > LIMIT_BYTES:
+        raise PeerError("manifest", f"a manifest of {size} bytes; {LIMIT_BYTES} are allowed")
+    end = 12 + size + 32
+    if len(data) < end:
+        raise PeerError("manifest", f"the manifest is cut short: {len(data)} of {end} bytes")
+    if hashlib.sha256(data[: 12 + size]).digest() != data[12 + size : end]:
+        raise PeerError("manifest", "the manifest's checksum is wrong")
+    told = body.load(data[12 : 12 + size], SHAPE, "manifest")
+    return messages.read_facts(told), tuple(told["capabilities"]), end
+
+
+def check(data: bytes, settings: Settings) -> tuple[Error, ...]:
+    """All that stands against loading the file that begins with `data` here."""
+    try:
+        machine, capabilities, _ = read(data)
+    except PeerError as error:
+        return (error.error,)
+    found = list(compare(machine, settings.machine))
+    for name in ("mapped-ram", "x-ignore-shared"):
+        saved, here = name in capabilities, settings.has(name)
+        if saved != here:
+            found.append(Error(
+                "feature-required", f"feature[{name}]", "on" if saved else "off", "on" if here else "off",
+                f"The stream was saved with {name} {'on' if saved else 'off'}.", f"Set {name} likewise before loading.",
+            ))  # fmt: skip
+    return tuple(found)

@@ -1,0 +1,197 @@
+"""What source and destination do alike: prefaces and frames in and out, GREASE, the one door, alarms.
+
+The two roles are in source.py and destination.py; what is legal when, in states.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import Error, PeerError, clean
+from ..interface import Finished, Heard, Input, Output, Said, Send
+from ..machine import Settings
+from . import binding, body, frames, messages, states
+from .frames import Frame, Preface, Reader
+from .messages import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One connection as this side knows it."""
+
+    reader: Reader
+    kind: str = "new"  # new, control, a channel's name, or closed
+    nonce: bytes = b""  # ours
+    peer_nonce: bytes = b""
+
+
+class Session:
+    """Fields are values, replaced and never mutated; `handle` is the one door."""
+
+    role: str
+    magic: bytes  # that we send
+    peer_magic: bytes
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.state = "connecting"
+        self.status = "none"
+        self.finished: Finished | None = None
+        self.links: tuple[Link, ...] = ()
+        self.sent = self.heard = b""  # transcripts, until they become digests
+        self.key_bytes = b""
+        self.exporter = b""
+        self._out: list[Output] = []
+
+    def key(self) -> tuple[object, ...]:
+        """The state as a value that can be hashed."""
+        return tuple(v for k, v in sorted(vars(self).items()) if k not in ("settings", "identity", "_out"))
+
+    @property
+    def blocked(self) -> bool:
+        """v2 never holds QEMU's main loop."""
+        return False
+
+    def handle(self, input: Input) -> list[Output]:
+        self._out = []
+        if self.finished is None:
+            getattr(self, "_on_" + type(input).__name__.lower(), self._ignore)(input)
+        return self._out
+
+    def _ignore(self, input: Input) -> None:
+        """Nothing to this role."""
+
+    # --- out --------------------------------------------------------------------------------------------------------
+    def _derive(self, label: str, size: int) -> bytes:
+        return binding.derive(self.identity.entropy, f"{self.role} {label}", size)
+
+    def _add_link(self) -> int:
+        conn = len(self.links)
+        reader = Reader(self.peer_magic, self.identity.limits)
+        self.links = (*self.links, Link(reader, nonce=self._derive(f"nonce {conn}", 16)))
+        return conn
+
+    def _greeting(self, conn: int) -> bytes:
+        """The preface, with a random ignorable flag, and an ignorable frame behind it."""
+        bits = self._derive(f"grease {conn}", 32)
+        flags = int.from_bytes(bits[:2], "big") if self.identity.grease else 0
+        told = frames.preface(self.magic, self.links[conn].nonce, flags)
+        if self.identity.grease:
+            told += frames.frame(0x80 | bits[2] & 0x7F, bits[3 : 3 + bits[3] % 16], flags=bits[4] & 0xFC)
+        return told
+
+    def _frame(self, type: int, told: dict[str, Any]) -> bytes:
+        if self.identity.grease and type in (frames.HELLO, frames.OFFER, frames.ACCEPT):
+            told = told | {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
+        return frames.frame(type, body.dump(told))
+
+    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
+        data = before + self._frame(type, told)
+        self._send(conn, data, frames.name(type) + (f" {note}" if note else ""))
+        return data
+
+    def _send(self, conn: int, data: bytes, named: str) -> None:
+        self._out += [Said(conn, named), Send(conn, data)]
+
+    # --- in ---------------------------------------------------------------------------------------------------------
+    def _read(self, conn: int, data: bytes, fill: int) -> None:
+        """Everything that the bytes complete, one message after the other; a peer's mistake ends here."""
+        self._set(conn, reader=self.links[conn].reader.add(data, fill))
+        try:
+            while self.finished is None and self.links[conn].kind != "closed" and self._reads(conn):
+                before = self.links[conn].reader
+                reader, item = before.next()
+                self._set(conn, reader=reader)
+                if item is None:
+                    return
+                if isinstance(item, Preface):
+                    self._check_versions(item)
+                    self._set(conn, peer_nonce=item.nonce)
+                    self._greeted(conn, item)
+                else:
+                    self._got_frame(conn, item)
+        except PeerError as error:
+            self._mistake(conn, error.error)
+
+    def _reads(self, conn: int) -> bool:
+        """Whether frames are expected there; a bound channel carries the stream instead."""
+        return True
+
+    def _check_versions(self, item: Preface) -> None:
+        if not item.lowest <= frames.HIGHEST or not item.highest >= frames.LOWEST or item.lowest > item.highest:
+            ours, theirs = f"{frames.LOWEST}..{frames.HIGHEST}", f"{item.lowest}..{item.highest}"
+            source, destination = (ours, theirs) if self.role == states.SOURCE else (theirs, ours)
+            raise PeerError("no-common-version", f"the source speaks handshake versions {source}, the destination "
+                            f"{destination}", "version", source, destination)  # fmt: skip
+
+    def _got_frame(self, conn: int, got: Frame) -> None:
+        if got.type not in messages.SHAPES and got.type not in (frames.PING, frames.PONG, frames.DATA):
+            if got.flags & frames.CRITICAL:
+                raise PeerError("unknown-critical", f"a critical frame of unknown type {frames.name(got.type)}",
+                                frames.name(got.type))  # fmt: skip
+            self._set(conn, reader=self.links[conn].reader.skipped())
+            return
+        if got.type in (frames.PING, frames.PONG):
+            self._ping(conn, got)
+        elif self.links[conn].kind == "control" or got.type == self._first_frame(conn):
+            self._got_message(conn, got)
+        else:
+            raise PeerError("bad-state", f"{frames.name(got.type)} on a connection that is {self.links[conn].kind}",
+                            frames.name(got.type))  # fmt: skip
+
+    def _got_message(self, conn: int, got: Frame) -> None:
+        heard = frames.name(got.type)
+        if got.type == frames.DATA:
+            after = states.next_state(self.role, self.state, got.type)
+            if after is None:
+                raise PeerError("bad-state", f"DATA while {self.state}", "DATA")
+            self._heard_data(conn, got)
+            return
+        told = body.load(got.payload, messages.SHAPES[got.type], heard)
+        if got.type not in (frames.CHANNEL_OPEN, frames.CHANNEL_OK) and not self._opens_session(conn, got.type):
+            after = states.next_state(self.role, self.state, got.type)
+            if after is None:
+                raise PeerError("bad-state", f"{heard} while {self.state}", heard)
+            self.state = after
+        self._out.append(Heard(conn, heard))
+        getattr(self, "_heard_" + heard.lower())(conn, told)
+
+    def _opens_session(self, conn: int, type: int) -> bool:
+        return False
+
+    def _ping(self, conn: int, got: Frame) -> None:
+        if len(got.payload) > 64:
+            raise PeerError("frame-too-big", f"{frames.name(got.type)} with {len(got.payload)} bytes; 64 are allowed")
+        if not self.links[conn].reader.unlimited:
+            self._set(conn, reader=self.links[conn].reader.skipped())
+        if got.type == frames.PING and self.links[conn].kind == "control":
+            self._out.append(Send(conn, frames.frame(frames.PONG, got.payload)))
+
+    def _heard_info(self, conn: int, told: dict[str, Any]) -> None:
+        self._out[-1] = Heard(conn, f"INFO {clean(told['text'], 200)}")
+        if not self.links[conn].reader.unlimited:
+            self._set(conn, reader=self.links[conn].reader.skipped())
+
+    # --- for the roles to say ---------------------------------------------------------------------------------------
+    def _first_frame(self, conn: int) -> int:
+        """The frame type that may come first on a connection of unknown purpose."""
+        raise NotImplementedError
+
+    def _greeted(self, conn: int, item: Preface) -> None:
+        """The peer's preface has come."""
+
+    def _heard_data(self, conn: int, got: Frame) -> None:
+        raise PeerError("bad-state", "DATA to the source", "DATA")
+
+    def _mistake(self, conn: int, error: Error) -> None:
+        raise NotImplementedError
+
+    def _set(self, conn: int, **changes: Any) -> None:
+        self.links = (*self.links[:conn], replace(self.links[conn], **changes), *self.links[conn + 1 :])
+
+    def _make_key(self, secret: bytes, source: bytes, destination: bytes) -> None:
+        hashes = binding.transcript(source), binding.transcript(destination)
+        self.key_bytes = binding.session_key(secret, self.identity.psk, self.exporter, *hashes)
+        self.sent = self.heard = b""

@@ -1,0 +1,395 @@
+"""v2's source: offers, agrees, opens the channels by name, sends, and hands the guest over.
+
+It never touches the guest before READY, and gives it up only with GO. Every ending before GO leaves it running here;
+after GO and before RUNNING the source is uncertain, says so, and keeps its guest paused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import stream
+from ..capabilities import refusal
+from ..errors import Error, PeerError, clean
+from ..interface import (
+    Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Heard, Open, Opened,
+    RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy, TlsFailed,
+)  # fmt: skip
+from ..machine import Settings
+from . import binding, body, features, frames, messages, states
+from .features import Agreement
+from .frames import Preface
+from .messages import Identity
+from .session import Session
+
+CONTROL = 0
+RAM_SECTION = 1
+
+
+def channel_plan(agreement: Agreement, inline: bool) -> tuple[str, ...]:
+    """The further connections, by name."""
+    if inline:
+        return ()
+    lanes = int(agreement.parameter("multifd", "channels", 2)) if agreement.has("multifd") else 0
+    preempt = ("postcopy-preempt",) if agreement.has("postcopy-preempt") else ()
+    return ("main", *(f"multifd[{i}]" for i in range(lanes)), *preempt)
+
+
+def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str) -> dict[str, Any]:
+    """What both sides digest: features with their parameters, channels, session."""
+    return {"features": agreement.body(), "channels": list(plan), "session-id": session_id}
+
+
+class Source(Session):
+    role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
+
+    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:  # noqa: B008
+        super().__init__(settings, identity)
+        self.stances = features.stances(settings, True, identity.require, identity.forbid)
+        self.agreement = Agreement()
+        self.warnings: tuple[Error, ...] = ()
+        self.peer_version = ""
+        self.session_id = ""
+        self.channels: tuple[str, ...] = ("control",)
+        self.agreed: tuple[str, ...] = ()  # channels that have said CHANNEL_OK
+        self.undrained: tuple[int, ...] = ()
+        self.stage = ""  # of the data: "", ram, collect, stopping, collect-last, package, sent
+        self.stopped = self.converged = self.postcopy = False
+        self.packets = 0
+
+    @property
+    def inline(self) -> bool:
+        return self.settings.transport not in ("tcp", "unix")
+
+    # --- management -------------------------------------------------------------------------------------------------
+    def _on_start(self, _: Start) -> None:
+        one_way = self.settings.transport == "file" or (
+            self.settings.transport in ("exec", "fd") and not self.identity.bidirectional
+        )
+        refused = "" if self.settings.transport == "file" else refusal(self.settings, at_source=True)
+        if one_way:
+            error = Error(
+                "transport-one-way", "transport", self.settings.transport, "",
+                f"Nobody can answer over {self.settings.transport}:; a handshake needs both directions.",
+                "Save with a manifest instead, or give a transport that returns and say so.",
+            )  # fmt: skip
+            self._finish("rejected", (error,))
+        elif refused:
+            self._finish("rejected", (Error("feature-conflict", "config", refused, "", refused),))
+        else:
+            self._add_link()
+            self._set(CONTROL, kind="control")
+            self._enter("setup")
+            self._out.append(Open(CONTROL, "control"))
+
+    def _on_cancel(self, cancel: Cancel) -> None:
+        if self.state in ("loaded", "package-loaded", "postcopy"):
+            return  # after GO the guest is no longer ours to keep
+        texts = {"deadline": "The manager's deadline has passed.", "cancelled": "The manager cancelled the migration."}
+        self._give_up(Error(cancel.code, "", "", "", texts[cancel.code], "", "later"))
+
+    def _on_switchtopostcopy(self, _: SwitchToPostcopy) -> None:
+        self.postcopy = self.agreement.has("postcopy-ram")
+
+    # --- the link ---------------------------------------------------------------------------------------------------
+    def _on_opened(self, opened: Opened) -> None:
+        if self.settings.tls:
+            self._out.append(StartTls(opened.conn))
+        else:
+            self._connected(opened.conn)
+
+    def _on_secured(self, secured: Secured) -> None:
+        if secured.conn == CONTROL:
+            self.exporter = secured.exporter
+        self._connected(secured.conn)
+
+    def _connected(self, conn: int) -> None:
+        if conn == CONTROL:
+            main = "inline" if self.inline else "separate"
+            hello = messages.hello(self.role, self.settings, self.identity, main)
+            told = self._greeting(conn) + self._frame(frames.HELLO, hello)
+            self._out.append(Said(conn, "HELLO"))
+            offer = messages.offer(self.settings, self.identity, self.stances)
+            if self.identity.grease:
+                offer["features"].append({"name": f"x-grease-{self._derive('feature', 3).hex()}", "need": "prefer"})
+            self.sent = self._say(conn, frames.OFFER, offer, told)
+            self.state = "offered"
+            return
+        name = self.channels[conn]
+        nonce = self.links[conn].nonce.hex()
+        role, _, index = name.partition("[")
+        self._say(conn, frames.CHANNEL_OPEN, {
+            "session-id": self.session_id, "name": name, "role": role, "index": int(index.rstrip("]") or 0),
+            "nonce": nonce, "mac": binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce),
+        }, self._greeting(conn), name)  # fmt: skip
+
+    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+        text = f"The TLS handshake failed: {clean(failed.text)}"
+        self._give_up(Error("connect", self._name(failed.conn), "", "", text, "Give both sides matching tls-creds."))
+
+    def _on_received(self, received: Received) -> None:
+        if received.conn == CONTROL and self.state in ("offered", "greeted"):
+            self.heard += received.data
+        self._read(received.conn, received.data, received.fill)
+
+    def _on_drained(self, drained: Drained) -> None:
+        self.undrained = tuple(c for c in self.undrained if c != drained.conn)
+        self._advance()
+
+    def _on_ended(self, ended: Ended) -> None:
+        self._lost(ended.conn, "closed by the peer")
+
+    def _on_broken(self, broken: Broken) -> None:
+        self._lost(broken.conn, broken.text)
+
+    def _lost(self, conn: int, how: str) -> None:
+        if self.state == "connecting":
+            self._give_up(Error("connect", "control", "", "", f"No connection: {clean(how)}.", "", "later"))
+        elif self.state in ("offered", "greeted"):
+            self._give_up(Error(
+                "peer-closed", "control", "", "", f"The peer went away before it answered ({clean(how)}).",
+                "Is the destination listening for a handshake (channel type control), or for the v1 stream?", "later",
+            ))  # fmt: skip
+        elif conn != CONTROL and self.state == "agreed":
+            name = self._name(conn)
+            self._give_up(Error("channel-lost", f"channel[{name}]", "open", "closed", f"Channel {name} was lost before "
+                                f"READY ({clean(how)}).", "", "later"))  # fmt: skip
+        elif self.state in ("loaded", "package-loaded", "postcopy"):
+            self._uncertain(how)
+        elif self.state not in ("completed", "failed"):
+            self._give_up(Error(
+                "connection-lost", self._name(conn), "", "",
+                f"The connection {self._name(conn)} was lost while {self.state} ({clean(how)}).", "", "later",
+            ))  # fmt: skip
+
+    def _name(self, conn: int) -> str:
+        return self.channels[conn] if conn < len(self.channels) else str(conn)
+
+    # --- what the destination says ----------------------------------------------------------------------------------
+    def _first_frame(self, conn: int) -> int:
+        return frames.CHANNEL_OK
+
+    def _greeted(self, conn: int, item: Preface) -> None:
+        """The responder's preface; the frames say the rest."""
+
+    def _heard_hello(self, conn: int, told: dict[str, Any]) -> None:
+        self.peer_version = messages.read_hello(told, states.DESTINATION).qemu_version
+
+    def _heard_accept(self, conn: int, told: dict[str, Any]) -> None:
+        theirs = messages.read_stances(told["features"])
+        self.agreement = features.resolve(self.stances, theirs)
+        self.session_id = told["session-id"]
+        plan = channel_plan(self.agreement, self.inline)
+        ours = agreement_body(self.agreement, plan, self.session_id)
+        if self.agreement.errors or body.dump(ours) != body.dump(told["agreement"]):
+            self._give_up(*(self.agreement.errors or (Error(
+                "agreement-mismatch", "agreement", body.digest(ours)[:16], body.digest(told["agreement"])[:16],
+                "The two sides computed different agreements from the same offers.", "Report this: it is a defect.", "never",
+            ),)))  # fmt: skip
+            return
+        if len(told["secret"]) != 64 or not all(c in "0123456789abcdef" for c in told["secret"]):
+            raise PeerError("unknown-value", "ACCEPT's secret is not 32 bytes of lower-case hex", "ACCEPT.secret")
+        self.warnings = messages.read_errors(told["warnings"])
+        heard = self.heard[: len(self.heard) - len(self.links[conn].reader.buffer)]
+        self._make_key(bytes.fromhex(told["secret"]), self.sent, heard)
+        digest = body.digest(ours)
+        self._say(conn, frames.START, {"agreement": digest, "mac": binding.mac(self.key_bytes, "START", digest)})
+        for name in plan:
+            self.channels = (*self.channels, name)
+            self._out.append(Open(self._add_link(), name))
+
+    def _heard_channel_ok(self, conn: int, told: dict[str, Any]) -> None:
+        name, ours = self.channels[conn], self.links[conn].nonce.hex()
+        if not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, told["nonce"])):
+            raise PeerError("channel-auth", f"the answer on channel {name} is not from our peer", f"channel[{name}]")
+        self._set(conn, kind=name)
+        self.agreed = (*self.agreed, name)
+
+    def _heard_ready(self, conn: int, told: dict[str, Any]) -> None:
+        mine = [[name, self.links[c].nonce.hex()] for c, name in enumerate(self.channels) if c != CONTROL]
+        flat = [part for row in mine for part in row]
+        if told["channels"] != mine or not binding.same(told["mac"], binding.mac(self.key_bytes, "READY", *flat)):
+            raise PeerError("transcript", "READY does not name the channels that we opened", "READY")
+        for c, name in enumerate(self.channels):
+            self._set(c, kind=name, reader=self._unlimited(c))
+        self._enter("active")
+        self.stage = "setup"
+        self._advance()
+
+    def _unlimited(self, conn: int) -> frames.Reader:
+        reader = self.links[conn].reader
+        return frames.Reader(reader.expected, reader.limits, reader.buffer, True, unlimited=True)
+
+    def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
+        if conn != CONTROL:
+            self.state = "failed"
+        self._refused(messages.read_errors(told["errors"]), told)
+
+    _heard_abort = _heard_reject
+
+    def _heard_error(self, conn: int, told: dict[str, Any]) -> None:
+        self._refused(messages.read_errors(told["errors"]), {"code": "connection-lost", "text": ""})
+
+    def _refused(self, errors: tuple[Error, ...], told: dict[str, Any]) -> None:
+        errors = errors or (Error(clean(told["code"], 80), text=clean(told["text"])),)
+        self._drop_all()
+        self._out.append(ResumeGuest())
+        self._enter("failed")
+        self._finish("failed", errors)
+
+    def _heard_loaded(self, conn: int, told: dict[str, Any]) -> None:
+        if self.state == "completed":
+            self._completed()
+            return
+        self._say(conn, frames.GO, {})
+
+    def _heard_running(self, conn: int, told: dict[str, Any]) -> None:
+        if self.state == "postcopy":
+            self._enter("postcopy-active")
+            self.stage = "collect-last"
+            self._out.append(CollectRam(last=True))
+        else:
+            self._completed()
+
+    def _completed(self) -> None:
+        self._enter("completed")
+        self._drop_all()
+        self._finish("completed", ())
+
+    # --- the data ---------------------------------------------------------------------------------------------------
+    def _on_ramcollected(self, ram: RamCollected) -> None:
+        last = self.stage == "collect-last"
+        self.converged = ram.converged
+        lanes = [] if self.postcopy else [c for c, n in enumerate(self.channels) if n.startswith("multifd")]
+        compression = str(self.agreement.parameter("multifd", "compression", "none"))
+        for lane, piece, _named in stream.multifd_pass(lanes, ram.size_bytes, compression, self.packets):
+            self.packets += 1
+            self._write(lane, *piece)
+        kind = stream.END if last else stream.PART
+        for piece in stream.ram_pass(RAM_SECTION, self.settings, 0 if lanes else ram.size_bytes, bool(lanes), kind):
+            self._write_main(*piece)
+        if last:
+            devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine.devices))
+            pieces = [*devices, (stream.end_of_stream(b"" if self.postcopy else b"{}"), 0)]
+            for piece in stream.joined(pieces):
+                self._write_main(*piece)
+        self.stage = "sent" if last else "ram"
+        self._advance()
+
+    def _on_gueststopped(self, _: GuestStopped) -> None:
+        self.stopped = True
+        self._advance()
+
+    def _advance(self) -> None:
+        """The migration thread: it stands still while the transport has not taken what it wrote."""
+        if self.undrained or self.finished is not None:
+            return
+        if self.stage == "setup":
+            self._out.append(Said(self._main, "QEVM, CONFIGURATION, START ram"))
+            lanes = self.agreement.has("multifd")
+            told = stream.header(self._agreed_settings) + stream.ram_start(RAM_SECTION, self._agreed_settings, False)
+            self.stage = "ram"
+            self._write_main(told if not lanes else told, 0)
+        elif self.stage == "ram" and not (self.converged or self.postcopy):
+            self.stage = "collect"
+            self._out.append(CollectRam())
+        elif self.stage == "ram":
+            self.stage = "stopping"
+            self._enter("device")
+            self._out.append(StopGuest())
+        elif self.stage == "stopping" and self.stopped:
+            if self.postcopy:
+                self._send_package()
+            else:
+                self.stage = "collect-last"
+                self._out.append(CollectRam(last=True))
+
+    def _send_package(self) -> None:
+        """Postcopy: device state now, memory later; LOADED, GO and RUNNING come in between."""
+        self.stage, self.state = "package", "package-sent"
+        start = stream.command(stream.POSTCOPY_LISTEN)
+        pieces = [(start, 0), *stream.device_state(3, self.settings.machine.devices),
+                  (stream.command(stream.POSTCOPY_RUN), 0)]  # fmt: skip
+        self._out.append(Said(self._main, "devices, POSTCOPY_RUN"))
+        for piece in stream.joined(pieces):
+            self._write_main(*piece)
+
+    @property
+    def _agreed_settings(self) -> Settings:
+        return agreed_settings(self.settings, self.agreement)
+
+    @property
+    def _main(self) -> int:
+        return CONTROL if self.inline else self.channels.index("main")
+
+    def _write_main(self, data: bytes, fill: int) -> None:
+        if not self.inline:
+            self._write(self._main, data, fill)
+            return
+        limit = self.identity.limits.data_bytes
+        while data or fill:
+            part, data = data[:limit], data[limit:]
+            room = min(fill, limit - len(part)) if not data else 0
+            fill -= room
+            self._write(CONTROL, frames.frame(frames.DATA, part, fill=room), room)
+
+    def _write(self, conn: int, data: bytes, fill: int) -> None:
+        self._out.append(Send(conn, data, fill))
+        if conn not in self.undrained:
+            self.undrained = (*self.undrained, conn)
+
+    # --- endings ----------------------------------------------------------------------------------------------------
+    def _mistake(self, conn: int, error: Error) -> None:
+        self._give_up(error)
+
+    def _give_up(self, *errors: Error) -> None:
+        """End a migration that still may be ended: tell the peer if the link carries, keep the guest."""
+        if self.finished is not None:
+            return
+        if self.state in ("loaded", "package-loaded", "postcopy"):
+            self._uncertain(str(errors[0]))
+            return
+        if self.state not in ("connecting", "failed") and errors[0].code not in ("connection-lost", "peer-closed", "connect"):
+            self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
+        self._drop_all()
+        self._out.append(ResumeGuest())
+        cancelled = errors[0].code in ("cancelled", "deadline")
+        self._enter("cancelled" if cancelled else "failed")
+        self._finish("cancelled" if cancelled else "failed", errors)
+
+    def _uncertain(self, how: str) -> None:
+        self._drop_all()
+        error = Error(
+            "connection-lost", "control", "GO sent", "no RUNNING",
+            f"The link was lost after GO and before RUNNING ({clean(how)}): the destination may run the guest. It stays "
+            "paused here.", "Ask the destination, then either resume here or quit.", "never",
+        )  # fmt: skip
+        self._enter("uncertain")
+        self._finish("uncertain", (error,))
+
+    def _drop_all(self) -> None:
+        self._out += [Drop(conn) for conn in range(len(self.links))]
+
+    def _enter(self, status: str) -> None:
+        self.status = status
+        self._out.append(Entered(status))
+
+    def _finish(self, status: str, errors: tuple[Error, ...]) -> None:
+        text = "; ".join(str(e) for e in errors)
+        self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=status == "rejected")
+        self._out.append(self.finished)
+
+
+def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:
+    """The settings with the shared features as agreed; what only one side cares for stays."""
+    keep = tuple(c for c in settings.capabilities if c not in features.SHARED)
+    on = tuple(name for name, _ in agreement.on if name in features.DEPENDS and name != "final-ack")
+    parameters = dict(settings.parameters)
+    if agreement.has("multifd"):
+        parameters["multifd-channels"] = int(agreement.parameter("multifd", "channels", 2))
+        parameters["multifd-compression"] = str(agreement.parameter("multifd", "compression", "none"))
+    return Settings(settings.version, settings.machine, keep + on, tuple(sorted(parameters.items())),
+                    settings.transport, settings.exit_on_error)  # fmt: skip
+
+
+__all__ = ["Heard", "Source", "agreed_settings", "agreement_body", "channel_plan"]
