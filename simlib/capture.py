@@ -33,6 +33,7 @@ _SYN_OPTIONS = bytes((2, 4, 0xFF, 0xD7, 1, 3, 3, 14))
 _MAX_DATA = 60_000  # bytes of one packet; IPv4 could say 65,535 with headers
 _SEQUENCES = 1 << 32
 _WINDOW = 0xFFFF << 14  # bytes unacknowledged, at most: RFC 7323 stops there, since 2^31 ahead looks like behind
+_MAX_WAITING = 100  # packets unacknowledged, at most: Wireshark walks the list of them at each one
 _MAX_FILL = 1 << 29  # bytes that one packet stands for
 _MAX_COMMENT = 65_000  # an option's length is 16 bits
 
@@ -68,7 +69,7 @@ class _Side:
     following: int  # sequence number of the next byte; the first one is as good as any
     acknowledged: int
     opened: bool = False
-    news: bool = False  # sent since the other side last spoke
+    waiting: int = 0  # packets sent since the other side last spoke
 
 
 def write(path: Path, segments: Iterable[Segment], comment: str = "", secrets: bytes = b"") -> int:
@@ -97,10 +98,11 @@ def _blocks(segment: Segment, sender: _Side, receiver: _Side) -> Iterator[bytes]
 
     An "ack" that has nothing new to acknowledge is left out: Wireshark would call it a duplicate, that is, a loss.
     """
-    if segment.kind == "ack" and not receiver.news and not segment.comment:
+    if segment.kind == "ack" and not receiver.waiting and not segment.comment:
         return
     for flags, data, fill, comment in _pieces(segment):
-        if (sender.following + len(data) + fill - sender.acknowledged) % _SEQUENCES > _WINDOW:
+        flight = (sender.following + len(data) + fill - sender.acknowledged) % _SEQUENCES
+        if flight > _WINDOW or sender.waiting >= _MAX_WAITING:
             yield _packet_block(segment.time_ns, _packet(receiver, sender, _ACK, b"", 0), 0, "")
         yield _packet_block(segment.time_ns, _packet(sender, receiver, flags, data, fill), fill, comment)
 
@@ -136,9 +138,9 @@ def _packet(sender: _Side, receiver: _Side, flags: int, data: bytes, fill: int) 
     taken = len(data) + fill + bool(flags & (_SYN | _FIN))
     sender.following = (sequence + taken) % _SEQUENCES
     sender.opened = sender.opened or bool(flags & _SYN)
-    sender.news = sender.news or taken > 0
+    sender.waiting += taken > 0
     if flags & _ACK:
-        receiver.acknowledged, receiver.news = receiver.following, False
+        receiver.acknowledged, receiver.waiting = receiver.following, 0
     acknowledgement = receiver.following if flags & _ACK else 0
     options = _SYN_OPTIONS if flags & _SYN else b""
     words = (20 + len(options)) << 2  # header length in words of 4 bytes, in the upper four bits of a byte
@@ -150,7 +152,7 @@ def _packet(sender: _Side, receiver: _Side, flags: int, data: bytes, fill: int) 
     # Stand-in bytes count as zeros, which add nothing to the sum.
     odd = bytes(len(data) % 2)
     tcp_sum = _checksum(addresses + struct.pack("!II", 6, length) + tcp + options + data + odd)
-    # A packet too long for the 16 bits says 0, as Linux does since 6.3 (BIG TCP, iph_set_totlen() in include/linux/ip.h):
+    # A packet too long for 16 bits says 0, as Linux does since 6.3 (BIG TCP, iph_set_totlen() in include/linux/ip.h):
     # Wireshark and tcpdump then take the length from the capture file.
     ip_length = 20 + length if 20 + length <= 0xFFFF else 0
     ip = struct.pack("!BBHHHBB", 0x45, 0, ip_length, 0, 0x4000, 64, 6)  # don't fragment, 64 hops, TCP

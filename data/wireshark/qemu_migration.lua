@@ -67,7 +67,6 @@ local NEXT_SIZE = field("uint32", "multifd.next_packet_size", "Payload that foll
 local PACKET = field("uint64", "multifd.packet", "Packet number")
 proto.fields = all_fields
 
-local tcp_stream, tcp_sequence, tcp_length = Field.new("tcp.stream"), Field.new("tcp.seq_raw"), Field.new("tcp.len")
 local json, tls = Dissector.get("json"), Dissector.get("tls")
 
 -- A parser gets the cursor `c` (tvb, at, left, state, stream, tree, pinfo) and returns either the number of bytes that
@@ -324,7 +323,8 @@ local function multifd(c)
     local length = is_device and 276 or 320 + 8 * pages
     if c.left < length then return nil, length end
     local size, name = number(c, is_device and 272 or 20, 4), c.tvb(c.at + (is_device and 12 or 64), 256):stringz()
-    local label = (is_device and "device state of " or flags % 2 == 1 and "SYNC " or "pages of ") .. name
+    local label = is_device and "device state" or flags % 2 == 1 and "SYNC" or "pages"
+    label = name ~= "" and label .. " of " .. name or label
     label = size > 0 and string.format("%s (%d bytes)", label, size) or label
     if is_device then
         add(c, label, 276 + size, MAGIC, 4, VERSION, 4, MULTIFD_FLAGS, 4, ID_STRING, 256, INSTANCE, 4, NEXT_SIZE, 4)
@@ -393,23 +393,30 @@ local function stream_of(pinfo, key)
     return streams[key]
 end
 
--- Bytes that never reached the capture still count against the body that they belong to.
-local function note_lost_bytes(state, pinfo)
-    local sequence, length = tcp_sequence(), tcp_length()
-    if not sequence or not length or state.frame == pinfo.number then return end
-    local lost = state.following and (sequence.value - state.following) % 2 ^ 32 or 0
-    if lost < 2 ^ 31 then state.skip = math.max(0, state.skip - lost) end
-    state.following, state.frame = (sequence.value + length.value) % 2 ^ 32, pinfo.number
+-- Is this packet the first after the missing rest of a body? The sequence number would say it, but a first pass in
+-- Wireshark has no protocol tree, thus no tcp.seq_raw; so the packet itself is asked whether a header begins here.
+local function begins_anew(c)
+    if c.left < 12 then return false end
+    local length, kind = number(c, 0, 4), number(c, 4, 1)
+    if c.state.mode == "multifd" then return length == 0x11223344 and number(c, 4, 4) == 1 end
+    if c.state.mode ~= "v2" or length > MAX_FRAME or not V2_TYPES[kind] or number(c, 5, 1) > 3 then return false end
+    return kind == 0x40 or 12 + length <= c.left
 end
 
 local function show(c, call)
-    local calls, texts = shown[c.pinfo.number] or {}, {}
+    local calls, text, family = shown[c.pinfo.number] or {}, "", nil
     shown[c.pinfo.number] = calls
-    if calls[call] == nil then calls[#calls + 1] = call end
-    calls[call] = #c.labels > 0 and (c.family and c.family .. " " or "") .. table.concat(c.labels, ", ")
-    for _, each in ipairs(calls) do texts[#texts + 1] = calls[each] or nil end
+    if not calls[call] then calls[#calls + 1] = call end
+    calls[call] = { family = c.family, text = table.concat(c.labels, ", ") }
+    for _, each in ipairs(calls) do
+        local part = calls[each]
+        if part.text ~= "" then
+            local head = part.family and part.family ~= family and part.family .. " " or ""
+            text, family = text .. (text == "" and "" or ", ") .. head .. part.text, part.family
+        end
+    end
     c.pinfo.cols.protocol = "QEMU"
-    if #texts > 0 then c.pinfo.cols.info = table.concat(texts, ", ") end
+    if text ~= "" then c.pinfo.cols.info = text end
 end
 
 local function walk(c, may_wait)
@@ -417,6 +424,7 @@ local function walk(c, may_wait)
     while c.at < length do
         c.left = length - c.at
         local taken, need
+        if c.state.skip > 0 and c.at == 0 and begins_anew(c) then c.state.skip = 0 end
         if c.state.skip > 0 then
             taken = math.min(c.state.skip, c.reported - c.at)
             opaque(c, taken, string.format("%d bytes of a body", taken))
@@ -433,24 +441,20 @@ local function walk(c, may_wait)
 end
 
 local function dissect(tvb, pinfo, tree, may_wait)
-    local key = tcp_stream().value
+    local from, to = tostring(pinfo.src) .. " " .. pinfo.src_port, tostring(pinfo.dst) .. " " .. pinfo.dst_port
+    local key = from < to and from .. " " .. to or to .. " " .. from
     local stream = stream_of(pinfo, key)
-    -- Wireshark's own TLS dissector comes back here with what it could decrypt. It finds a record again by its depth in
-    -- the packet, so it must always be reached through here: the connection stays ours.
+    -- Wireshark's own TLS dissector comes back here, by way of tls.port, with what it could decrypt.
     local is_record = tvb:len() > 1 and tvb(0, 1):uint() >= 0x14 and tvb(0, 1):uint() <= 0x17 and tvb(1, 1):uint() == 3
     if is_record and (stream.tls or stream[true].mode == "start") then
         stream.tls = true
         tls:call(tvb, pinfo, tree)
-        pinfo.conversation = proto
         return tvb:len()
     end
     local side = pinfo.src_port == stream.source_port
-    local call = string.format("%d/%d/%d/%d", pinfo.number, key, tvb:reported_len(), tvb:offset())
+    local call = string.format("%d/%s/%d/%d", pinfo.number, key, tvb:reported_len(), tvb:offset())
     local again = remembered[call]
-    if not again then
-        if not stream.tls then note_lost_bytes(stream[side], pinfo) end
-        remembered[call] = copy(stream[side])
-    end
+    if not again then remembered[call] = copy(stream[side]) end
     local c = { tvb = tvb, pinfo = pinfo, tree = tree, stream = stream, from_source = side, labels = {}, at = 0,
         state = copy(remembered[call]), reported = tvb:reported_len() }
     walk(c, may_wait and tvb:len() == c.reported)

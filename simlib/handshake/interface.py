@@ -174,9 +174,11 @@ class End(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Drop(_Value):
-    """Close both ways. Over unread bytes TCP sends RST and forgets what was not yet sent."""
+    """Close both ways. Over unread bytes TCP sends RST and forgets what was not yet sent; `unread` says that the
+    endpoint itself was given bytes that QEMU would have left with the kernel."""
 
     conn: int
+    unread: bool = False
 
 
 # --- outputs: the guest, and time -----------------------------------------------------------------------------------

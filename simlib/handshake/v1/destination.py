@@ -120,7 +120,6 @@ class Destination:
             parked = self.rules.identify == "parked"
             self._set(conn, kind="parked" if parked else "peek")
             self.blocked = None if parked else conn
-            self._pause(conn)
             self._look(conn)
         elif self.main is None:
             self._become_main(conn)
@@ -481,8 +480,12 @@ class Destination:
         self._out.append(Pause(conn))
 
     def _close(self, conn: int) -> None:
+        found = self.connections[conn]
+        unread = len(found.buffer) + len(found.lane.buffer) > 0
+        if found.kind == "main" and self.loading:
+            unread = len(self._loader.buffer) > 32768  # a QEMUFile reads that far ahead
         self._set(conn, kind="closed")
-        self._out.append(Drop(conn))
+        self._out.append(Drop(conn, unread))
 
     def _close_all(self) -> None:
         for conn, found in enumerate(self.connections):

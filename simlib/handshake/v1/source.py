@@ -89,6 +89,7 @@ class Source:
 
     def _on_switch_to_postcopy(self, _: SwitchToPostcopy) -> None:
         self.postcopy = self.postcopy or self.settings.has("postcopy-ram")
+        self._advance()
 
     # --- the link ---------------------------------------------------------------------------------------------------
     def _on_opened(self, opened: Opened) -> None:
@@ -215,8 +216,8 @@ class Source:
         if last:
             self._write_devices()
             self.stage = "last"
-        elif ram.converged and (self.acked or not self.settings.has("switchover-ack")):
-            self.stage = "switch"
+        elif ram.converged:
+            self.stage = "switch" if self.acked or not self.settings.has("switchover-ack") else "wait-ack"
         else:
             self.stage = "pass"
         self._advance()
@@ -290,6 +291,11 @@ class Source:
             if self.rules.says_device:
                 self._enter("device", "stopping")
             self._out.append(StopGuest())
+
+    def _stage_wait_ack(self) -> None:
+        """switchover-ack has no timeout: a destination without it never says it."""
+        if self.acked or self.postcopy:
+            self.stage = "pass"
 
     def _stage_stopping(self) -> None:
         if self.stopped:

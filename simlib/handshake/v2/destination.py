@@ -13,7 +13,7 @@ from .. import stream
 from ..errors import Error, PeerError, clean
 from ..interface import (
     AlarmRang, Applied, Apply, Broken, Drop, Ended, Entered, Finished, GuestRunning, Heard, Load, Loaded, Opened,
-    Printed, Received, RunGuest, Secured, Send, SetAlarm, Start, StartTls, StopAlarm, TlsFailed,
+    Printed, Received, RunGuest, Secured, SetAlarm, Start, StartTls, StopAlarm, TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
 from . import binding, body, features, frames, inventory, messages, states
@@ -79,9 +79,7 @@ class Destination(Session):
             self._out.append(StartTls(conn))
 
     def _on_secured(self, secured: Secured) -> None:
-        if self.links[secured.conn].kind == "new":
-            self._set(secured.conn, nonce=self.links[secured.conn].nonce)
-            self.exporters = {**getattr(self, "exporters", {}), secured.conn: secured.exporter}
+        self._set(secured.conn, exporter=secured.exporter)
 
     def _on_tlsfailed(self, failed: TlsFailed) -> None:
         self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
@@ -141,7 +139,7 @@ class Destination(Session):
             return
         self.control = conn
         self._known(conn, "control")
-        self.exporter = getattr(self, "exporters", {}).get(conn, b"")
+        self.exporter = self.links[conn].exporter
         self.peer = messages.read_hello(told, states.SOURCE)
         theirs, ours = self.peer.session, self.identity.session
         if theirs and ours and theirs != ours:
@@ -430,5 +428,3 @@ class Destination(Session):
         self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=listening)
         self._out.append(self.finished)
 
-
-__all__ = ["Destination", "Send", "Settings"]

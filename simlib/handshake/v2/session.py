@@ -24,6 +24,7 @@ class Link:
     kind: str = "new"  # new, control, a channel's name, or closed
     nonce: bytes = b""  # ours
     peer_nonce: bytes = b""
+    exporter: bytes = b""  # of its TLS connection
 
 
 class Session:

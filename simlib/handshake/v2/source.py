@@ -12,7 +12,7 @@ from .. import stream
 from ..capabilities import refusal
 from ..errors import Error, PeerError, clean
 from ..interface import (
-    Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Heard, Open, Opened,
+    Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Open, Opened,
     RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy, TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
@@ -155,7 +155,8 @@ class Source(Session):
             self._give_up(Error("channel-lost", f"channel[{name}]", "open", "closed", f"Channel {name} was lost before "
                                 f"READY ({clean(how)}).", "", "later"))  # fmt: skip
         elif self.state in ("loaded", "package-loaded", "postcopy"):
-            self._uncertain(how)
+            if conn == CONTROL:  # the other channels may end before RUNNING arrives: nothing orders connections
+                self._uncertain(how)
         elif self.state not in ("completed", "failed"):
             self._give_up(Error(
                 "connection-lost", self._name(conn), "", "",
@@ -391,5 +392,3 @@ def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:
     return Settings(settings.version, settings.machine, keep + on, tuple(sorted(parameters.items())),
                     settings.transport, settings.exit_on_error)  # fmt: skip
 
-
-__all__ = ["Heard", "Source", "agreed_settings", "agreement_body", "channel_plan"]

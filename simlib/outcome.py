@@ -1,0 +1,97 @@
+"""How a run ended, in one flat row with the same columns wherever outcomes appear, whoever ran it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from .handshake.interface import Finished
+
+OUTCOMES = {
+    "migrated": "the guest runs at the destination, as asked",
+    "refused": "the source knows why, the guest runs on, the destination still listens",
+    "failed": "the guest runs on; what the source is told is generic or nothing, or the destination is gone",
+    "hung": "nothing ended while it was watched",
+    "lost": "the source says completed and nothing was loaded",
+    "misconfigured": "completed, but not as asked, and nobody was told",
+    "corrupted": "the guest runs at the destination with wrong memory",
+    "split_brain": "the guest runs on both sides",
+    "uncertain": "the source doesn't know whether the destination runs the guest, and says so",
+}
+BAD = ("hung", "lost", "misconfigured", "corrupted", "split_brain")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run. Times in seconds of the run's own clock; empty (None) where there was no such moment."""
+
+    scenario: str
+    protocol: str
+    manager: str
+    source_version: str
+    destination_version: str
+    seed: int
+    outcome: str
+    source_status: str
+    destination_status: str
+    guest_at: str  # source, destination, nowhere, both, paused
+    reason_at_source: str  # none, generic, specific
+    error_codes: str
+    time_to_outcome_s: float | None
+    time_to_first_guest_byte_s: float | None
+    round_trips: float | None
+    guest_bytes_sent: int
+    downtime_s: float | None
+    source_text: str = ""
+    destination_text: str = ""
+    lied: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What both sides were at the end, as far as anybody who looks at both can see."""
+
+    source: Finished | None
+    destination: Finished | None
+    source_runs: bool
+    destination_runs: bool
+    destination_dead: bool
+    memory_complete: bool
+    as_asked: bool
+
+
+def classify(facts: Facts) -> str:
+    """The outcome, from what both sides were at the end."""
+    source = facts.source
+    if facts.source_runs and facts.destination_runs:
+        return "split_brain"
+    if source is None:
+        return "hung"
+    if source.status == "uncertain":
+        return "uncertain"
+    if source.status == "completed":
+        if not facts.destination_runs:
+            return "lost"
+        if not facts.memory_complete:
+            return "corrupted"
+        return "migrated" if facts.as_asked else "misconfigured"
+    if facts.destination_runs:
+        return "split_brain" if facts.source_runs else "uncertain"
+    # "Sibling indicated error 1" is more than an errno, but no reason: v1 has no errors to count here
+    knows = bool(source.errors) or source.status in ("rejected", "cancelled")
+    listening = not facts.destination_dead and (facts.destination is None or facts.destination.listening)
+    return "refused" if knows and listening else "failed"
+
+
+def guest_at(facts: Facts) -> str:
+    if facts.source_runs and facts.destination_runs:
+        return "both"
+    if facts.source_runs or facts.destination_runs:
+        return "source" if facts.source_runs else "destination"
+    # a source that said completed is thrown away by who trusts it; any other paused guest can be resumed
+    return "nowhere" if facts.source is not None and facts.source.status == "completed" else "paused"

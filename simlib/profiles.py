@@ -1,0 +1,78 @@
+"""What real QEMU binaries say of themselves (`data/profiles/*.json`), as machines and inventories.
+
+A version without a profile of its own takes the nearest older one that has the machine: for a given machine type the
+stream's contents are meant to be the same, and between 7.2 and 10.0 they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .handshake.machine import Device, Machine, RamBlock, Subsection
+from .handshake.stream import version_number
+
+ROOT = Path(__file__).resolve().parent
+DATA = ROOT / "data" if (ROOT / "data").is_dir() else ROOT.parent / "data"
+
+
+class ProfileError(Exception):
+    """No such profile, machine or device; one sentence."""
+
+
+@lru_cache(maxsize=8)
+def profile(version: str) -> dict[str, Any]:
+    """The profile for a QEMU version. Raises ProfileError."""
+    found = {version_number(p.stem.removeprefix("qemu-")): p for p in (DATA / "profiles").glob("qemu-*.json")}
+    if not found:
+        raise ProfileError(f"no profiles in {DATA / 'profiles'}; data/profiles/README.md says how to make them")
+    best = max((n for n in found if n <= version_number(version)), default=min(found))
+    told: dict[str, Any] = json.loads(found[best].read_text())
+    return told
+
+
+@lru_cache(maxsize=64)
+def machine(version: str, configuration: str) -> Machine:
+    """The machine of one configuration, such as "pc-i440fx-7.2+virtio-rng". Raises ProfileError."""
+    told = profile(version)
+    found = {m["name"]: m for m in told["machines"]}
+    entry = found.get(configuration)
+    if entry is None:
+        known = ", ".join(sorted(found))
+        raise ProfileError(f"QEMU {version} has no machine configuration {configuration!r}; known are {known}")
+    devices = tuple(_device(d) for d in entry["devices"] if d["id"] != "ram")
+    blocks = tuple(RamBlock(b["name"], b["size"]) for b in entry["ram-blocks"])
+    vcpus = sum(d.id == "cpu_common" for d in devices) or 1
+    aliases = tuple(m["alias"] for m in told["machine-types"] if m["name"] == entry["machine-type"] and m.get("alias"))
+    return Machine(entry["machine-type"], aliases, vcpus=vcpus, ram_blocks=blocks, devices=devices)
+
+
+def _device(entry: dict[str, Any]) -> Device:
+    sent = set(entry["sent-subsections"])
+    return Device(
+        entry["id"], entry["instance"], entry["version"], entry["minimum-version"], max(entry["size"], 1),
+        tuple(Subsection(s["name"], s["version"], "always" if s["name"] in sent else "maybe")
+              for s in entry["subsections"]),
+        tuple((n[0], n[1], n[2] if len(n) > 2 else 0) for n in entry["nested"]), entry["schema"], bool(entry["vmsd"]),
+    )  # fmt: skip
+
+
+def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
+    """The machine with some devices changed: {device = "id", version = 3, ...}. Raises ProfileError."""
+    devices = list(found.devices)
+    for edit in edits:
+        at = next((n for n, d in enumerate(devices) if d.id == edit["device"]), None)
+        if at is None:
+            raise ProfileError(f"there is no device {edit['device']!r} to edit on {found.type}")
+        changes: dict[str, Any] = {k.replace("-", "_"): v for k, v in edit.items() if k != "device"}
+        if "subsections" in changes:
+            changes["subsections"] = tuple(Subsection(*s) for s in changes["subsections"])
+        if "nested" in changes:
+            changes["nested"] = tuple(tuple(n) for n in changes["nested"])
+        if "features" in changes:
+            changes["features"] = tuple(changes["features"])
+        devices[at] = replace(devices[at], **changes)
+    return replace(found, devices=tuple(devices))

@@ -1,0 +1,289 @@
+"""A scenario: all that a run is given, read from a TOML file that people write.
+
+`load(path)` checks every key and value, and says file, key and what would be right. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .handshake.machine import Machine, Settings
+from .profiles import DATA, ProfileError, edited, machine
+
+PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'")
+MANAGERS = ("naive", "libvirt")
+SIZE_LIMIT_BYTES = 1 << 20
+Numbers = tuple[float, ...]
+
+
+class ScenarioError(Exception):
+    """What is wrong with a scenario, in one sentence that names file and key."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: its QEMU, its machine, its migration settings, and how it speaks v2."""
+
+    machine: str = "pc-i440fx-7.2"  # a configuration of data/profiles
+    machine_type: str = ""  # another machine type for the same devices
+    memory_mib: int = 0  # 0: as in the profile
+    vcpus: int = 0
+    cpu: str = "qemu64"
+    cpu_features: tuple[str, ...] = ()
+    uuid: str = ""
+    edit: tuple[dict[str, Any], ...] = ()  # devices changed, for version skew that no profile has
+    capabilities: tuple[str, ...] = ()
+    parameters: dict[str, int | str] = field(default_factory=dict)
+    exit_on_error: bool = True
+    knows_v2: bool = True  # False: a binary from before the handshake
+    accept: str = "v2"  # destination: v2, v1, v2-or-v1
+    require: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    on_maybe: str = "warn"
+    session: str = ""
+    psk: str = ""
+    memory_limit_mib: int = 0
+    apply_error: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """The way between the hosts. Delays are one way; `delay_law` with its parameters draws the jitter on top."""
+
+    transport: str = "tcp"  # tcp, unix, exec-socat, exec-cat, exec-tee, exec-true, file
+    delay_ms: float = 0.05
+    delay_law: str = "constant"  # lognormal, pareto, exponential, empirical
+    jitter_ms: float = 0.0  # scale of the law
+    shape: float = 1.0  # lognormal: sigma; pareto: alpha
+    samples_ms: Numbers = ()  # empirical
+    rate_mib_s: float = 1200.0
+    loss: float = 0.0
+    syn_loss: float = 0.0
+    buffer_kib: int = 4096
+    told_bidirectional: bool = True  # what the manager says of exec:
+    load_transport: str = ""  # saved files: how the destination reads them; empty: as they were written
+
+
+@dataclass(frozen=True)
+class GuestFacts:
+    """The guest: what moves, how fast it dirties memory, how its devices load."""
+
+    ram_mib: float = 64.0  # that it has touched
+    dirty_mib_s: float = 0.0
+    working_set_mib: float = 8.0
+    load_ms: float = 1.0
+    post_load_error: str = ""
+
+
+@dataclass(frozen=True)
+class Management:
+    """What the manager does besides starting both sides; times count from the start of the migration."""
+
+    cancel_at_s: float = -1.0
+    deadline_s: float = -1.0
+    postcopy_at_s: float = -1.0
+    retries: int = 0
+    observe_s: float = 300.0
+    lies: bool = False  # the manager told the sides something untrue: v2's properties do not cover it
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong. `kind`: cut, swallow, stall, lose, freeze, kill, order, hold, late, stranger."""
+
+    kind: str
+    direction: str = "to-destination"
+    after_mib: float = -1.0
+    at_s: float = -1.0
+    order: tuple[str, ...] = ()  # channels in the order in which a proxy takes them to the destination
+    gap_s: float = 0.3
+    connection: str = "main"
+    for_s: float = -1.0  # negative: for ever
+    says: str = "silent"  # stranger: silent, garbage, half-magic, multifd, qevm, scan, replay
+    side: str = "destination"
+    retries: int = 15
+    before: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str = ""
+    title: str = ""
+    about: str = ""
+    claims: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ("7.2", "10.0")  # "7.2" for both sides, or "7.2>10.0"
+    protocols: tuple[str, ...] = ("v1", "v2")
+    managers: tuple[str, ...] = ("naive",)
+    source: Side = field(default_factory=Side)
+    destination: Side = field(default_factory=Side)
+    link: Link = field(default_factory=Link)
+    guest: GuestFacts = field(default_factory=GuestFacts)
+    management: Management = field(default_factory=Management)
+    faults: tuple[Fault, ...] = ()
+    detect_timeout_s: float = 1.0
+
+    def vary(self, **changes: Any) -> Scenario:
+        """A copy with some keys changed; `link__delay_ms=5` reaches into a part."""
+        flat = {k: v for k, v in changes.items() if "__" not in k}
+        for key, value in changes.items():
+            part, _, inner = key.partition("__")
+            if inner:
+                flat[part] = replace(flat.get(part, getattr(self, part)), **{inner: value})
+        return replace(self, **flat)
+
+    def settings(self, source: bool, version: str) -> Settings:
+        """One side's settings on a QEMU version. Raises ScenarioError."""
+        side = self.source if source else self.destination
+        transport = self.link.transport if source else (self.link.load_transport or self.link.transport)
+        return Settings(
+            version, _machine(self, side, version), side.capabilities, tuple(sorted(side.parameters.items())),
+            transport.partition("-")[0], side.exit_on_error,
+        )  # fmt: skip
+
+
+def pair(version: str) -> tuple[str, str]:
+    """("7.2", "10.0") of "7.2>10.0"."""
+    source, _, destination = version.partition(">")
+    return source, destination or source
+
+
+def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
+    try:
+        found = edited(machine(version, side.machine), side.edit)
+    except ProfileError as error:
+        raise ScenarioError(f"{scenario.name}: {error}") from None
+    changes: dict[str, Any] = {"cpu": side.cpu, "cpu_features": side.cpu_features, "uuid": side.uuid}
+    if side.machine_type:
+        changes["type"] = side.machine_type
+    if side.memory_mib:
+        blocks = (replace(found.ram_blocks[0], size_bytes=side.memory_mib << 20), *found.ram_blocks[1:])
+        changes["ram_blocks"] = blocks
+    if side.vcpus:
+        changes["vcpus"] = side.vcpus
+    return replace(found, **changes)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("Scenario", "protocols"): PROTOCOLS, ("Scenario", "managers"): MANAGERS,
+    ("Link", "transport"): ("tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
+    ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
+    ("Link", "delay_law"): ("constant", "lognormal", "pareto", "exponential", "empirical"),
+    ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
+    ("Fault", "kind"): ("cut", "swallow", "stall", "lose", "freeze", "kill", "order", "hold", "late", "stranger"),
+    ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),
+    ("Fault", "says"): ("silent", "garbage", "half-magic", "multifd", "qevm", "scan", "v2-hello", "bad-channel"),
+}  # fmt: skip
+PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts, "management": Management}
+
+
+def load(path: Path) -> Scenario:
+    """The scenario in a TOML file. Raises ScenarioError."""
+    try:
+        size = path.stat().st_size
+        if size > SIZE_LIMIT_BYTES:
+            raise ScenarioError(f"{path}: {size} bytes are too many for a scenario; {SIZE_LIMIT_BYTES} are allowed")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: is not UTF-8 text") from None
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ScenarioError(f"{path}: is not TOML: {error}") from None
+    if not table:
+        raise ScenarioError(f"{path}: is empty; a scenario needs at least a title")
+    found = _read(Scenario, {"name": path.stem, **table}, str(path), "")
+    assert isinstance(found, Scenario)
+    if not found.title:
+        raise ScenarioError(f"{path}: lacks the key 'title', one line that says what happens")
+    for version in found.versions:
+        for side, number in zip((True, False), pair(version), strict=True):
+            if not all(p.isdigit() for p in number.split(".")) or not number:
+                raise ScenarioError(f"{path}: versions has {version!r}; write \"7.2\" or \"7.2>10.0\"")
+            found.settings(side, number)
+    return found
+
+
+def load_all(folder: Path | None = None) -> list[Scenario]:
+    """Every scenario of a folder, by name. Raises ScenarioError."""
+    folder = folder or DATA / "scenarios"
+    paths = sorted(folder.glob("*.toml"))
+    if not paths:
+        raise ScenarioError(f"{folder}: holds no scenario (*.toml)")
+    return [load(p) for p in paths]
+
+
+def find(name: str) -> Scenario:
+    """A scenario by file or by name. Raises ScenarioError."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        return load(path)
+    known = [p.stem for p in sorted((DATA / "scenarios").glob("*.toml"))]
+    if name in known:
+        return load(DATA / "scenarios" / f"{name}.toml")
+    raise ScenarioError(f"there is no scenario {name!r}{_nearest(name, known)}; `simlib list` shows all {len(known)}")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _read(cls: type, table: dict[str, Any], file: str, where: str) -> Any:
+    """A dataclass from a table. Keys may be written with hyphens or underscores."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    given: dict[str, Any] = {}
+    for raw, value in table.items():
+        key = raw.replace("-", "_")
+        at = f"{where}{raw}"
+        if key not in known:
+            raise ScenarioError(f"{file}: unknown key '{at}'{_nearest(key, list(known))}")
+        given[key] = _value(cls.__name__, key, hints[key], value, file, at)
+    for name, f in known.items():
+        if f.default is MISSING and f.default_factory is MISSING and name not in given:
+            raise ScenarioError(f"{file}: lacks the key '{where}{name}'")
+    return cls(**given)
+
+
+def _value(owner: str, key: str, hint: Any, value: Any, file: str, at: str) -> Any:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ScenarioError(f"{file}: '{at}' must be a table, as in [{at}]")
+        return _read(typing.cast(type, hint), value, file, f"{at}.")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ScenarioError(f"{file}: '{at}' must be a list, as in {key} = [...]; it is {_kind(value)}")
+        return tuple(_value(owner, key, inner[0], v, file, f"{at}[{n}]") for n, v in enumerate(value))
+    if origin is dict or hint is dict:
+        if not isinstance(value, dict):
+            raise ScenarioError(f"{file}: '{at}' must be a table; it is {_kind(value)}")
+        return value
+    wanted = inner if origin is types.UnionType else (hint,)
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not any(isinstance(value, w) and (w is bool or not isinstance(value, bool)) for w in wanted):
+        names = " or ".join(_NAMES.get(w, w.__name__) for w in wanted)
+        raise ScenarioError(f"{file}: '{at}' must be {names}; it is {_kind(value)}")
+    allowed = CHOICES.get((owner, key))
+    if allowed and value not in allowed:
+        raise ScenarioError(f"{file}: '{at}' is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+    if isinstance(value, float) and not value < float("inf"):
+        raise ScenarioError(f"{file}: '{at}' must be a finite number; it is {value}")
+    return value
+
+
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _kind(value: Any) -> str:
+    return f"{_NAMES.get(type(value), 'a table' if isinstance(value, dict) else 'a list')} ({str(value)[:40]})"

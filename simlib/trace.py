@@ -1,0 +1,75 @@
+"""What a run tells: every step in one list with one clock, and what can be made of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened. `kind`: say, hear, state, print, link, guest, management, end. For a message, `connection`
+    names it and `sent_s` is when the other side said it."""
+
+    time_s: float
+    side: str  # source, destination, stranger, link, manager
+    kind: str
+    connection: str
+    text: str
+    sent_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """Bytes as they left a side; `connection` counts in order of opening."""
+
+    time_s: float
+    connection: int
+    from_source: bool
+    kind: str
+    data: bytes = b""
+    fill: int = 0
+
+
+@dataclass(slots=True)
+class Trace:
+    """The steps of one run, in order of time."""
+
+    title: str = ""
+    steps: list[Step] = field(default_factory=list)
+    packets: list[Packet] = field(default_factory=list)
+
+    def note(self, time_s: float, side: str, kind: str, connection: str, text: str, sent_s: float | None = None) -> None:
+        self.steps.append(Step(time_s, side, kind, connection, text, sent_s))
+
+    def __str__(self) -> str:
+        """The run as text, one step a line."""
+        lines = [self.title] if self.title else []
+        for s in self.steps:
+            arrow = {"say": "says", "hear": "hears", "state": "is", "print": "prints", "end": "ends:"}.get(s.kind, "")
+            place = f" [{s.connection}]" if s.connection else ""
+            lines.append(f"{s.time_s * 1e3:12.3f} ms  {s.side:<11} {arrow + ' ' if arrow else ''}{s.text}{place}")
+        return "\n".join(lines)
+
+    def story(self) -> tuple[tuple[str, ...], ...]:
+        """What was said and heard on each connection, and how each side went: the same for the same events whatever
+        the clock says and whoever ran it."""
+        found: dict[str, list[str]] = {}
+        for s in self.steps:
+            if s.kind in ("say", "hear"):
+                found.setdefault(f"{s.side} on {s.connection}", []).append(f"{s.kind} {s.text}")
+            elif s.kind in ("state", "end", "print"):
+                found.setdefault(s.side, []).append(f"{s.kind} {s.text}")
+        return tuple((name, *lines) for name, lines in sorted(found.items()))
+
+    def digest(self) -> str:
+        """Of the steps with times in whole nanoseconds: equal for equal runs, on any machine."""
+        told = "\n".join(f"{round(s.time_s * 1e9)} {s.side} {s.kind} {s.connection} {s.text}" for s in self.steps)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row a step, for a table."""
+        return [
+            {"time_s": s.time_s, "side": s.side, "kind": s.kind, "connection": s.connection, "text": s.text}
+            for s in self.steps
+        ]

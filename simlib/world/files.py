@@ -1,0 +1,73 @@
+"""What is at the other end when nobody is: a file, or the command of `exec:`.
+
+`file:` and `exec:cat > FILE` keep the bytes, and a destination loads them afterwards; `exec:tee` echoes them too;
+`exec:true` is gone at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..handshake.interface import Ended, Opened, Received, Start
+from .net import PIPE, Connection, End
+
+if TYPE_CHECKING:
+    from .run import World
+
+
+class File:
+    """Takes the source's one connection (or, with mapped-ram, several) as its listener and keeps what comes."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.kind = world.scenario.link.transport
+        self.chunks: list[tuple[bytes, int]] = []
+        world.net.listening = True
+        world.net.backlog = 256
+        world.source.other = self  # type: ignore[assignment]
+        world.net.on_established = self.accept
+
+    def accept(self) -> None:
+        while self.world.net.accept_queue:
+            made = self.world.net.accept_queue.popleft()
+            made.accepted = True
+            self._take(made)
+
+    def _take(self, made: Connection) -> None:
+        if self.kind == "exec-true":
+            made.client.dead = True
+            self.world.source.broken(made.client, PIPE)
+        else:
+            self.world.net.read(made.server)
+
+    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None:
+        if end.connection.name in ("main", "control"):
+            self.chunks.append((data, fill))
+        if self.kind == "exec-tee":
+            self.world.net.send(end, data, fill)
+
+    def ended(self, end: End) -> None:
+        """The source has closed the file."""
+
+    def broken(self, end: End, why: str) -> None:
+        """The source has died."""
+
+    def drained(self, end: End) -> None:
+        """The echo is on its way."""
+
+    def load(self) -> None:
+        """A destination reads the file, from its beginning to its end."""
+        destination, link = self.world.destination, self.world.scenario.link
+        if self.world.protocol != "v1" or not self.chunks or self.kind == "exec-null" or link.load_transport == "exec-none":
+            return
+        destination.feed(Start())
+        if destination.endpoint.finished is not None:
+            return
+        made = Connection(len(self.world.net.connections), "main", self.world.source, destination)
+        made.accepted = made.established = True
+        destination.ends[0] = made.server
+        made.server.number = 0
+        destination.feed(Opened(0))
+        for data, fill in self.chunks:
+            destination.feed(Received(0, data, fill))
+        destination.feed(Ended(0))

@@ -1,0 +1,339 @@
+"""Connections between the two hosts as TCP makes them, timed on a SimPy environment.
+
+Modelled: SYN, SYN-ACK, third ACK and data with delay, jitter, rate, and loss as the kernel's retransmission times; the
+accept queue of listen(n), which holds n + 1; socket buffers that push back on a writer whose reader does not read;
+half-close; reset over unread bytes, which drops what was not yet sent; reset in answer to data for a closed socket.
+Times and gaps are those measured on Linux 6.18. Order is kept inside a connection and nowhere else.
+
+Stand-in bytes travel in at most 32 pieces a message, so that a large guest costs no more than a small one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import simpy
+
+SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
+SYN_ACK_GAP_S = 1.0
+FIRST_RTO_S = 0.2
+CONNECT_TIMEOUT_S = 130.0
+PIECES = 32
+RESET, PIPE, TIMED_OUT, REFUSED = "Connection reset by peer", "Broken pipe", "Connection timed out", "Connection refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One direction of the network between the hosts. `delay` draws a one-way delay in seconds."""
+
+    delay: Callable[[random.Random], float]
+    rate_bytes_s: float = 1.25e9
+    loss: float = 0.0  # of data segments
+    syn_loss: float = 0.0  # of each packet of a connection's set-up
+    buffer_bytes: int = 4 << 20
+
+
+class Listener(Protocol):
+    """Who is told of what arrives at one end."""
+
+    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None: ...
+    def ended(self, end: End) -> None: ...
+    def broken(self, end: End, why: str) -> None: ...
+    def drained(self, end: End) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class End:
+    """One side's socket, and the bytes that it has yet to send."""
+
+    connection: Connection
+    owner: Listener
+    from_source: bool
+    number: int = -1  # what the endpoint calls it
+    open: bool = True
+    reading: bool = True
+    queue: deque[list[bytes | int | float]] = field(default_factory=deque)  # data, fill, whole size, when said
+    held: deque[tuple[bytes, int, float]] = field(default_factory=deque)  # arrived here, not read yet
+    unread: int = 0
+    in_flight: int = 0
+    busy_until: float = 0.0
+    last_arrival: float = 0.0
+    sent_bytes: int = 0
+    fin_wanted: bool = False
+    fin_sent: bool = False
+    fin_arrived: bool = False
+    draining: bool = False
+    dead: bool = False  # reset: nothing moves any more
+    depth: int = 0  # one-way trips that led to what arrived last
+
+    @property
+    def peer(self) -> End:
+        return self.connection.server if self is self.connection.client else self.connection.client
+
+
+class Connection:
+    """A connection from its first SYN. `name` is what its opener wanted it for."""
+
+    def __init__(self, number: int, name: str, client: Listener, server: Listener) -> None:
+        self.number = number
+        self.name = name
+        self.client = End(self, client, True)
+        self.server = End(self, server, False)
+        self.accepted = False
+        self.established = False  # at the server
+
+
+@dataclass(slots=True)
+class Shaper:
+    """What faults do to data in one direction. Bytes are counted over all connections."""
+
+    swallow_after: float = float("inf")  # a proxy reads and discards
+    stall_after: float = float("inf")  # a proxy stops reading
+    lose_after: float = float("inf")  # no packet arrives any more
+    cut_after: float = float("inf")
+    lost_timeout_s: float = 924.6  # tcp_retries2 = 15
+    passed: int = 0
+
+
+class Net:
+    """All connections between the two hosts."""
+
+    def __init__(self, env: simpy.Environment, rng: random.Random, there: Path, back: Path) -> None:
+        self.env, self.rng = env, rng
+        self.paths = {True: there, False: back}
+        self.connections: list[Connection] = []
+        self.shapers = {True: Shaper(), False: Shaper()}
+        self.backlog = 1
+        self.accept_queue: deque[Connection] = deque()
+        self.listening = False
+        self.on_established: Callable[[], None] = lambda: None
+        self.on_cut: Callable[[], None] = lambda: None
+        self.establish_after: dict[str, float] = {}  # name -> extra time until the server sees it
+        self.hold: dict[str, float] = {}  # name -> until when the client's bytes are held back
+        self.packet: Callable[[Connection, bool, str, bytes, int], None] = lambda *_: None
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        event = simpy.Timeout(self.env, delay_s if delay_s > 0 else 0.0)
+        event.callbacks.append(lambda _: call())
+
+    # --- set-up -----------------------------------------------------------------------------------------------------
+    def connect(self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None],
+                start_s: float = 0.0) -> End:  # fmt: skip
+        """A connection attempt after `start_s`; `done(end, "")` or `done(end, error)` tells the client how it went."""
+        made = Connection(len(self.connections), name, client, server)
+        self.connections.append(made)
+        self.after(start_s, lambda: self._syn(made, 0, done))
+        return made.client
+
+    def _syn(self, made: Connection, attempt: int, done: Callable[[End, str], None]) -> None:
+        self.packet(made, True, "syn", b"", 0)
+        there, back = self.paths[True], self.paths[False]
+        first, second = there.delay(self.rng), back.delay(self.rng)
+        lost = there.syn_loss and self.rng.random() < there.syn_loss
+        self.after(first, lambda: self._syn_arrives(made, attempt, second, bool(lost), done))
+
+    def _syn_arrives(self, made: Connection, attempt: int, back_s: float, lost: bool,
+                     done: Callable[[End, str], None]) -> None:  # fmt: skip
+        if not made.client.open:
+            return
+        if not self.listening and not lost:
+            self.after(back_s, lambda: done(made.client, REFUSED))
+            return
+        pending = len(self.accept_queue) + sum(
+            1 for c in self.connections if c.server.number == -2 and not c.established
+        )
+        if lost or pending > self.backlog:
+            waited = sum(SYN_GAPS_S[: attempt + 1])
+            if waited > CONNECT_TIMEOUT_S or attempt + 1 >= len(SYN_GAPS_S):
+                self.after(0, lambda: done(made.client, TIMED_OUT))
+            else:
+                self.after(SYN_GAPS_S[attempt], lambda: self._syn(made, attempt + 1, done))
+            return
+        made.server.number = -2  # in SYN_RECV
+        if self.paths[False].syn_loss and self.rng.random() < self.paths[False].syn_loss:
+            back_s += SYN_ACK_GAP_S
+        self.packet(made, False, "syn-ack", b"", 0)
+        extra = self.establish_after.get(made.name, 0.0)
+        if self.paths[True].syn_loss and self.rng.random() < self.paths[True].syn_loss:
+            extra += SYN_ACK_GAP_S  # until the SYN-ACK comes again; data on the connection would be sooner
+        ack_s = back_s + self.paths[True].delay(self.rng) + extra
+        self.after(back_s, lambda: done(made.client, ""))
+        self.after(ack_s, lambda: self._establish(made))
+        if extra:
+            made.client.busy_until = self.env.now + ack_s  # its data cannot arrive before it does
+
+    def _establish(self, made: Connection) -> None:
+        if made.established or made.server.dead:
+            return
+        made.established = True
+        self.accept_queue.append(made)
+        self.on_established()
+
+    # --- data -------------------------------------------------------------------------------------------------------
+    def send(self, end: End, data: bytes, fill: int, depth: int = 0) -> None:
+        if end.dead or not end.open:
+            return
+        self.packet(end.connection, end.from_source, "data", data, fill)
+        end.queue.append([data, fill, len(data) + fill, self.env.now, depth])
+        end.draining = True
+        self._pump(end)
+
+    def _pump(self, end: End) -> None:
+        """Move what the window lets through."""
+        shaper, path, peer = self.shapers[end.from_source], self.paths[end.from_source], end.peer
+        while end.queue and not end.dead:
+            data, fill, whole, said_s, depth = end.queue[0]
+            assert isinstance(data, bytes) and isinstance(fill, int) and isinstance(whole, int)
+            outstanding = end.in_flight + peer.unread
+            window = path.buffer_bytes - outstanding
+            flowing = peer.reading and end.connection.accepted and shaper.passed < shaper.stall_after
+            if shaper.passed >= shaper.lose_after:
+                flowing = False
+            left = len(data) + fill
+            if flowing and (window > 0 or not outstanding):
+                size = min(left, max(path.buffer_bytes // 4, whole // PIECES, len(data)))
+            else:
+                size = min(left, max(window, 0))
+            for limit in (shaper.swallow_after, shaper.stall_after, shaper.lose_after, shaper.cut_after):
+                if shaper.passed < limit < shaper.passed + size:
+                    size = int(limit - shaper.passed)
+            if size <= 0:
+                return
+            part = data[:size]
+            part_fill = size - len(part)
+            end.queue[0][0], end.queue[0][1] = data[size:], fill - part_fill
+            if len(part) + part_fill == left:
+                end.queue.popleft()
+            self._transmit(end, part, part_fill, float(said_s), int(depth))
+            if shaper.passed >= shaper.cut_after:
+                shaper.cut_after = float("inf")
+                self.after(0, self.on_cut)
+        if not end.queue and end.draining and not end.dead:
+            end.draining = False
+            waiting = end.busy_until - path.buffer_bytes / path.rate_bytes_s - self.env.now
+            self.after(waiting, lambda: self._drained(end))
+        if not end.queue and end.fin_wanted and not end.fin_sent and not end.dead:
+            end.fin_sent = True
+            self.packet(end.connection, end.from_source, "fin", b"", 0)
+            arrival = max(self.env.now, end.busy_until, end.last_arrival) + path.delay(self.rng)
+            end.last_arrival = max(arrival, end.last_arrival)
+            self.after(end.last_arrival - self.env.now, lambda: self._fin_arrives(end.peer))
+
+    def _drained(self, end: End) -> None:
+        if not end.queue and not end.dead:
+            end.owner.drained(end)
+
+    def _transmit(self, end: End, data: bytes, fill: int, said_s: float, depth: int) -> None:
+        shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
+        size = len(data) + fill
+        swallowed = shaper.passed >= shaper.swallow_after
+        lost = shaper.passed >= shaper.lose_after
+        shaper.passed += size
+        end.sent_bytes += size
+        end.busy_until = max(self.env.now, end.busy_until) + size / path.rate_bytes_s
+        arrival = end.busy_until + path.delay(self.rng)
+        if path.loss:
+            arrival += _retransmissions(self.rng, path.loss)
+        until = self.hold.get(end.connection.name, 0.0) if end.from_source else 0.0
+        arrival = max(arrival, until, end.last_arrival)
+        end.in_flight += size
+        if lost:
+            self.after(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
+        elif arrival != float("inf"):
+            end.last_arrival = arrival
+            self.after(arrival - self.env.now, lambda: self._arrive(end, data, fill, said_s, depth, swallowed))
+
+    def _arrive(self, end: End, data: bytes, fill: int, said_s: float, depth: int, swallowed: bool) -> None:
+        peer, size = end.peer, len(data) + fill
+        end.in_flight -= size
+        if not swallowed and not peer.dead:
+            if not peer.open:
+                self._reset_by(peer)
+                return
+            peer.depth = max(peer.depth, depth)
+            stalled = self.shapers[end.from_source].stall_after <= self.shapers[end.from_source].passed - end.in_flight
+            if peer.reading and end.connection.accepted and not peer.held and not stalled:
+                peer.owner.arrived(peer, data, fill, said_s)
+            else:
+                peer.held.append((data, fill, said_s))
+                peer.unread += size
+        self._pump(end)
+
+    def read(self, end: End) -> None:
+        """`end` reads again: hand over what was held back."""
+        stalled = self.shapers[end.peer.from_source]
+        if stalled.stall_after < float("inf") and stalled.passed >= stalled.stall_after:
+            return
+        while end.held and end.reading and end.open and end.connection.accepted:
+            data, fill, said_s = end.held.popleft()
+            end.unread -= len(data) + fill
+            end.owner.arrived(end, data, fill, said_s)
+        if not end.held and end.fin_arrived and end.reading and end.open and end.connection.accepted:
+            end.fin_arrived = False
+            end.owner.ended(end)
+        self._pump(end.peer)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+    def close(self, end: End, unread: bool = False) -> None:
+        """Close both ways; over unread bytes that is a reset, which forgets what was not yet sent."""
+        if not end.open:
+            return
+        end.open = False
+        if end.dead:
+            return
+        if unread or end.unread or end.held:
+            end.queue.clear()
+            end.dead = True
+            self._reset_by(end)
+        else:
+            end.fin_wanted = True
+            self._pump(end)
+
+    def shut(self, end: End) -> None:
+        """Half-close: no more from this end."""
+        end.fin_wanted = True
+        self._pump(end)
+
+    def _reset_by(self, end: End) -> None:
+        """An RST travels to the other end, behind what is under way."""
+        peer = end.peer
+        self.packet(end.connection, end.from_source, "rst", b"", 0)
+        path = self.paths[end.from_source]
+        arrival = max(self.env.now + path.delay(self.rng), end.last_arrival)
+        if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
+            return
+        self.after(arrival - self.env.now, lambda: self._break(peer, RESET))
+
+    def _break(self, end: End, why: str) -> None:
+        if end.dead:
+            return
+        end.dead = True
+        end.queue.clear()
+        if end.open:
+            end.owner.broken(end, why)
+
+    def _fin_arrives(self, end: End) -> None:
+        if end.dead or not end.open:
+            return
+        if end.held or not end.reading or not end.connection.accepted:
+            end.fin_arrived = True
+        else:
+            end.owner.ended(end)
+
+    def cut(self) -> None:
+        """Both sides' sockets are reset at once, as by a firewall that aborts."""
+        for made in self.connections:
+            self._break(made.client, RESET)
+            self._break(made.server, RESET)
+
+
+def _retransmissions(rng: random.Random, loss: float) -> float:
+    """Time lost to a segment that had to be sent again, and again (RTO doubling from 200 ms)."""
+    delay, rto = 0.0, FIRST_RTO_S
+    while rng.random() < loss and delay < 900:
+        delay, rto = delay + rto, min(rto * 2, 120.0)
+    return delay

@@ -1,0 +1,238 @@
+"""Builds a world from a scenario and a seed, runs it dry, and says how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import simpy
+
+from ..handshake.detect import Adaptive
+from ..handshake.capabilities import known_capabilities
+from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
+from ..handshake.machine import Settings
+from ..handshake.v1.destination import Destination as V1Destination
+from ..handshake.v1.source import Source as V1Source
+from ..handshake.v2.destination import Destination as V2Destination
+from ..handshake.v2.features import SHARED
+from ..handshake.v2.inventory import compare
+from ..handshake.v2.messages import Identity
+from ..handshake.v2.source import Source as V2Source
+from ..outcome import Facts, Row, classify, guest_at
+from ..scenario import Link, Scenario, Side, pair
+from ..trace import Packet, Trace
+from . import faults
+from .files import File
+from .host import Guest, Host
+from .net import Net, Path
+
+MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Result:
+    """A run: its row and its trace."""
+
+    row: Row
+    trace: Trace
+
+
+class World:
+    """Everything of one run, so that faults and managers can reach it."""
+
+    def __init__(self, scenario: Scenario, protocol: str, version: str, manager: str, seed: int) -> None:
+        self.scenario, self.protocol, self.manager, self.seed = scenario, protocol, manager, seed
+        self.versions = pair(version)
+        self.env = simpy.Environment()
+        self.rng = random.Random(f"{seed} {scenario.name}")
+        self.trace = Trace(f"{scenario.name}: {protocol}, {version}, {manager} manager, seed {seed}")
+        link = scenario.link
+        self.net = Net(self.env, self.rng, _path(link), _path(link))
+        self.net.packet = self._packet
+        source, destination = self._settings(True), self._settings(False)
+        self.source = self._host("source", self._source(source), scenario.guest)
+        self.destination = self._host("destination", self._destination(destination), scenario.guest)
+        self.source.other, self.destination.other = self.destination, self.source
+        self.source.guest.running = True
+        if protocol == "v1":
+            self.source.tls_round_trips = self.destination.tls_round_trips = 2
+        self.file = File(self) if link.transport in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null") else None
+        self.net.on_established = self.destination.accept
+        self.net.backlog = max(destination.channels, 1) if protocol == "v1" else 64
+        self.refused: Finished | None = None  # by QMP, before anything started
+
+    def _settings(self, at_source: bool) -> Settings:
+        """One side's settings, after what its manager makes of them."""
+        settings = self.scenario.settings(at_source, self.versions[0 if at_source else 1])
+        if self.manager != "libvirt" or self.protocol != "v1":
+            return settings
+        # libvirt passes the user's flags to both sides, and drops what the other side's QEMU does not list
+        asked = self.scenario.source
+        both = set(known_capabilities(self.versions[0])) & set(known_capabilities(self.versions[1]))
+        wanted = (*asked.capabilities, *(() if self.file_only else ("return-path",)))
+        shared = [c for c in dict.fromkeys(wanted) if c in both]
+        parameters = asked.parameters if at_source else {**self.scenario.destination.parameters, **asked.parameters}
+        return replace(
+            settings, capabilities=tuple(shared), parameters=tuple(sorted(parameters.items())), exit_on_error=False,
+        )  # fmt: skip
+
+    @property
+    def file_only(self) -> bool:
+        return self.scenario.link.transport in ("file", "exec-cat", "exec-null")
+
+    def _identity(self, side: Side, role: str) -> Identity:
+        entropy = hashlib.sha256(f"{self.seed} {self.scenario.name} {role}".encode()).digest()
+        return Identity(
+            entropy, side.session, side.psk.encode(), on_maybe=side.on_maybe, require=side.require, forbid=side.forbid,
+            memory_limit_bytes=side.memory_limit_mib * MIB, bidirectional=self.scenario.link.told_bidirectional,
+        )  # fmt: skip
+
+    def _source(self, settings: Settings) -> Any:
+        if self.protocol == "v1":
+            return V1Source(settings)
+        return V2Source(settings, self._identity(self.scenario.source, "source"))
+
+    def _destination(self, settings: Settings) -> Any:
+        side = self.scenario.destination
+        accept = "v1" if self.protocol == "v1" and side.accept == "v2" else side.accept
+        identity = self._identity(side, "destination")
+        made = {"v1": lambda: V1Destination(settings), "v2": lambda: V2Destination(settings, identity),
+                "v2-or-v1": lambda: Adaptive(settings, identity)}  # fmt: skip
+        return made[accept]()
+
+    def _host(self, side: str, endpoint: Any, facts: Any) -> Host:
+        bandwidth = self.scenario.link.rate_mib_s * MIB
+        guest = Guest(
+            ram_bytes=int(facts.ram_mib * MIB), dirty_bytes_s=facts.dirty_mib_s * MIB,
+            working_set_bytes=int(facts.working_set_mib * MIB), downtime_bytes=int(bandwidth * 0.3),
+            load_s=facts.load_ms / 1e3, post_load_error=facts.post_load_error,
+            apply_error=self.scenario.destination.apply_error,
+        )  # fmt: skip
+        return Host(side, endpoint, self.env, self.net, self.trace, guest, self.rng)
+
+    def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
+        self.trace.packets.append(Packet(self.env.now, made.number, from_source, kind, data, fill))
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+    def run(self) -> Result:
+        management = self.scenario.management
+        if not self._refused_up_front():
+            self._start()
+            for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
+                                (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
+                if at_s >= 0:
+                    self.net.after(at_s, self._order(input))
+            faults.arrange(self)
+            self.env.run(until=management.observe_s)
+            if self.file is not None:
+                self.file.load()
+                self.env.run(until=2 * management.observe_s)
+        return Result(self._row(), self.trace)
+
+    def _order(self, input: Any) -> Callable[[], None]:
+        def told() -> None:
+            if self.source.endpoint.finished is None:
+                self.trace.note(self.env.now, "manager", "management", "", type(input).__name__)
+                self.source.feed(input)
+
+        return told
+
+    def _refused_up_front(self) -> bool:
+        """A QEMU that does not know channel type `control` refuses the command before anything starts (D3)."""
+        if self.protocol == "v1":
+            return False
+        for host, side in ((self.source, self.scenario.source), (self.destination, self.scenario.destination)):
+            if not side.knows_v2:
+                text = "Parameter 'channel-type' does not accept value 'control'"
+                self.trace.note(0.0, host.side, "end", "", f"rejected: {text}")
+                self.refused = Finished("rejected", text, "specific", listening=True)
+                return True
+        return False
+
+    def _start(self) -> None:
+        if self.file is None:
+            self.destination.feed(Start())
+            self.net.listening = self.destination.endpoint.finished is None
+        if self.net.listening or self.file is not None:
+            self.source.feed(Start())
+        else:
+            self.refused = self.destination.endpoint.finished
+
+    # --- how it ended -----------------------------------------------------------------------------------------------
+    def _row(self) -> Row:
+        source, destination = self.source, self.destination
+        facts = self.facts()
+        end = facts.source
+        after = None if source.finished_s is None else source.finished_s
+        if facts.destination_runs and destination.finished_s is not None and after is not None:
+            after = max(after, destination.finished_s)
+        trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
+        stopped, started = source.guest.stopped_s, destination.guest.started_s
+        at = guest_at(facts)
+        if at == "nowhere" and self.manager == "libvirt":
+            self.trace.note(self.env.now, "manager", "management", "", "Confirm: resumes the guest at the source")
+            at = "source"  # Finish saw that the destination has nothing
+        return Row(
+            self.scenario.name, self.protocol, self.manager, *self.versions, self.seed, classify(facts),
+            end.status if end else source.endpoint.status,
+            "gone" if destination.dead else destination.endpoint.status, at, end.reason if end else "none",
+            " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "", after, source.first_guest_byte_s, trips,
+            source.guest_bytes, started - stopped if started is not None and stopped is not None else None,
+            end.text if end else "", _printed(self.trace), self.scenario.management.lies,
+        )  # fmt: skip
+
+    def facts(self) -> Facts:
+        source, destination = self.source, self.destination
+        end = self.refused or source.endpoint.finished
+        if isinstance(end, Finished) and end.status == "completed":
+            source.guest.running = False
+        loaded = getattr(destination.endpoint, "ram_bytes", None)
+        chosen = getattr(destination.endpoint, "chosen", None)
+        if chosen is not None:
+            loaded = chosen.ram_bytes
+        complete = loaded is None or loaded >= source.guest.collected_bytes - 4096 * 64
+        return Facts(
+            end, destination.endpoint.finished, source.guest.running, destination.guest.running, destination.dead,
+            complete, self._as_asked(),
+        )  # fmt: skip
+
+    def _as_asked(self) -> bool:
+        """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
+        if self.protocol != "v1":
+            return True
+        ours, theirs = self.source.endpoint.settings, self.destination.endpoint.settings
+        both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
+        if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
+            return False
+        found = compare(ours.machine, theirs.machine)
+        return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in found)
+
+
+def _printed(trace: Trace) -> str:
+    return " | ".join(s.text for s in trace.steps if s.side == "destination" and s.kind == "print")
+
+
+def _path(link: Link) -> Path:
+    base, scale, shape = link.delay_ms / 1e3, link.jitter_ms / 1e3, link.shape
+    samples = tuple(s / 1e3 for s in link.samples_ms) or (0.0,)
+    laws: dict[str, Callable[[random.Random], float]] = {
+        "constant": lambda _: base,
+        "lognormal": lambda rng: base + scale * rng.lognormvariate(0.0, shape),
+        "pareto": lambda rng: base + scale * (rng.paretovariate(shape) - 1.0),
+        "exponential": lambda rng: base + (rng.expovariate(1.0 / scale) if scale else 0.0),
+        "empirical": lambda rng: base + rng.choice(samples),
+    }
+    local = link.transport == "unix" or link.transport.startswith("exec")
+    size = 208 << 10 if link.transport == "unix" else 64 << 10 if link.transport.startswith("exec") else 0
+    return Path(
+        (lambda _: 1e-5) if local else laws[link.delay_law], link.rate_mib_s * MIB, link.loss, link.syn_loss,
+        size or link.buffer_kib << 10,
+    )  # fmt: skip
+
+
+def run(scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = "naive", seed: int = 1) -> Result:
+    """One run of a scenario in the simulated world: same arguments, same trace."""
+    return World(scenario, protocol, version or scenario.versions[0], manager, seed).run()

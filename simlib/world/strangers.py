@@ -1,0 +1,72 @@
+"""Those who connect without being asked: port scanners, monitors, crossed wires, and worse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..handshake import stream
+from ..handshake.machine import Machine
+from ..handshake.v2 import body, frames
+from ..scenario import Fault
+from .net import End
+
+if TYPE_CHECKING:
+    from .run import World
+
+
+class Stranger:
+    """One connection to the destination at a moment, saying one thing."""
+
+    def __init__(self, world: World, fault: Fault, number: int) -> None:
+        self.world, self.fault = world, fault
+        self.name = f"stranger[{number}]"
+        world.net.after(max(fault.at_s, 0.0), self._connect)
+
+    def _connect(self) -> None:
+        self.world.net.connect(self.name, self, self.world.destination, self._connected)
+
+    def _connected(self, end: End, error: str) -> None:
+        if error:
+            self._note(error)
+            return
+        said = _WORDS[self.fault.says]
+        if self.fault.says == "scan":
+            self._note("connects and leaves")
+            self.world.net.close(end)
+        elif said:
+            self._note(f"says {self.fault.says}")
+            self.world.net.send(end, said, 0)
+        else:
+            self._note("connects and is silent")
+
+    def _note(self, text: str) -> None:
+        self.world.trace.note(self.world.env.now, "stranger", "link", self.name, text)
+
+    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None:
+        self._note(f"hears {len(data)} bytes")
+
+    def ended(self, end: End) -> None:
+        self._note("is shown the door")
+
+    def broken(self, end: End, why: str) -> None:
+        self._note(f"is thrown out: {why}")
+
+    def drained(self, end: End) -> None:
+        """What it said is on its way."""
+
+
+def _bad_channel() -> bytes:
+    told = {"session-id": "0" * 16, "name": "main", "role": "main", "index": 0, "nonce": "0" * 32, "mac": "0" * 64}
+    return frames.preface(frames.INITIATOR, bytes(16)) + frames.frame(frames.CHANNEL_OPEN, body.dump(told))
+
+
+_WORDS = {
+    "silent": b"",
+    "scan": b"",
+    "garbage": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
+    "half-magic": stream.MAGIC[:2],
+    "multifd": stream.multifd_initial(Machine(), 0),
+    "qevm": stream.MAGIC + b"\0\0\0\3",
+    "v2-hello": frames.preface(frames.INITIATOR, bytes(16)),
+    "bad-channel": _bad_channel(),
+}
