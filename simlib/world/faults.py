@@ -42,7 +42,7 @@ def _shape(world: World, fault: Fault) -> None:
         else:
             world.net.after(fault.at_s, lambda: setattr(shaper, name, shaper.passed))
     else:
-        setattr(shaper, name, max(fault.after_mib, 0) * MIB)
+        setattr(shaper, name, int(max(fault.after_mib, 0) * MIB))
     if fault.kind == "lose" and fault.at_s < 0:
         other = world.net.shapers[fault.direction != "to-destination"]
         watched = world.net.packet

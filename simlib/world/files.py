@@ -58,7 +58,7 @@ class File:
     def load(self) -> None:
         """A destination reads the file, from its beginning to its end."""
         destination, link = self.world.destination, self.world.scenario.link
-        if self.world.protocol != "v1" or not self.chunks or self.kind == "exec-null" or link.load_transport == "exec-none":
+        if self.world.protocol != "v1" or not self.chunks or self.kind in ("exec-null", "exec-true") or link.load_transport == "exec-none":
             return
         destination.feed(Start())
         if destination.endpoint.finished is not None:

@@ -130,9 +130,6 @@ class Host:
             self.taking = True
             made = self.net.accept_queue.popleft()
             end = made.server
-            if end.dead and not end.held:
-                self.taking = False
-                continue
             end.number = len(self.ends)
             self.ends[end.number] = end
             made.accepted = True
@@ -217,7 +214,8 @@ class Host:
             if end.open:
                 self.feed(i.Opened(o.conn))
 
-        start_s = self.rng.random() * 1e-4 if o.conn else 0.0  # each further connect has a thread of its own
+        threaded = o.channel.startswith("multifd")  # each has a thread of its own: their order is chance
+        start_s = 2e-5 + self.rng.random() * 1e-4 if threaded else 0.0
         end = self.net.connect(o.channel, self, self.other, done, start_s)
         end.number = o.conn
         self.ends[o.conn] = end

@@ -164,10 +164,10 @@ class Net:
         self.after(back_s, lambda: done(made.client, ""))
         self.after(ack_s, lambda: self._establish(made))
         if extra:
-            made.client.busy_until = self.env.now + ack_s  # its data cannot arrive before it does
+            made.client.last_arrival = self.env.now + ack_s  # its data can't arrive before the connection does
 
     def _establish(self, made: Connection) -> None:
-        if made.established or made.server.dead:
+        if made.established:
             return
         made.established = True
         self.accept_queue.append(made)
@@ -309,7 +309,7 @@ class Net:
         self.after(arrival - self.env.now, lambda: self._break(peer, RESET))
 
     def _break(self, end: End, why: str) -> None:
-        if end.dead:
+        if end.dead or (why == RESET and self._swallowed(end)):
             return
         end.dead = True
         end.queue.clear()
@@ -317,12 +317,17 @@ class Net:
             end.owner.broken(end, why)
 
     def _fin_arrives(self, end: End) -> None:
-        if end.dead or not end.open:
+        if end.dead or not end.open or self._swallowed(end):
             return
         if end.held or not end.reading or not end.connection.accepted:
             end.fin_arrived = True
         else:
             end.owner.ended(end)
+
+    def _swallowed(self, end: End) -> bool:
+        """A proxy that swallows what the destination says closes only when the source does."""
+        shaper = self.shapers[end.peer.from_source]
+        return not end.peer.from_source and shaper.passed >= shaper.swallow_after
 
     def cut(self) -> None:
         """Both sides' sockets are reset at once, as by a firewall that aborts."""

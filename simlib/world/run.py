@@ -59,8 +59,8 @@ class World:
         self.source.guest.running = True
         if protocol == "v1":
             self.source.tls_round_trips = self.destination.tls_round_trips = 2
-        self.file = File(self) if link.transport in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null") else None
         self.net.on_established = self.destination.accept
+        self.file = File(self) if link.transport in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null") else None
         self.net.backlog = max(destination.channels, 1) if protocol == "v1" else 64
         self.refused: Finished | None = None  # by QMP, before anything started
 

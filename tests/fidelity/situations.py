@@ -112,7 +112,8 @@ def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
         "reaches dst before main": ["preempt", "main"], "just before main": ["preempt", "main"],
     }  # fmt: skip
     if "order" in st:
-        all_of_them = ["main", *multifd, "preempt"]
+        # the proxy counts connections as they were opened; preempt comes before multifd
+        all_of_them = ["main", *(["preempt"] if caps.get("postcopy-preempt") else []), *multifd]
         return (Fault("order", order=tuple(all_of_them[i] for i in st["order"])),)
     if name.startswith("J"):
         late = [] if "control" in text else [Fault("late", connection="main", for_s=0.05 if "50 ms" in text else 0.6)]

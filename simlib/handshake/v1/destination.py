@@ -68,9 +68,9 @@ class Destination:
 
     @property
     def _complete(self) -> bool:
-        """Main and all multifd channels are there (migration_has_all_channels)."""
+        """Main and all multifd channels are there (migration_has_all_channels); with multifd 7.2 forgets preempt."""
         multifd = sum(c.kind == "multifd" for c in self.connections)
-        preempt = self.rules.waits_for_preempt and self.settings.has("postcopy-preempt")
+        preempt = self.rules.waits_for_preempt and self.settings.has("postcopy-preempt") and not multifd
         there = not preempt or any(c.kind == "preempt" for c in self.connections)
         return self.main is not None and multifd >= self.settings.channels and there
 
@@ -112,7 +112,7 @@ class Destination:
         self.blocked = None
 
     def _identify(self, conn: int) -> None:
-        if self._complete and not (self.rules.identify in ("peek", "parked") and self._wants_preempt):
+        if self._complete and not self._wants_preempt:
             self._out.append(Printed(EXTRA))
             self._close(conn)
             return
@@ -138,6 +138,8 @@ class Destination:
 
     @property
     def _wants_preempt(self) -> bool:
+        if self.settings.channels and self.rules.waits_for_preempt:
+            return False
         return self.settings.has("postcopy-preempt") and not any(c.kind == "preempt" for c in self.connections)
 
     @property
@@ -188,6 +190,8 @@ class Destination:
 
     def _become_preempt(self, conn: int) -> None:
         self._set(conn, kind="preempt")
+        if not self.postcopy:
+            self._pause(conn)  # nobody reads it before postcopy
         self._start_when_complete()
         if self.waiting_for_preempt:
             self.waiting_for_preempt = False
@@ -367,6 +371,7 @@ class Destination:
                 self.waiting_for_preempt = True
         elif number == stream.POSTCOPY_LISTEN:
             self.postcopy = True
+            self._out += [Resume(conn) for conn, c in enumerate(self.connections) if c.kind == "preempt"]
         elif number == stream.POSTCOPY_RUN:
             self._enter("postcopy-active")
             self._out += [Load(sum(d.size_bytes for d in self.settings.machine.devices))]
@@ -430,11 +435,11 @@ class Destination:
     def _loaded_all(self) -> None:
         main = self.main
         assert main is not None
+        if self.reply_path:
+            self._reply(main, 1, struct.pack(">I", 0), "SHUT 0")
         if self.postcopy and self.settings.channels and self.rules.postcopy_multifd_crashes:
             self._exit("util/yank.c: yank_unregister_instance: Assertion `QLIST_EMPTY(&entry->yankfns)' failed.", True)
             return
-        if self.reply_path:
-            self._reply(main, 1, struct.pack(">I", 0), "SHUT 0")
         self._enter("completed")
         self._close_all()
         self._finish(Finished("completed"))

@@ -45,6 +45,7 @@ class Source:
         self.return_path_error: tuple[str, str] | None = None  # text, reason
         self.ponged = self.acked = self.shut = self.postcopy = self.stopped = self.cancelled = False
         self.packets = 0
+        self.part = (0, False, False)  # bytes of the pass, whether it is the last, whether the rest fits
         self._out: list[Output] = []
 
     def key(self) -> tuple[object, ...]:
@@ -211,16 +212,23 @@ class Source:
 
     # --- the guest --------------------------------------------------------------------------------------------------
     def _on_ram_collected(self, ram: RamCollected) -> None:
-        last = self.stage == "collect-last"
-        self._write_ram(ram.size_bytes, last)
+        """One pass over guest memory. With multifd its pages go first, and main's part when they are gone."""
+        self.part = (ram.size_bytes, self.stage == "collect-last", ram.converged)
+        if not self.postcopy:
+            self._write_multifd(ram.size_bytes)
+        self.stage = "part"
+        self._advance()
+
+    def _stage_part(self) -> None:
+        size_bytes, last, converged = self.part
+        self._write_ram(size_bytes, last)
         if last:
             self._write_devices()
             self.stage = "last"
-        elif ram.converged:
+        elif converged:
             self.stage = "switch" if self.acked or not self.settings.has("switchover-ack") else "wait-ack"
         else:
             self.stage = "pass"
-        self._advance()
 
     def _on_guest_stopped(self, _: GuestStopped) -> None:
         self.stopped = True
@@ -377,11 +385,9 @@ class Source:
             self._write(lane, *piece, named)
 
     def _write_ram(self, size_bytes: int, last: bool) -> None:
-        """One pass: on main, or spread over the multifd channels and closed by their SYNC."""
+        """Main's part of a pass: its section, and without multifd the pages themselves."""
         kind = stream.END if last else stream.PART
         lanes = [] if self.postcopy else self._multifd()
-        if not self.postcopy:
-            self._write_multifd(size_bytes)
         urgent = 0
         if self.postcopy and "preempt" in self.channels:
             urgent = size_bytes // 8 & ~4095
@@ -418,9 +424,8 @@ class Source:
             return
         if conn in dict(self.broken):
             self._write_failed(dict(self.broken)[conn])
-        elif conn == MAIN and self.return_path_error is not None and self.stage != "last":
-            text, reason = self.return_path_error
-            self._fail(*((text, reason) if text else ("Unable to write to socket: Bad file descriptor", "generic")))
+        elif conn == MAIN and self.return_path_error is not None and not self.rules.sends_shut:
+            self._fail("Unable to write to socket: Bad file descriptor", "generic")  # 7.2 has shut the file
         else:
             if named:
                 self._out.append(Said(conn, named))
@@ -452,7 +457,11 @@ class Source:
         self._finish(Finished("failed", text, reason))
 
     def _close_all(self) -> None:
-        self._out += [Drop(conn) for conn in range(len(self.channels))]
+        """All connections; but after a failure 7.2 keeps main while its return-path thread reads on (measured: the
+        destination is not told)."""
+        held = self.status == "failed" and not self.rules.sends_shut and self.settings.return_path
+        held = held and self.return_path_error is None
+        self._out += [Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not held]
 
     def _finish(self, finished: Finished) -> None:
         self.finished = finished
