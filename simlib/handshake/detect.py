@@ -28,7 +28,15 @@ class Adaptive:
         self.told: tuple[Input, ...] = ()
         self.first: tuple[bytes, ...] = ()  # of each connection
         self.refused: tuple[int, ...] = ()
-        self.status = "none"
+        self.listening = False
+
+    @property
+    def status(self) -> str:
+        return self.chosen.status if self.chosen else "setup" if self.listening else "none"
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.chosen.ram_bytes if self.chosen else 0
 
     @property
     def finished(self) -> Finished | None:
@@ -36,7 +44,7 @@ class Adaptive:
 
     @property
     def accepting(self) -> bool:
-        return self.chosen.accepting if self.chosen else self.status != "none"
+        return self.chosen.accepting if self.chosen else self.listening
 
     @property
     def blocked(self) -> Any:
@@ -47,7 +55,7 @@ class Adaptive:
             return self.chosen.handle(input)
         self.told = (*self.told, input)
         if isinstance(input, Start):
-            self.status = "setup"
+            self.listening = True
             return [Entered("setup")]
         if isinstance(input, Opened):
             self.first = (*self.first, b"")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..handshake.interface import Ended, Opened, Received, Start
+from ..handshake.interface import Ended, Finished, Opened, Received, Start
+from ..handshake.v2 import manifest
 from .net import PIPE, Connection, End
 
 if TYPE_CHECKING:
@@ -55,10 +56,25 @@ class File:
     def drained(self, end: End) -> None:
         """The echo is on its way."""
 
+    def _manifest_refuses(self) -> bool:
+        """The manifest stands before the stream: what is wrong is known before a page is read, and told by name."""
+        world = self.world
+        told = manifest.write(world.source.endpoint.settings)
+        errors = manifest.check(told, world.destination.endpoint.settings)
+        for e in errors:
+            world.trace.note(world.env.now, "destination", "print", "manifest", f"{e.code}: {e.text}")
+        wrong = tuple(e for e in errors if e.severity == "error")
+        if wrong:
+            world.refused = Finished("rejected", str(wrong[0]), "specific", wrong, listening=True)
+        return bool(wrong)
+
     def load(self) -> None:
         """A destination reads the file, from its beginning to its end."""
         destination, link = self.world.destination, self.world.scenario.link
-        if self.world.protocol != "v1" or not self.chunks or self.kind in ("exec-null", "exec-true") or link.load_transport == "exec-none":
+        nothing = not self.chunks or self.kind in ("exec-null", "exec-true") or link.load_transport == "exec-none"
+        if nothing or (self.world.protocol != "v1" and not self.world.saved):
+            return
+        if self.world.saved and self._manifest_refuses():
             return
         destination.feed(Start())
         if destination.endpoint.finished is not None:

@@ -57,6 +57,7 @@ class End:
     open: bool = True
     reading: bool = True
     queue: deque[list[bytes | int | float]] = field(default_factory=deque)  # data, fill, whole size, when said
+    flight: deque[Callable[[], None]] = field(default_factory=deque)  # what arrives next there, in order
     held: deque[tuple[bytes, int, float]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
     in_flight: int = 0
@@ -221,7 +222,7 @@ class Net:
             self.packet(end.connection, end.from_source, "fin", b"", 0)
             arrival = max(self.env.now, end.busy_until, end.last_arrival) + path.delay(self.rng)
             end.last_arrival = max(arrival, end.last_arrival)
-            self.after(end.last_arrival - self.env.now, lambda: self._fin_arrives(end.peer))
+            self._fly(end, lambda: self._fin_arrives(end.peer))
 
     def _drained(self, end: End) -> None:
         if not end.queue and not end.dead:
@@ -245,7 +246,12 @@ class Net:
             self.after(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
         elif arrival != float("inf"):
             end.last_arrival = arrival
-            self.after(arrival - self.env.now, lambda: self._arrive(end, data, fill, said_s, depth, swallowed))
+            self._fly(end, lambda: self._arrive(end, data, fill, said_s, depth, swallowed))
+
+    def _fly(self, end: End, land: Callable[[], None]) -> None:
+        """`land` at `last_arrival`, behind all that is in flight: rounded times must not let one overtake another."""
+        end.flight.append(land)
+        self.after(end.last_arrival - self.env.now, lambda: end.flight.popleft()())
 
     def _arrive(self, end: End, data: bytes, fill: int, said_s: float, depth: int, swallowed: bool) -> None:
         peer, size = end.peer, len(data) + fill
@@ -306,7 +312,8 @@ class Net:
         arrival = max(self.env.now + path.delay(self.rng), end.last_arrival)
         if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
             return
-        self.after(arrival - self.env.now, lambda: self._break(peer, RESET))
+        end.last_arrival = arrival
+        self._fly(end, lambda: self._break(peer, RESET))
 
     def _break(self, end: End, why: str) -> None:
         if end.dead or (why == RESET and self._swallowed(end)):

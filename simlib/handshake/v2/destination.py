@@ -266,9 +266,10 @@ class Destination(Session):
             self._broke_off(str(error))
 
     def _read_lane(self, conn: int, data: bytes, fill: int) -> None:
-        lane = dict(self.lanes)[conn]
+        before = dict(self.lanes)[conn]
         compression = str(self.agreement.parameter("multifd", "compression", "none"))
-        lane = replace(lane, buffer=lane.buffer.add(data, fill)).read(compression, conn, 1 << 30)
+        lane = replace(before, buffer=before.buffer.add(data, fill)).read(compression, conn, 1 << 30)
+        self.ram_bytes += lane.ram_bytes - before.ram_bytes
         self.lanes = tuple((c, lane if c == conn else old) for c, old in self.lanes)
         self._loaded_when_complete()
 

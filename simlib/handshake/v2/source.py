@@ -6,13 +6,14 @@ after GO and before RUNNING the source is uncertain, says so, and keeps its gues
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import stream
 from ..capabilities import refusal
 from ..errors import Error, PeerError, clean
 from ..interface import (
-    Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Open, Opened,
+    Broken, Cancel, CollectRam, Drained, Drop, End, Ended, Entered, Finished, GuestStopped, Open, Opened,
     RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy, TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
@@ -55,6 +56,7 @@ class Source(Session):
         self.undrained: tuple[int, ...] = ()
         self.stage = ""  # of the data: "", ram, collect, stopping, collect-last, package, sent
         self.stopped = self.converged = self.postcopy = False
+        self.lost: tuple[Error, ...] = ()  # a channel, while control has yet to say why
         self.packets = 0
 
     @property
@@ -150,10 +152,11 @@ class Source(Session):
                 "peer-closed", "control", "", "", f"The peer went away before it answered ({clean(how)}).",
                 "Is the destination listening for a handshake (channel type control), or for the v1 stream?", "later",
             ))  # fmt: skip
-        elif conn != CONTROL and self.state == "agreed":
-            name = self._name(conn)
-            self._give_up(Error("channel-lost", f"channel[{name}]", "open", "closed", f"Channel {name} was lost before "
-                                f"READY ({clean(how)}).", "", "later"))  # fmt: skip
+        elif self.state == "closing":
+            if conn == CONTROL:
+                self._end_attempt(self.lost)
+        elif conn != CONTROL and self.state in ("agreed", "ready", "package-sent"):
+            self._channel_lost(self._name(conn), how)
         elif self.state in ("loaded", "package-loaded", "postcopy"):
             if conn == CONTROL:  # the other channels may end before RUNNING arrives: nothing orders connections
                 self._uncertain(how)
@@ -162,6 +165,16 @@ class Source(Session):
                 "connection-lost", self._name(conn), "", "",
                 f"The connection {self._name(conn)} was lost while {self.state} ({clean(how)}).", "", "later",
             ))  # fmt: skip
+
+    def _channel_lost(self, name: str, how: str) -> None:
+        """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
+        so ABORT goes out and the report waits until control has ended."""
+        when = "before READY" if self.state == "agreed" else "while the guest moved"
+        text = f"Channel {name} was lost {when} ({clean(how)})."
+        self.lost = (Error("channel-lost", f"channel[{name}]", "closed", "", text, "", "later"),)
+        self._say(CONTROL, frames.ABORT, messages.abort(self.lost[0], self.state), note="channel-lost")
+        self.state = "closing"
+        self._out += [ResumeGuest(), *(Drop(c) for c in range(len(self.links)) if c != CONTROL), End(CONTROL)]
 
     def _name(self, conn: int) -> str:
         return self.channels[conn] if conn < len(self.channels) else str(conn)
@@ -207,19 +220,17 @@ class Source(Session):
         self.agreed = (*self.agreed, name)
 
     def _heard_ready(self, conn: int, told: dict[str, Any]) -> None:
+        if self.state == "closing":
+            return
         mine = [[name, self.links[c].nonce.hex()] for c, name in enumerate(self.channels) if c != CONTROL]
         flat = [part for row in mine for part in row]
         if told["channels"] != mine or not binding.same(told["mac"], binding.mac(self.key_bytes, "READY", *flat)):
             raise PeerError("transcript", "READY does not name the channels that we opened", "READY")
-        for c, name in enumerate(self.channels):
-            self._set(c, kind=name, reader=self._unlimited(c))
+        for c, name in enumerate(self.channels):  # READY may overtake a CHANNEL_OK: nothing orders connections
+            self._set(c, kind=name, reader=replace(self.links[c].reader, unlimited=True))
         self._enter("active")
         self.stage = "setup"
         self._advance()
-
-    def _unlimited(self, conn: int) -> frames.Reader:
-        reader = self.links[conn].reader
-        return frames.Reader(reader.expected, reader.limits, reader.buffer, True, unlimited=True)
 
     def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
         if conn != CONTROL:
@@ -232,13 +243,18 @@ class Source(Session):
         self._refused(messages.read_errors(told["errors"]), {"code": "connection-lost", "text": ""})
 
     def _refused(self, errors: tuple[Error, ...], told: dict[str, Any]) -> None:
-        errors = errors or (Error(clean(told["code"], 80), text=clean(told["text"])),)
+        self._end_attempt(errors or (Error(clean(told["code"], 80), text=clean(told["text"])),))
+
+    def _end_attempt(self, errors: tuple[Error, ...]) -> None:
         self._drop_all()
         self._out.append(ResumeGuest())
-        self._enter("failed")
-        self._finish("failed", errors)
+        cancelled = errors[0].code in ("cancelled", "deadline")
+        self._enter("cancelled" if cancelled else "failed")
+        self._finish("cancelled" if cancelled else "failed", errors)
 
     def _heard_loaded(self, conn: int, told: dict[str, Any]) -> None:
+        if self.state == "closing":
+            return
         if self.state == "completed":
             self._completed()
             return
@@ -283,14 +299,13 @@ class Source(Session):
 
     def _advance(self) -> None:
         """The migration thread: it stands still while the transport has not taken what it wrote."""
-        if self.undrained or self.finished is not None:
+        if self.undrained or self.finished is not None or self.state == "closing":
             return
         if self.stage == "setup":
             self._out.append(Said(self._main, "QEVM, CONFIGURATION, START ram"))
-            lanes = self.agreement.has("multifd")
             told = stream.header(self._agreed_settings) + stream.ram_start(RAM_SECTION, self._agreed_settings, False)
             self.stage = "ram"
-            self._write_main(told if not lanes else told, 0)
+            self._write_main(told, 0)
         elif self.stage == "ram" and not (self.converged or self.postcopy):
             self.stage = "collect"
             self._out.append(CollectRam())
@@ -350,13 +365,9 @@ class Source(Session):
         if self.state in ("loaded", "package-loaded", "postcopy"):
             self._uncertain(str(errors[0]))
             return
-        if self.state not in ("connecting", "failed") and errors[0].code not in ("connection-lost", "peer-closed", "connect"):
+        if self.state not in ("connecting", "failed", "closing") and errors[0].code not in ("connection-lost", "peer-closed", "connect"):
             self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
-        self._drop_all()
-        self._out.append(ResumeGuest())
-        cancelled = errors[0].code in ("cancelled", "deadline")
-        self._enter("cancelled" if cancelled else "failed")
-        self._finish("cancelled" if cancelled else "failed", errors)
+        self._end_attempt(errors)
 
     def _uncertain(self, how: str) -> None:
         self._drop_all()
