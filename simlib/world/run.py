@@ -21,6 +21,7 @@ from ..handshake.v2.features import SHARED
 from ..handshake.v2.inventory import compare
 from ..handshake.v2.messages import Identity
 from ..handshake.v2.source import Source as V2Source
+from ..handshake.variants import VARIANTS, ProbingDestination, ProbingSource
 from ..outcome import Facts, Row, classify, guest_at
 from ..scenario import Link, Scenario, Side, pair
 from ..trace import Packet, Trace
@@ -84,6 +85,10 @@ class World:
         return self.scenario.link.transport in ("file", "exec-cat", "exec-null")
 
     @property
+    def probes(self) -> bool:
+        return self.protocol in VARIANTS
+
+    @property
     def saved(self) -> bool:
         """v2 has no handshake with a file: the stream is v1's, behind a manifest."""
         return self.protocol != "v1" and self.scenario.link.transport == "file"
@@ -96,12 +101,20 @@ class World:
         )  # fmt: skip
 
     def _source(self, settings: Settings) -> Any:
-        if self.protocol == "v1" or self.saved:
+        if self.protocol == "v1" or self.saved or (self.probes and not self.scenario.source.knows_v2):
             return V1Source(settings)
+        if self.probes:
+            timeout_s = self.scenario.detect_timeout_s
+            return ProbingSource(settings, self._identity(self.scenario.source, "source"), self.protocol, timeout_s)
         return V2Source(settings, self._identity(self.scenario.source, "source"))
 
     def _destination(self, settings: Settings) -> Any:
         side = self.scenario.destination
+        if self.probes:
+            identity, timeout_s = self._identity(side, "destination"), self.scenario.detect_timeout_s
+            if side.knows_v2:
+                return ProbingDestination(settings, identity, self.protocol, timeout_s)
+            return V1Destination(settings)
         accept = "v1" if self.saved or (self.protocol == "v1" and side.accept == "v2") else side.accept
         identity = self._identity(side, "destination")
         made = {"v1": lambda: V1Destination(settings), "v2": lambda: V2Destination(settings, identity),
@@ -147,7 +160,7 @@ class World:
 
     def _refused_up_front(self) -> bool:
         """A QEMU that does not know channel type `control` refuses the command before anything starts (D3)."""
-        if self.protocol == "v1" or self.saved:
+        if self.protocol == "v1" or self.saved or self.probes:
             return False
         for host, side in ((self.source, self.scenario.source), (self.destination, self.scenario.destination)):
             if not side.knows_v2:

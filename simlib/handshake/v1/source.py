@@ -14,7 +14,7 @@ from ..buffer import Buffer
 from ..capabilities import refusal
 from ..interface import (
     Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Heard, Input, Open, Opened,
-    Output, RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy,
+    Output, Pause, RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy,
     TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
@@ -114,6 +114,8 @@ class Source:
         if conn == MAIN:
             if self.settings.return_path and self.settings.transport == "file":
                 self.return_path_error = ("Unable to read from file: Bad file descriptor", "generic")
+            if not self.settings.return_path:
+                self._out.append(Pause(MAIN))  # nobody reads it: what comes is still unread when it closes
             self._open_channels()
             self.stage = "channels"
         elif self.channels[conn].startswith("multifd"):

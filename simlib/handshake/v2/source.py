@@ -275,6 +275,8 @@ class Source(Session):
 
     # --- the data ---------------------------------------------------------------------------------------------------
     def _on_ramcollected(self, ram: RamCollected) -> None:
+        if self.stage not in ("collect", "collect-last"):
+            return
         last = self.stage == "collect-last"
         self.converged = ram.converged
         lanes = [] if self.postcopy else [c for c, n in enumerate(self.channels) if n.startswith("multifd")]

@@ -1,0 +1,198 @@
+"""The command `simlib`, also `python -m simlib`. Results go to stdout, progress and complaints to stderr.
+
+Exit status: 0 done, 1 it could not be done, 2 it was asked wrongly, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import __version__
+
+T = TypeVar("T")
+
+
+class Failure(Exception):
+    """One sentence: what, where, what to do."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "simlib", description="A lab for the QEMU live-migration handshake: v1 (today's stream) against v2.",
+        epilog="Start with: simlib compare. Then: simlib list; simlib run device_only_at_source --protocol v1",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"simlib {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    compare = verbs.add_parser("compare", help="every scenario under v1 and v2: table, pictures, traces",
+                               description="Runs every scenario (or those named) in the simulated world under both "
+                               "protocols, prints the table, and writes it with pictures and traces below --out.")  # fmt: skip
+    compare.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
+    compare.add_argument("--out", type=Path, default=Path("build/compare"), help="folder to write to (%(default)s)")
+    compare.add_argument("--seed", type=int, default=1, help="same seed, same run (%(default)s)")
+    compare.add_argument("--json", action="store_true", help="the rows as JSON on stdout instead of the table")
+    compare.set_defaults(call=_compare)
+    run = verbs.add_parser("run", help="one scenario: readable trace, chart, capture",
+                           description="Runs one scenario and prints its trace; with --out also writes trace.txt, "
+                           "chart.svg, capture.pcapng (for Wireshark, see data/wireshark) and row.json.")  # fmt: skip
+    run.add_argument("scenario", help="a name that `simlib list` shows, or a TOML file")
+    run.add_argument("--protocol", default="", help="v1, v2, or a detection variant a, b, c, d, d' (the scenario's first)")
+    run.add_argument("--qemu", default="", metavar="VERSION", help='QEMU of both sides, as "10.0", or "10.0>7.2"')
+    run.add_argument("--manager", default="", help="naive (trusts the source) or libvirt")
+    run.add_argument("--seed", type=int, default=1, help="same seed, same run (%(default)s)")
+    run.add_argument("--out", type=Path, help="folder to write to")
+    run.add_argument("--json", action="store_true", help="the row and the steps as JSON")
+    run.set_defaults(call=_run)
+    shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
+    shown.add_argument("--json", action="store_true", help="as JSON")
+    shown.set_defaults(call=_list)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.call(options))
+    except KeyboardInterrupt:
+        print("simlib: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
+        sys.stderr.close()
+        return 1
+    except Failure as error:
+        print(f"simlib: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"simlib: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"simlib: {error}", file=sys.stderr)
+        return 2
+
+
+def _compare(options: Any) -> int:
+    from . import compare, scenario, world
+
+    try:
+        chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
+    except scenario.ScenarioError as error:
+        raise ValueError(str(error)) from None
+    work = compare.jobs(chosen)
+    rows: list[Any] = []
+    command = "simlib " + " ".join(["compare", *options.scenario, "--seed", str(options.seed)])
+    try:
+        for row in _progress(compare.run_all(world.run, work, options.out, options.seed), len(work), "runs"):
+            rows.append(row)
+    finally:
+        if rows:
+            compare.finish(rows, chosen, options.out, command)
+            _tell_rows(rows, options, command)
+    return 0
+
+
+def _tell_rows(rows: list[Any], options: Any, command: str) -> None:
+    from . import compare
+
+    if options.json:
+        json.dump({"command": command, "rows": [r.as_dict() for r in rows]}, sys.stdout, indent=1)
+        print()
+        return
+    for line in (*compare.text_table(rows), "", *compare.summary(rows)):
+        print(line)
+    print(f"\npictures, table and traces: {options.out}/index.html (seed {options.seed})")
+
+
+def _run(options: Any) -> int:
+    from . import scenario, world
+
+    try:
+        found = scenario.find(options.scenario)
+        given = {
+            "protocol": options.protocol or found.protocols[0], "version": options.qemu or found.versions[0],
+            "manager": options.manager or found.managers[0],
+        }  # fmt: skip
+        _check("--protocol", given["protocol"], scenario.PROTOCOLS)
+        _check("--manager", given["manager"], scenario.MANAGERS)
+        for number, at_source in zip(scenario.pair(given["version"]), (True, False), strict=True):
+            found.settings(at_source, number)
+    except scenario.ScenarioError as error:
+        raise ValueError(str(error)) from None
+    except ValueError as error:
+        wrong = f"--qemu {options.qemu!r} is not a version; write 10.0 or 10.0>7.2" if "int()" in str(error) else error
+        raise ValueError(str(wrong)) from None
+    result = world.run(found, seed=options.seed, **given)
+    if options.out:
+        _write(options.out, result)
+    if options.json:
+        json.dump({"row": result.row.as_dict(), "steps": result.trace.rows()}, sys.stdout, indent=1)
+        print()
+    else:
+        print(result.trace)
+        print(f"\n{found.title}: {result.row.outcome}, the guest is at: {result.row.guest_at}")
+        if result.row.source_text:
+            print(f"the source is told: {result.row.source_text}")
+        again = f"simlib run {options.scenario} --protocol {given['protocol']} --qemu '{given['version']}'"
+        print(f"again: {again} --manager {given['manager']} --seed {options.seed}")
+    return 0
+
+
+def _write(out: Path, result: Any) -> None:
+    from . import capture, chart
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "trace.txt").write_text(f"{result.trace}\n", encoding="utf-8")
+    (out / "chart.svg").write_text(chart.sequence_svg(result.trace, result.row.outcome), encoding="utf-8")
+    (out / "row.json").write_text(json.dumps(result.row.as_dict(), indent=1), encoding="utf-8")
+    segments = (
+        capture.Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, p.data, p.fill)
+        for p in sorted(result.trace.packets, key=lambda p: p.time_s)
+    )
+    capture.write(out / "capture.pcapng", segments, result.trace.title)
+
+
+def _list(options: Any) -> int:
+    from . import scenario
+
+    try:
+        found = scenario.load_all()
+    except scenario.ScenarioError as error:
+        raise ValueError(str(error)) from None
+    if options.json:
+        told = [{"name": s.name, "title": s.title, "claims": s.claims, "versions": s.versions} for s in found]
+        json.dump(told, sys.stdout, indent=1)
+        print()
+    else:
+        for s in found:
+            print(f"{s.name:40} {s.title} ({', '.join(s.claims)})")
+    return 0
+
+
+def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{option} {value!r} is not known; choose one of {', '.join(allowed)}")
+
+
+def _progress(items: Iterable[T], total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> Iterator[T]:
+    """A bar with the time left, on a terminal and after two seconds; silent otherwise."""
+    started = drawn = clock()
+    shows = sys.stderr.isatty()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = clock()
+        if shows and now - started > 2 and now - drawn > 0.1:
+            drawn = now
+            left = (now - started) / done * (total - done)
+            bar = "#" * (30 * done // total)
+            print(f"\r[{bar:30}] {done}/{total} {unit}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+    if shows and drawn > started:
+        print("\r" + " " * 70 + "\r", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""Every scenario under v1 and v2, side by side: the table, a picture of it, a chart and a trace of each run.
+
+Takes the runner as an argument; what it writes is the same whoever ran it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Protocol
+
+from .chart import sequence_svg
+from .outcome import BAD, COLUMNS, OUTCOMES, Row
+from .scenario import Scenario
+from .trace import Trace
+
+COLOURS = {
+    "migrated": "#2ca25f", "refused": "#3b7dd8", "failed": "#f0a30a", "hung": "#c0392b", "lost": "#7b1fa2",
+    "misconfigured": "#d35400", "corrupted": "#ad1457", "split_brain": "#4a148c", "uncertain": "#607d8b",
+}  # fmt: skip
+MARKS = {
+    "migrated": "✓", "refused": "R", "failed": "F", "hung": "H", "lost": "L", "misconfigured": "M", "corrupted": "C",
+    "split_brain": "S", "uncertain": "?",
+}  # fmt: skip
+
+
+class Run(Protocol):
+    """What a runner gives back."""
+
+    row: Row
+    trace: Trace
+
+
+Runner = Callable[..., Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    scenario: Scenario
+    protocol: str
+    version: str
+    manager: str
+
+
+def jobs(scenarios: Iterable[Scenario]) -> list[Job]:
+    """v1 under every manager, v2 under one: what v2 does does not depend on who watches."""
+    return [
+        Job(s, protocol, version, manager)
+        for s in scenarios
+        for version in s.versions
+        for protocol in s.protocols
+        for manager in (s.managers if protocol == "v1" else s.managers[:1])
+    ]
+
+
+def run_all(runner: Runner, work: list[Job], out: Path, seed: int) -> Iterator[Row]:
+    """Run, and write as it goes, so that what was computed is never lost. Raises OSError."""
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("charts", "traces"):
+        (out / folder).mkdir(exist_ok=True)
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for job in work:
+            result = runner(
+                job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed
+            )  # fmt: skip
+            table.writerow(result.row.as_dict())
+            file.flush()
+            name = file_name(result.row)
+            (out / "traces" / f"{name}.txt").write_text(f"{result.trace}\n", encoding="utf-8")
+            if job.version == job.scenario.versions[0] and job.manager == job.scenario.managers[0]:
+                svg = sequence_svg(result.trace, result.row.outcome)
+                (out / "charts" / f"{name}.svg").write_text(svg, encoding="utf-8")
+            yield result.row
+
+
+def file_name(row: Row) -> str:
+    version = f"{row.source_version}-{row.destination_version}"
+    return f"{row.scenario}.{row.protocol}.{version}.{row.manager}"
+
+
+def finish(rows: list[Row], scenarios: list[Scenario], out: Path, command: str) -> None:
+    """What needs all rows: table.json, the picture, the page."""
+    told = {"command": command, "columns": COLUMNS, "rows": [r.as_dict() for r in rows]}
+    (out / "table.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    (out / "outcomes.svg").write_text(matrix_svg(rows), encoding="utf-8")
+    (out / "index.html").write_text(page(rows, scenarios, command), encoding="utf-8")
+
+
+def pairs(rows: Iterable[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
+    """(scenario, versions, manager) -> protocol -> row; v2's row stands beside each manager's."""
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    kept = list(rows)
+    for row in kept:
+        if row.protocol == "v1":
+            found.setdefault((row.scenario, versions(row), row.manager), {})["v1"] = row
+    for row in kept:
+        if row.protocol != "v1":
+            keys = [k for k in found if k[:2] == (row.scenario, versions(row))]
+            for key in keys or [(row.scenario, versions(row), row.manager)]:
+                found.setdefault(key, {})[row.protocol] = row
+    return found
+
+
+def versions(row: Row) -> str:
+    same = row.source_version == row.destination_version
+    return row.source_version if same else f"{row.source_version}>{row.destination_version}"
+
+
+def text_table(rows: list[Row]) -> Iterator[str]:
+    """For a terminal: one line a situation, v1 and v2 side by side."""
+    yield f"{'scenario':36} {'versions':9} {'manager':8} {'v1':13} {'guest_at':11} {'reason':9} {'v2':9} {'guest_at':11} error_codes"
+    before = ""
+    for (scenario, version, manager), both in pairs(rows).items():
+        one, two = both.get("v1"), both.get("v2")
+        left = f"{one.outcome:13} {one.guest_at:11} {one.reason_at_source:9}" if one else f"{'':35}"
+        right = f"{two.outcome:9} {two.guest_at:11} {two.error_codes}" if two else ""
+        lied = " (the manager lied)" if (two and two.lied) else ""
+        yield f"{scenario if scenario != before else '':36} {version:9} {manager:8} {left} {right}{lied}".rstrip()
+        before = scenario
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    """How often each outcome, by protocol; and how many v1 failures told the source why."""
+    for protocol in dict.fromkeys(r.protocol for r in rows):
+        mine = [r for r in rows if r.protocol == protocol]
+        counted = Counter(r.outcome for r in mine)
+        told = ", ".join(f"{counted[o]} {o}" for o in OUTCOMES if counted[o])
+        bad = sum(r.outcome in BAD and not r.lied for r in mine)
+        silent = [r for r in mine if r.outcome in ("failed", "refused")]
+        coded = sum(bool(r.error_codes) or r.source_status == "rejected" for r in silent)
+        yield (
+            f"{protocol}: {len(mine)} runs: {told}; {bad} of them hang, lose, corrupt or mislead; of {len(silent)} that "
+            f"fail cleanly the source knows the reason in {coded}"
+        )
+
+
+def matrix_svg(rows: list[Row], only: Callable[[Row], bool] = lambda r: r.manager == "naive") -> str:
+    """A square for each run: scenarios down, v1 and v2 by version across."""
+    shown = [r for r in rows if only(r)]
+    names = list(dict.fromkeys(r.scenario for r in shown))
+    columns = [(p, v) for p in ("v1", "v2") for v in ("7.2", "10.0", "11.1")]
+    at = {(r.scenario, r.protocol, versions(r)): r for r in shown}
+    row_h, left, cell = 17, 290, 46
+    top, right = 84, left + cell * len(columns) + 30
+    height = top + row_h * len(names) + 70
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right} {height}" width="{right}" height="{height}" '
+        'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="11" role="img">',
+        "<title>How each scenario ends under v1 and under v2</title>",
+        f'<rect width="{right}" height="{height}" fill="#ffffff"/>',
+        f'<text x="16" y="28" font-size="16" font-weight="bold">How each situation ends</text>',
+        '<text x="16" y="48" fill="#555">simulated; v1 as QEMU does it today, v2 with the handshake</text>',
+    ]
+    for i, (protocol, version) in enumerate(columns):
+        x = left + i * cell + (14 if i >= 3 else 0)
+        if i in (0, 3):
+            parts.append(f'<text x="{x}" y="{top - 24}" font-size="13" font-weight="bold">{protocol}</text>')
+        parts.append(f'<text x="{x + 20}" y="{top - 8}" text-anchor="middle" fill="#555">{version}</text>')
+    for j, name in enumerate(names):
+        y = top + j * row_h
+        parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(name.replace("_", " "))}</text>')
+        for i, (protocol, version) in enumerate(columns):
+            row = at.get((name, protocol, version))
+            x = left + i * cell + (14 if i >= 3 else 0)
+            if row is None:
+                continue
+            told = escape(f"{row.outcome}: {row.source_text or row.source_status}")
+            parts.append(
+                f'<g><title>{told}</title><rect x="{x}" y="{y}" width="{cell - 5}" height="{row_h - 3}" rx="3" '
+                f'fill="{COLOURS[row.outcome]}"/><text x="{x + 20}" y="{y + 11}" text-anchor="middle" fill="#fff" '
+                f'font-weight="bold">{MARKS[row.outcome]}</text></g>'
+            )
+    x, y = 16, height - 44
+    for outcome in OUTCOMES:
+        parts.append(f'<rect x="{x}" y="{y}" width="16" height="14" rx="3" fill="{COLOURS[outcome]}"/>')
+        parts.append(f'<text x="{x + 8}" y="{y + 11}" text-anchor="middle" fill="#fff" font-weight="bold">{MARKS[outcome]}</text>')
+        parts.append(f'<text x="{x + 21}" y="{y + 11}">{outcome}</text>')
+        x += 36 + 7 * len(outcome)
+        if x > right - 110:
+            x, y = 16, y + 22
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
+    """A page that opens by double click: the picture, and for each scenario its two charts."""
+    told = [
+        "<!doctype html><meta charset='utf-8'><title>v1 against v2</title>",
+        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em}"
+        "img{max-width:100%}td{vertical-align:top;padding:.3em}h2{border-top:1px solid #ccc;padding-top:1em}"
+        "small{color:#555}</style>",
+        f"<h1>v1 against v2</h1><p><small>made by <code>{escape(command)}</code></small></p>",
+        "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in summary(rows)) + "</ul>",
+        "<p><img src='outcomes.svg' alt='outcome of each scenario under v1 and v2'></p>",
+    ]
+    for s in scenarios:
+        mine = [r for r in rows if r.scenario == s.name and versions(r) == s.versions[0] and r.manager == s.managers[0]]
+        cells = "".join(
+            f"<td><img src='charts/{file_name(r)}.svg' alt='{r.protocol}: {r.outcome}'><br><a "
+            f"href='traces/{file_name(r)}.txt'>trace</a></td>"
+            for r in mine
+        )
+        told.append(
+            f"<h2 id='{s.name}'>{escape(s.title)}</h2><p>{escape(s.about.strip())} <small>{', '.join(s.claims)} · "
+            f"QEMU {s.versions[0]}</small></p><table><tr>{cells}</tr></table>"
+        )
+    return "\n".join(told)

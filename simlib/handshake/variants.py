@@ -1,0 +1,258 @@
+"""The detection variants (a) to (d'): ways to find v2 by probing instead of being told. Studied, never to be shipped.
+
+Each side is a wrapper that plays its trick on the first connection and then hands over to the real v1 or v2 endpoint;
+an old peer is the v1 endpoint itself. Like `detect`, this file may see both versions.
+
+    a   destination probes at once and waits T for the answer; the source starts v1 and listens
+    b   source sends a header of version 4 and waits T for the answer
+    c   destination greets at once; the source waits T for the greeting
+    d   source sends header, configuration, OPEN_RETURN_PATH, PING(c) and waits T for PONG(c): proves a return path only
+    d'  the same, and a new destination answers PONG(c xor K): an old one cannot
+
+T = 0 means no timer: (a) then decides at the first data, the others wait for ever.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from typing import Any
+
+from . import stream
+from .interface import (
+    AlarmRang, Drained, Ended, Finished, Heard, Input, Open, Opened, Output, Received, Said, Send, SetAlarm, Start,
+    StopAlarm,
+)  # fmt: skip
+from .machine import Settings
+from .v1.destination import Destination as V1Destination
+from .v1.source import Source as V1Source
+from .v2.destination import Destination as V2Destination
+from .v2.messages import Identity
+from .v2.source import Source as V2Source
+
+VARIANTS = ("a", "b", "c", "d", "d'")
+PROBE, ACK2, ANSWER, GREET = b"\x89QMP\r\n\x1a\n", b"\x89QMK\r\n\x1a\n", b"\x89QMA\r\n\x1a\n", b"\x89QMG\r\n\x1a\n"
+HEADER_4 = stream.MAGIC + struct.pack(">I", 4)
+COOKIE, K = 0x5EED1234, 0x514D4832
+MAIN = 0
+
+
+def _ping(cookie: int) -> bytes:
+    return stream.command(stream.PING, struct.pack(">I", cookie))
+
+
+def _pong(value: int) -> bytes:
+    return struct.pack(">HHI", 2, 4, value)
+
+
+class _Prober:
+    """One side while it has not decided, and the door to whom it decided for."""
+
+    def __init__(self, settings: Settings, identity: Identity, variant: str, timeout_s: float) -> None:
+        self.settings, self.identity = settings, identity
+        self.variant, self.timeout_s = variant, timeout_s
+        self.chosen: Any = None
+        self.mode = ""  # v1 or v2
+        self.bytes = b""
+        self.started = False
+
+    @property
+    def finished(self) -> Finished | None:
+        return self.chosen.finished if self.chosen else None
+
+    @property
+    def status(self) -> str:
+        return str(self.chosen.status) if self.chosen else "setup" if self.started else "none"
+
+    @property
+    def blocked(self) -> Any:
+        return self.chosen.blocked if self.chosen else None
+
+    def _wait(self) -> list[Output]:
+        return [SetAlarm("detect", self.timeout_s)] if self.timeout_s else []
+
+    def _choose(self, chosen: Any, mode: str, conn: int, data: bytes, why: str) -> list[Output]:
+        """Hand over the open connection, and what was read of it."""
+        self.chosen, self.mode = chosen, mode
+        out: list[Output] = [StopAlarm("detect"), Said(conn, f"(takes it for {mode}: {why})")]
+        for input in (Start(), Opened(conn), *([Received(conn, data)] if data else [])):
+            out += [o for o in chosen.handle(input) if not (isinstance(o, Open) and o.conn == conn)]
+        return out
+
+
+class ProbingSource(_Prober):
+    """A new source."""
+
+    def handle(self, input: Input) -> list[Output]:
+        if self.variant == "a" and self.mode == "v1" and isinstance(input, Received):
+            return self._listen(input)
+        if self.chosen is not None:
+            if isinstance(input, AlarmRang) and input.name == "detect":
+                return []
+            return list(self.chosen.handle(input))
+        if isinstance(input, Start):
+            self.started = True
+            return [Open(MAIN, "main")]
+        if isinstance(input, Opened):
+            return self._opened()
+        if isinstance(input, AlarmRang):
+            return self._v1("nothing came in time")
+        if isinstance(input, Received):
+            self.bytes += input.data
+            return self._decide()
+        if isinstance(input, Drained):
+            return []
+        lost = V1Source(self.settings)  # the connection failed: v1 says how
+        return self._choose(lost, "v1", MAIN, b"", "no connection") + list(lost.handle(input))
+
+    def _opened(self) -> list[Output]:
+        if self.variant == "a":
+            return self._v1("it always starts so")
+        if self.variant == "b":
+            return [Said(MAIN, "QEVM version 4"), Send(MAIN, HEADER_4), *self._wait()]
+        if self.variant == "c":
+            return self._wait()
+        told = stream.header(self.settings) + stream.command(stream.OPEN_RETURN_PATH) + _ping(COOKIE)
+        return [Said(MAIN, "QEVM, CONFIGURATION, OPEN_RETURN_PATH, PING"), Send(MAIN, told), *self._wait()]
+
+    def _decide(self) -> list[Output]:
+        if self.variant == "b" and self.bytes[:8] == ANSWER:
+            return self._v2(self.bytes[8:], "answered")
+        if self.variant == "c" and self.bytes[:8] == GREET:
+            return self._v2(self.bytes[8:], "greeted")
+        if self.variant in ("d", "d'") and len(self.bytes) >= 8:
+            if self.bytes[:8] == _pong(COOKIE):
+                return self._v1("an old PONG came back", opened=True)
+            if self.bytes[:8] == _pong(COOKIE ^ K) and self.variant == "d'":
+                return self._v2(self.bytes[8:], "the transformed PONG came back")
+            return self._v1("something else came back", opened=True)
+        return []
+
+    def _listen(self, input: Received) -> list[Output]:
+        """(a): a PROBE may come at any time while v1 is under way."""
+        self.bytes += input.data
+        if self.bytes[:8] == PROBE and self.chosen.status in ("setup", "active"):
+            rest = self.bytes[8:]
+            return [Send(MAIN, ACK2), *self._v2(rest, "probed")]
+        return []
+
+    def _v1(self, why: str, opened: bool = False) -> list[Output]:
+        """On with today's stream; what the probe has said of it is not said again."""
+        settings = self.settings
+        if self.variant in ("d", "d'") and not settings.return_path:
+            settings = replace(settings, capabilities=(*settings.capabilities, "return-path"))
+        out = self._choose(V1Source(settings), "v1", MAIN, b"", why)
+        if self.variant not in ("d", "d'"):
+            return out
+        at = next(i for i, o in enumerate(out) if isinstance(o, Send))
+        first = out[at]
+        assert isinstance(first, Send)
+        said = len(stream.header(settings) + stream.command(stream.OPEN_RETURN_PATH)) + 9
+        rest = first.data[said:]
+        if rest:
+            out[at] = Send(MAIN, rest)
+            return out
+        return [*out[:at], *out[at + 1 :], *self.chosen.handle(Drained(MAIN))]
+
+    def _v2(self, data: bytes, why: str) -> list[Output]:
+        return self._choose(V2Source(self.settings, self.identity), "v2", MAIN, data, why)
+
+
+class ProbingDestination(_Prober):
+    """A new destination. It decides on its first connection; the others wait in the listening socket."""
+
+    @property
+    def accepting(self) -> bool:
+        return self.chosen.accepting if self.chosen else self.started and not self.opened
+
+    @property
+    def ram_bytes(self) -> int:
+        return int(self.chosen.ram_bytes) if self.chosen else 0
+
+    opened = False
+    ponged = False
+    chunks: tuple[tuple[bytes, int], ...] = ()
+
+    def handle(self, input: Input) -> list[Output]:
+        if self.chosen is not None:
+            if isinstance(input, AlarmRang) and input.name == "detect":
+                return []
+            out = list(self.chosen.handle(input))
+            if self.ponged:  # its PING has been answered already
+                out = [o for o in out if not (isinstance(o, Send) and o.data[:4] == b"\0\2\0\4")]
+            return out
+        if isinstance(input, Start):
+            self.started = True
+        elif isinstance(input, Opened):
+            self.opened = True
+            if self.variant == "a":
+                return [Said(MAIN, "PROBE"), Send(MAIN, PROBE), *self._wait()]
+            if self.variant == "c":
+                return [Said(MAIN, "GREET"), Send(MAIN, GREET)]
+        elif isinstance(input, Received):
+            self.bytes += input.data
+            return self._decide(input.fill)
+        elif isinstance(input, AlarmRang):
+            return self._v1("no answer to the probe")
+        elif isinstance(input, Ended):
+            return [*self._v1("it ended"), *self.chosen.handle(input)]
+        return []
+
+    def _decide(self, fill: int) -> list[Output]:
+        if self.variant == "a":
+            at = self.bytes.find(ACK2)
+            if at >= 0:
+                return self._v2(self.bytes[at + 8 :], "answered the probe")
+            if not self.timeout_s:
+                return self._v1("data came first", fill)
+            if fill:  # kept for v1, should no answer come
+                self.chunks, self.bytes = (*self.chunks, (self.bytes, fill)), b""
+            return []
+        if self.variant == "b" and self.bytes[:8] == HEADER_4:
+            return [Said(MAIN, "ANSWER"), Send(MAIN, ANSWER), *self._v2(self.bytes[8:], "version 4")]
+        if self.variant == "d'":
+            return self._after_ping(fill)
+        if len(self.bytes) < 8:
+            return []
+        if self.bytes[:4] == b"\x89QMS":
+            return self._v2(self.bytes, "its first bytes")
+        return self._v1("its first bytes", fill)
+
+    def _after_ping(self, fill: int) -> list[Output]:
+        """Read as far as PING, answer it transformed, and let the next byte say who is there."""
+        loader = stream.Loader(self.settings)
+        loader.feed(self.bytes)
+        try:
+            while (event := loader.next_event()) is not None:
+                if event[0] == "command" and event[1] == stream.PING:
+                    break
+                if event[0] == "setup":
+                    return self._v1("an old source without return path", fill)
+        except stream.StreamError:
+            return self._v1("not for us", fill)
+        if event is None:
+            return []
+        payload = event[2]
+        assert isinstance(payload, bytes)
+        rest = loader.buffer.head
+        if rest:
+            if rest[:1] == b"\x89":
+                return self._v2(rest, "its preface after PONG")
+            return self._v1("the stream goes on", fill)
+        if self.ponged:
+            return []
+        self.ponged = True
+        value = struct.unpack(">I", payload)[0] ^ K
+        return [Heard(MAIN, "PING"), Said(MAIN, "PONG, transformed"), Send(MAIN, _pong(value))]
+
+    def _v1(self, why: str, fill: int = 0) -> list[Output]:
+        out = self._choose(V1Destination(self.settings), "v1", MAIN, b"", why)
+        for data, more in (*self.chunks, (self.bytes, fill)):
+            out += self.chosen.handle(Received(MAIN, data, more))
+        if self.ponged:
+            out = [o for o in out if not (isinstance(o, Send) and o.data[:4] == b"\0\2\0\4")]
+        return out
+
+    def _v2(self, data: bytes, why: str) -> list[Output]:
+        self.ponged = False
+        return self._choose(V2Destination(self.settings, self.identity), "v2", MAIN, data, why)
