@@ -94,18 +94,14 @@ def finish(rows: list[Row], scenarios: list[Scenario], out: Path, command: str) 
 
 
 def pairs(rows: Iterable[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
-    """(scenario, versions, manager) -> protocol -> row; v2's row stands beside each manager's."""
+    """(scenario, versions, manager) -> protocol -> row; v2's row stands beside each manager's of v1."""
     found: dict[tuple[str, str, str], dict[str, Row]] = {}
     kept = list(rows)
-    for row in kept:
-        if row.protocol == "v1":
-            found.setdefault((row.scenario, versions(row), row.manager), {})["v1"] = row
-    for row in kept:
-        if row.protocol != "v1":
-            keys = [k for k in found if k[:2] == (row.scenario, versions(row))]
-            for key in keys or [(row.scenario, versions(row), row.manager)]:
-                found.setdefault(key, {})[row.protocol] = row
-    return found
+    for row in sorted(kept, key=lambda r: r.protocol == "v2"):
+        keys = [k for k in found if k[:2] == (row.scenario, versions(row))] if row.protocol == "v2" else []
+        for key in keys or [(row.scenario, versions(row), row.manager)]:
+            found.setdefault(key, {})[row.protocol] = row
+    return dict(sorted(found.items(), key=lambda item: item[0][0]))
 
 
 def versions(row: Row) -> str:
@@ -114,16 +110,26 @@ def versions(row: Row) -> str:
 
 
 def text_table(rows: list[Row]) -> Iterator[str]:
-    """For a terminal: one line a situation, v1 and v2 side by side."""
-    yield f"{'scenario':36} {'versions':9} {'manager':8} {'v1':13} {'guest_at':11} {'reason':9} {'v2':9} {'guest_at':11} error_codes"
+    """For a terminal: one line a situation, v1 and v2 side by side; below, the detection variants beside v2."""
+    probed = {r.scenario for r in rows if r.protocol not in ("v1", "v2")}
+    yield (
+        f"{'scenario':36} {'versions':9} {'manager':8} {'v1':13} {'guest_at':11} {'reason':9} {'v2':9} {'guest_at':11} "
+        "error_codes"
+    )
     before = ""
-    for (scenario, version, manager), both in pairs(rows).items():
+    for (scenario, version, manager), both in pairs(r for r in rows if r.scenario not in probed).items():
         one, two = both.get("v1"), both.get("v2")
         left = f"{one.outcome:13} {one.guest_at:11} {one.reason_at_source:9}" if one else f"{'':35}"
         right = f"{two.outcome:9} {two.guest_at:11} {two.error_codes}" if two else ""
-        lied = " (the manager lied)" if (two and two.lied) else ""
+        lied = " (the manager lied)" if (two or one) and (two or one).lied else ""  # type: ignore[union-attr]
         yield f"{scenario if scenario != before else '':36} {version:9} {manager:8} {left} {right}{lied}".rstrip()
         before = scenario
+    if probed:
+        names = list(dict.fromkeys(r.protocol for r in rows if r.scenario in probed))
+        yield ""
+        yield f"{'detection':36} " + " ".join(f"{n:13}" for n in names)
+        for (scenario, _, _), by in pairs(r for r in rows if r.scenario in probed).items():
+            yield f"{scenario:36} " + " ".join(f"{by[n].outcome if n in by else '':13}" for n in names)
 
 
 def summary(rows: list[Row]) -> Iterator[str]:

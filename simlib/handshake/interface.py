@@ -184,9 +184,10 @@ class Drop(_Value):
 # --- outputs: the guest, and time -----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class CollectRam(_Value):
-    """Next pass over guest memory; `last` when the guest has stopped."""
+    """Next pass over guest memory: the `first` begins anew, the `last` comes when the guest has stopped."""
 
     last: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

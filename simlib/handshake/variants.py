@@ -20,7 +20,7 @@ from typing import Any
 
 from . import stream
 from .interface import (
-    AlarmRang, Drained, Ended, Finished, Heard, Input, Open, Opened, Output, Received, Said, Send, SetAlarm, Start,
+    AlarmRang, Drained, Ended, Finished, Heard, Input, Open, Opened, Output, Pause, Received, Said, Send, SetAlarm, Start,
     StopAlarm,
 )  # fmt: skip
 from .machine import Settings
@@ -142,6 +142,8 @@ class ProbingSource(_Prober):
         if self.variant in ("d", "d'") and not settings.return_path:
             settings = replace(settings, capabilities=(*settings.capabilities, "return-path"))
         out = self._choose(V1Source(settings), "v1", MAIN, b"", why)
+        if self.variant == "a":  # it goes on listening, where v1 would not
+            return [o for o in out if not isinstance(o, Pause)]
         if self.variant not in ("d", "d'"):
             return out
         at = next(i for i, o in enumerate(out) if isinstance(o, Send))

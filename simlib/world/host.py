@@ -267,6 +267,8 @@ class Host:
         self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
 
     def _collect(self, o: i.CollectRam) -> None:
+        if o.first:
+            self.guest.passes = self.guest.collected_bytes = 0
         rest_s = 0.0 if o.last or not self.guest.passes else PASS_S
         self.net.after(rest_s, lambda: self.feed(self.guest.collect(self.env.now, o.last)))
 

@@ -57,10 +57,11 @@ class End:
     open: bool = True
     reading: bool = True
     queue: deque[list[bytes | int | float]] = field(default_factory=deque)  # data, fill, whole size, when said
-    flight: deque[Callable[[], None]] = field(default_factory=deque)  # what arrives next there, in order
+    flight: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)  # departure, and what it does there
     held: deque[tuple[bytes, int, float]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
     in_flight: int = 0
+    departs: float = 0.0  # when the last piece began to leave, and when it has left
     busy_until: float = 0.0
     last_arrival: float = 0.0
     sent_bytes: int = 0
@@ -235,7 +236,8 @@ class Net:
         lost = shaper.passed >= shaper.lose_after
         shaper.passed += size
         end.sent_bytes += size
-        end.busy_until = max(self.env.now, end.busy_until) + size / path.rate_bytes_s
+        end.departs = max(self.env.now, end.busy_until)
+        end.busy_until = end.departs + size / path.rate_bytes_s
         arrival = end.busy_until + path.delay(self.rng)
         if path.loss:
             arrival += _retransmissions(self.rng, path.loss)
@@ -250,8 +252,8 @@ class Net:
 
     def _fly(self, end: End, land: Callable[[], None]) -> None:
         """`land` at `last_arrival`, behind all that is in flight: rounded times must not let one overtake another."""
-        end.flight.append(land)
-        self.after(end.last_arrival - self.env.now, lambda: end.flight.popleft()())
+        end.flight.append((end.departs, land))
+        self.after(end.last_arrival - self.env.now, lambda: end.flight.popleft()[1]())
 
     def _arrive(self, end: End, data: bytes, fill: int, said_s: float, depth: int, swallowed: bool) -> None:
         peer, size = end.peer, len(data) + fill
@@ -293,6 +295,8 @@ class Net:
             return
         if unread or end.unread or end.held:
             end.queue.clear()
+            now = self.env.now  # what still stood in the send buffer never leaves
+            end.flight = deque((at, land if at <= now else lambda: None) for at, land in end.flight)
             end.dead = True
             self._reset_by(end)
         else:

@@ -44,6 +44,7 @@ class Source:
         self.replies = Buffer()
         self.return_path_error: tuple[str, str] | None = None  # text, reason
         self.ponged = self.acked = self.shut = self.postcopy = self.stopped = self.cancelled = False
+        self.collected = False
         self.packets = 0
         self.part = (0, False, False)  # bytes of the pass, whether it is the last, whether the rest fits
         self._out: list[Output] = []
@@ -293,7 +294,8 @@ class Source:
             self._start_postcopy()
             return
         self.stage = "collect"
-        self._out.append(CollectRam())
+        self._out.append(CollectRam(first=not self.collected))
+        self.collected = True
 
     def _stage_switch(self) -> None:
         if not self.stopped:

@@ -55,7 +55,7 @@ class Source(Session):
         self.agreed: tuple[str, ...] = ()  # channels that have said CHANNEL_OK
         self.undrained: tuple[int, ...] = ()
         self.stage = ""  # of the data: "", ram, collect, stopping, collect-last, package, sent
-        self.stopped = self.converged = self.postcopy = False
+        self.stopped = self.converged = self.postcopy = self.collected = False
         self.lost: tuple[Error, ...] = ()  # a channel, while control has yet to say why
         self.packets = 0
 
@@ -310,7 +310,8 @@ class Source(Session):
             self._write_main(told, 0)
         elif self.stage == "ram" and not (self.converged or self.postcopy):
             self.stage = "collect"
-            self._out.append(CollectRam())
+            self._out.append(CollectRam(first=not self.collected))
+            self.collected = True
         elif self.stage == "ram":
             self.stage = "stopping"
             self._enter("device")
