@@ -18,6 +18,9 @@ $(SET_UP): requirements.lock pyproject.toml
 compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and traces in build/compare/
 	@$(PY) -m simlib compare --out build/compare
 
+results: compare ## the picture and the table that are committed
+	@mkdir -p data/results && cp build/compare/outcomes.svg build/compare/table.csv data/results/
+
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -43,4 +46,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare lab test test-all check bench notebooks lock clean
+.PHONY: help compare results lab test test-all check bench notebooks lock clean

@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     compare = verbs.add_parser("compare", help="every scenario under v1 and v2: table, pictures, traces",
                                description="Runs every scenario (or those named) in the simulated world under both "
-                               "protocols, prints the table, and writes it with pictures and traces below --out.")  # fmt: skip
+                               "protocols, prints the table, writes pictures and traces below --out.")  # fmt: skip
     compare.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
     compare.add_argument("--out", type=Path, default=Path("build/compare"), help="folder to write to (%(default)s)")
     compare.add_argument("--seed", type=int, default=1, help="same seed, same run (%(default)s)")
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
                            description="Runs one scenario and prints its trace; with --out also writes trace.txt, "
                            "chart.svg, capture.pcapng (for Wireshark, see data/wireshark) and row.json.")  # fmt: skip
     run.add_argument("scenario", help="a name that `simlib list` shows, or a TOML file")
-    run.add_argument("--protocol", default="", help="v1, v2, or a detection variant a, b, c, d, d' (the scenario's first)")
+    run.add_argument("--protocol", default="", help="v1, v2, or a detection variant: a, b, c, d, d' (default: v1)")
     run.add_argument("--qemu", default="", metavar="VERSION", help='QEMU of both sides, as "10.0", or "10.0>7.2"')
     run.add_argument("--manager", default="", help="naive (trusts the source) or libvirt")
     run.add_argument("--seed", type=int, default=1, help="same seed, same run (%(default)s)")

@@ -142,8 +142,8 @@ def summary(rows: list[Row]) -> Iterator[str]:
         silent = [r for r in mine if r.outcome in ("failed", "refused")]
         coded = sum(bool(r.error_codes) or r.source_status == "rejected" for r in silent)
         yield (
-            f"{protocol}: {len(mine)} runs: {told}; {bad} of them hang, lose, corrupt or mislead; of {len(silent)} that "
-            f"fail cleanly the source knows the reason in {coded}"
+            f"{protocol}: {len(mine)} runs: {told}; {bad} of them hang, lose, corrupt or mislead; of "
+            f"{len(silent)} that fail cleanly the source knows the reason in {coded}"
         )
 
 
@@ -161,7 +161,7 @@ def matrix_svg(rows: list[Row], only: Callable[[Row], bool] = lambda r: r.manage
         'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="11" role="img">',
         "<title>How each scenario ends under v1 and under v2</title>",
         f'<rect width="{right}" height="{height}" fill="#ffffff"/>',
-        f'<text x="16" y="28" font-size="16" font-weight="bold">How each situation ends</text>',
+        '<text x="16" y="28" font-size="16" font-weight="bold">How each situation ends</text>',
         '<text x="16" y="48" fill="#555">simulated; v1 as QEMU does it today, v2 with the handshake</text>',
     ]
     for i, (protocol, version) in enumerate(columns):
@@ -186,7 +186,7 @@ def matrix_svg(rows: list[Row], only: Callable[[Row], bool] = lambda r: r.manage
     x, y = 16, height - 44
     for outcome in OUTCOMES:
         parts.append(f'<rect x="{x}" y="{y}" width="16" height="14" rx="3" fill="{COLOURS[outcome]}"/>')
-        parts.append(f'<text x="{x + 8}" y="{y + 11}" text-anchor="middle" fill="#fff" font-weight="bold">{MARKS[outcome]}</text>')
+        parts.append(f'<text x="{x + 8}" y="{y + 11}" text-anchor="middle" fill="#fff">{MARKS[outcome]}</text>')
         parts.append(f'<text x="{x + 21}" y="{y + 11}">{outcome}</text>')
         x += 36 + 7 * len(outcome)
         if x > right - 110:
@@ -198,7 +198,7 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
     """A page that opens by double click: the picture, and for each scenario its two charts."""
     told = [
         "<!doctype html><meta charset='utf-8'><title>v1 against v2</title>",
-        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em}"
+        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto}"
         "img{max-width:100%}td{vertical-align:top;padding:.3em}h2{border-top:1px solid #ccc;padding-top:1em}"
         "small{color:#555}</style>",
         f"<h1>v1 against v2</h1><p><small>made by <code>{escape(command)}</code></small></p>",

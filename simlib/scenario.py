@@ -89,7 +89,8 @@ class Management:
     deadline_s: float = -1.0
     postcopy_at_s: float = -1.0
     retries: int = 0
-    observe_s: float = 300.0
+    observe_s: float = 60.0  # what has not ended by then counts as hung
+    loads_anyway: bool = False  # loads a saved file even if the source says that saving failed
     lies: bool = False  # the manager told the sides something untrue: v2's properties do not cover it
 
 
@@ -172,7 +173,8 @@ def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
 # --- reading --------------------------------------------------------------------------------------------------------
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Scenario", "protocols"): PROTOCOLS, ("Scenario", "managers"): MANAGERS,
-    ("Link", "transport"): ("tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
+    ("Link", "transport"): (
+        "tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
     ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
     ("Link", "delay_law"): ("constant", "lognormal", "pareto", "exponential", "empirical"),
     ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
@@ -207,7 +209,7 @@ def load(path: Path) -> Scenario:
     for version in found.versions:
         for side, number in zip((True, False), pair(version), strict=True):
             if not all(p.isdigit() for p in number.split(".")) or not number:
-                raise ScenarioError(f"{path}: versions has {version!r}; write \"7.2\" or \"7.2>10.0\"")
+                raise ScenarioError(f'{path}: versions has {version!r}; write "7.2" or "7.2>10.0"')
             found.settings(side, number)
     return found
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happened. `kind`: say, hear, state, print, link, guest, management, end. For a message, `connection`
-    names it and `sent_s` is when the other side said it."""
+    """One thing that happened. `kind`: say, hear, state, print, link, guest, management, end."""
 
     time_s: float
     side: str  # source, destination, stranger, link, manager
     kind: str
     connection: str
     text: str
-    sent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,8 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     packets: list[Packet] = field(default_factory=list)
 
-    def note(self, time_s: float, side: str, kind: str, connection: str, text: str, sent_s: float | None = None) -> None:
-        self.steps.append(Step(time_s, side, kind, connection, text, sent_s))
+    def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
+        self.steps.append(Step(time_s, side, kind, connection, text))
 
     def __str__(self) -> str:
         """The run as text, one step a line."""

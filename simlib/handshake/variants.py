@@ -20,7 +20,21 @@ from typing import Any
 
 from . import stream
 from .interface import (
-    AlarmRang, Drained, Ended, Finished, Heard, Input, Open, Opened, Output, Pause, Received, Said, Send, SetAlarm, Start,
+    AlarmRang,
+    Drained,
+    Ended,
+    Finished,
+    Heard,
+    Input,
+    Open,
+    Opened,
+    Output,
+    Pause,
+    Received,
+    Said,
+    Send,
+    SetAlarm,
+    Start,
     StopAlarm,
 )  # fmt: skip
 from .machine import Settings
@@ -197,7 +211,8 @@ class ProbingDestination(_Prober):
         elif isinstance(input, AlarmRang):
             return self._v1("no answer to the probe")
         elif isinstance(input, Ended):
-            return [*self._v1("it ended"), *self.chosen.handle(input)]
+            out = self._v1("it ended")
+            return [*out, *self.chosen.handle(input)]  # type: ignore[attr-defined]
         return []
 
     def _decide(self, fill: int) -> list[Output]:

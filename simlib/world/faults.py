@@ -52,7 +52,7 @@ def _shape(world: World, fault: Fault) -> None:
             if shaper.passed >= shaper.lose_after:
                 other.lose_after = min(other.lose_after, other.passed)
 
-        world.net.packet = lose_both  # type: ignore[assignment]
+        world.net.packet = lose_both
 
 
 def _stop_process(world: World, fault: Fault) -> None:

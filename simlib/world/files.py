@@ -41,11 +41,12 @@ class File:
         else:
             self.world.net.read(made.server)
 
-    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None:
+    def arrived(self, end: End, data: bytes, fill: int) -> None:
         if end.connection.name in ("main", "control"):
             self.chunks.append((data, fill))
         if self.kind == "exec-tee":
             self.world.net.send(end, data, fill)
+            end.reading = not end.queue  # it reads on when its echo has been taken
 
     def ended(self, end: End) -> None:
         """The source has closed the file."""
@@ -54,7 +55,9 @@ class File:
         """The source has died."""
 
     def drained(self, end: End) -> None:
-        """The echo is on its way."""
+        """The echo has been taken."""
+        end.reading = True
+        self.world.net.read(end)
 
     def _manifest_refuses(self) -> bool:
         """The manifest stands before the stream: what is wrong is known before a page is read, and told by name."""
@@ -72,7 +75,9 @@ class File:
         """A destination reads the file, from its beginning to its end."""
         destination, link = self.world.destination, self.world.scenario.link
         nothing = not self.chunks or self.kind in ("exec-null", "exec-true") or link.load_transport == "exec-none"
-        if nothing or (self.world.protocol != "v1" and not self.world.saved):
+        ended = self.world.source.endpoint.finished
+        failed = ended is not None and ended.status != "completed" and not self.world.scenario.management.loads_anyway
+        if failed or nothing or (self.world.protocol != "v1" and not self.world.saved):
             return
         if self.world.saved and self._manifest_refuses():
             return

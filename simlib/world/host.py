@@ -34,6 +34,7 @@ class Endpoint(Protocol):
     finished: i.Finished | None
     status: str
     settings: Settings
+    ram_bytes: int  # of guest memory that has arrived (destination)
 
     @property
     def blocked(self) -> Any: ...
@@ -90,12 +91,13 @@ class Host:
     ends: dict[int, End] = field(default_factory=dict)
     tls: dict[int, str] = field(default_factory=dict)
     alarms: dict[str, int] = field(default_factory=dict)
-    inbox: deque[i.Input] = field(default_factory=deque)
+    inbox: deque[tuple[i.Input, int]] = field(default_factory=deque)
     busy: bool = False
     taking: bool = False
     frozen: bool = False
     dead: bool = False
-    depth: int = 0
+    depth: int = 0  # one-way trips that led to the latest input
+    trips: int = 0  # the same for the input being handled
     guest_bytes: int = 0
     first_guest_byte_s: float | None = None
     first_guest_depth: int = 0
@@ -103,21 +105,24 @@ class Host:
     watch: Callable[[], None] | None = None  # a fault that waits for so many bytes
 
     # --- the door ---------------------------------------------------------------------------------------------------
-    def feed(self, input: i.Input) -> None:
-        """Tell the endpoint, and do what it asks, one input after the other."""
-        self.inbox.append(input)
+    def feed(self, input: i.Input, depth: int = -1) -> None:
+        """Tell the endpoint, and do what it asks, one input after the other. `depth`: one-way trips that led to this
+        input alone; without it what follows is taken to depend on all that came before."""
+        self.inbox.append((input, depth))
         if self.busy or self.frozen or self.dead:
             return
         self.busy = True
         while self.inbox and not self.dead:
-            for output in self.endpoint.handle(self.inbox.popleft()):
+            input, depth = self.inbox.popleft()
+            self.trips = depth if depth >= 0 else self.depth
+            for output in self.endpoint.handle(input):
                 _DO[type(output)](self, output)
         self.busy = False
         self.accept()
 
-    def note(self, kind: str, text: str, conn: int | None = None, sent_s: float | None = None) -> None:
+    def note(self, kind: str, text: str, conn: int | None = None) -> None:
         name = "" if conn is None else self.name(conn)
-        self.trace.note(self.env.now, self.side, kind, name, text, sent_s)
+        self.trace.note(self.env.now, self.side, kind, name, text)
 
     def name(self, conn: int) -> str:
         return self.ends[conn].connection.name if conn in self.ends else str(conn)
@@ -140,7 +145,7 @@ class Host:
             self.taking = False
 
     # --- what the net tells -----------------------------------------------------------------------------------------
-    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None:
+    def arrived(self, end: End, data: bytes, fill: int) -> None:
         self.depth = max(self.depth, end.depth)
         if self.watch is not None:
             self.watch()
@@ -204,7 +209,7 @@ class Host:
     # --- what the endpoint asks -------------------------------------------------------------------------------------
     def _open(self, o: i.Open) -> None:
         assert self.other is not None
-        wanted_depth = self.depth + 2
+        wanted_depth = self.trips + 2
 
         def done(end: End, error: str) -> None:
             if error:
@@ -212,7 +217,7 @@ class Host:
                 return
             self.depth = max(self.depth, wanted_depth)
             if end.open:
-                self.feed(i.Opened(o.conn))
+                self.feed(i.Opened(o.conn), wanted_depth)
 
         threaded = o.channel.startswith("multifd")  # each has a thread of its own: their order is chance
         start_s = 2e-5 + self.rng.random() * 1e-4 if threaded else 0.0
@@ -235,8 +240,8 @@ class Host:
         if o.fill:
             self.guest_bytes += o.fill
             if self.first_guest_byte_s is None:
-                self.first_guest_byte_s, self.first_guest_depth = self.env.now, self.depth
-        self.net.send(end, o.data, o.fill, self.depth + 1)
+                self.first_guest_byte_s, self.first_guest_depth = self.env.now, self.trips
+        self.net.send(end, o.data, o.fill, self.trips + 1)
 
     def _pause(self, o: i.Pause) -> None:
         self.ends[o.conn].reading = False

@@ -21,9 +21,13 @@ import simpy
 SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
 SYN_ACK_GAP_S = 1.0
 FIRST_RTO_S = 0.2
-CONNECT_TIMEOUT_S = 130.0
 PIECES = 32
-RESET, PIPE, TIMED_OUT, REFUSED = "Connection reset by peer", "Broken pipe", "Connection timed out", "Connection refused"
+RESET, PIPE, TIMED_OUT, REFUSED = (
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection timed out",
+    "Connection refused",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Path:
 class Listener(Protocol):
     """Who is told of what arrives at one end."""
 
-    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None: ...
+    def arrived(self, end: End, data: bytes, fill: int) -> None: ...
     def ended(self, end: End) -> None: ...
     def broken(self, end: End, why: str) -> None: ...
     def drained(self, end: End) -> None: ...
@@ -56,9 +60,9 @@ class End:
     number: int = -1  # what the endpoint calls it
     open: bool = True
     reading: bool = True
-    queue: deque[list[bytes | int | float]] = field(default_factory=deque)  # data, fill, whole size, when said
+    queue: deque[list[bytes | int]] = field(default_factory=deque)  # data, fill, whole size, depth
     flight: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)  # departure, and what it does there
-    held: deque[tuple[bytes, int, float]] = field(default_factory=deque)  # arrived here, not read yet
+    held: deque[tuple[bytes, int]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
     in_flight: int = 0
     departs: float = 0.0  # when the last piece began to leave, and when it has left
@@ -149,9 +153,8 @@ class Net:
             1 for c in self.connections if c.server.number == -2 and not c.established
         )
         if lost or pending > self.backlog:
-            waited = sum(SYN_GAPS_S[: attempt + 1])
-            if waited > CONNECT_TIMEOUT_S or attempt + 1 >= len(SYN_GAPS_S):
-                self.after(0, lambda: done(made.client, TIMED_OUT))
+            if attempt + 1 >= len(SYN_GAPS_S):
+                self.after(SYN_GAPS_S[attempt], lambda: done(made.client, TIMED_OUT))
             else:
                 self.after(SYN_GAPS_S[attempt], lambda: self._syn(made, attempt + 1, done))
             return
@@ -180,7 +183,7 @@ class Net:
         if end.dead or not end.open:
             return
         self.packet(end.connection, end.from_source, "data", data, fill)
-        end.queue.append([data, fill, len(data) + fill, self.env.now, depth])
+        end.queue.append([data, fill, len(data) + fill, depth])
         end.draining = True
         self._pump(end)
 
@@ -188,7 +191,7 @@ class Net:
         """Move what the window lets through."""
         shaper, path, peer = self.shapers[end.from_source], self.paths[end.from_source], end.peer
         while end.queue and not end.dead:
-            data, fill, whole, said_s, depth = end.queue[0]
+            data, fill, whole, depth = end.queue[0]
             assert isinstance(data, bytes) and isinstance(fill, int) and isinstance(whole, int)
             outstanding = end.in_flight + peer.unread
             window = path.buffer_bytes - outstanding
@@ -210,7 +213,7 @@ class Net:
             end.queue[0][0], end.queue[0][1] = data[size:], fill - part_fill
             if len(part) + part_fill == left:
                 end.queue.popleft()
-            self._transmit(end, part, part_fill, float(said_s), int(depth))
+            self._transmit(end, part, part_fill, int(depth))
             if shaper.passed >= shaper.cut_after:
                 shaper.cut_after = float("inf")
                 self.after(0, self.on_cut)
@@ -229,7 +232,7 @@ class Net:
         if not end.queue and not end.dead:
             end.owner.drained(end)
 
-    def _transmit(self, end: End, data: bytes, fill: int, said_s: float, depth: int) -> None:
+    def _transmit(self, end: End, data: bytes, fill: int, depth: int) -> None:
         shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
         size = len(data) + fill
         swallowed = shaper.passed >= shaper.swallow_after
@@ -248,14 +251,14 @@ class Net:
             self.after(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
         elif arrival != float("inf"):
             end.last_arrival = arrival
-            self._fly(end, lambda: self._arrive(end, data, fill, said_s, depth, swallowed))
+            self._fly(end, lambda: self._arrive(end, data, fill, depth, swallowed))
 
     def _fly(self, end: End, land: Callable[[], None]) -> None:
         """`land` at `last_arrival`, behind all that is in flight: rounded times must not let one overtake another."""
         end.flight.append((end.departs, land))
         self.after(end.last_arrival - self.env.now, lambda: end.flight.popleft()[1]())
 
-    def _arrive(self, end: End, data: bytes, fill: int, said_s: float, depth: int, swallowed: bool) -> None:
+    def _arrive(self, end: End, data: bytes, fill: int, depth: int, swallowed: bool) -> None:
         peer, size = end.peer, len(data) + fill
         end.in_flight -= size
         if not swallowed and not peer.dead:
@@ -265,9 +268,9 @@ class Net:
             peer.depth = max(peer.depth, depth)
             stalled = self.shapers[end.from_source].stall_after <= self.shapers[end.from_source].passed - end.in_flight
             if peer.reading and end.connection.accepted and not peer.held and not stalled:
-                peer.owner.arrived(peer, data, fill, said_s)
+                peer.owner.arrived(peer, data, fill)
             else:
-                peer.held.append((data, fill, said_s))
+                peer.held.append((data, fill))
                 peer.unread += size
         self._pump(end)
 
@@ -277,9 +280,9 @@ class Net:
         if stalled.stall_after < float("inf") and stalled.passed >= stalled.stall_after:
             return
         while end.held and end.reading and end.open and end.connection.accepted:
-            data, fill, said_s = end.held.popleft()
+            data, fill = end.held.popleft()
             end.unread -= len(data) + fill
-            end.owner.arrived(end, data, fill, said_s)
+            end.owner.arrived(end, data, fill)
         if not end.held and end.fin_arrived and end.reading and end.open and end.connection.accepted:
             end.fin_arrived = False
             end.owner.ended(end)

@@ -10,8 +10,8 @@ from typing import Any
 
 import simpy
 
-from ..handshake.detect import Adaptive
 from ..handshake.capabilities import known_capabilities
+from ..handshake.detect import Adaptive
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..handshake.machine import Settings
 from ..handshake.v1.destination import Destination as V1Destination
@@ -117,9 +117,9 @@ class World:
             return V1Destination(settings)
         accept = "v1" if self.saved or (self.protocol == "v1" and side.accept == "v2") else side.accept
         identity = self._identity(side, "destination")
-        made = {"v1": lambda: V1Destination(settings), "v2": lambda: V2Destination(settings, identity),
-                "v2-or-v1": lambda: Adaptive(settings, identity)}  # fmt: skip
-        return made[accept]()
+        if accept == "v2-or-v1":
+            return Adaptive(settings, identity)
+        return V1Destination(settings) if accept == "v1" else V2Destination(settings, identity)
 
     def _host(self, side: str, endpoint: Any, facts: Any) -> Host:
         bandwidth = self.scenario.link.rate_mib_s * MIB
@@ -248,6 +248,8 @@ def _path(link: Link) -> Path:
     )  # fmt: skip
 
 
-def run(scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = "naive", seed: int = 1) -> Result:
+def run(
+    scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = "naive", seed: int = 1
+) -> Result:
     """One run of a scenario in the simulated world: same arguments, same trace."""
     return World(scenario, protocol, version or scenario.versions[0], manager, seed).run()

@@ -42,7 +42,7 @@ class Stranger:
     def _note(self, text: str) -> None:
         self.world.trace.note(self.world.env.now, "stranger", "link", self.name, text)
 
-    def arrived(self, end: End, data: bytes, fill: int, sent_s: float) -> None:
+    def arrived(self, end: End, data: bytes, fill: int) -> None:
         self._note(f"hears {len(data)} bytes")
 
     def ended(self, end: End) -> None:

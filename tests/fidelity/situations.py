@@ -84,7 +84,7 @@ def scenario(row: dict[str, Any]) -> Scenario:
         st.get("dst_mem", st.get("mem", "")),
     )  # fmt: skip
     off = st.get("exit_on_error") is False or st.get("exit-on-error") is False
-    switched = st.get("during") == "to_postcopy" or "switched to postcopy" in text and "never" not in text
+    switched = st.get("during") == "to_postcopy" or ("switched to postcopy" in text and "never" not in text)
     switched = switched or "postcopy switched early" in text or name.startswith(("I-postcopy-x", "I-preempt-x"))
     if name.startswith("B-b4") and "never switched" not in text:
         switched = True
@@ -95,7 +95,8 @@ def scenario(row: dict[str, Any]) -> Scenario:
     made = Scenario(
         name=name, title=text, source=source, destination=Side(**{**vars(destination), "exit_on_error": not off}),
         guest=guest, link=Link(rate_mib_s=20.0 if switched else 1200.0),
-        management=Management(observe_s=observe, postcopy_at_s=1.0 if switched else -1.0), faults=_faults(row, source_caps),
+        management=Management(loads_anyway=True, observe_s=observe, postcopy_at_s=1.0 if switched else -1.0),
+        faults=_faults(row, source_caps),
     )  # fmt: skip
     return _transport(made, st)
 
@@ -175,6 +176,8 @@ def outcome_class(facts: Facts, destination_status: str) -> str:
     if source.status == "completed":
         if there == "running":
             return "ok" if facts.memory_complete else "silent_corruption"
+        if facts.destination is not None and facts.destination.status == "rejected":
+            return "src_completed+dst_rejects_incoming"
         return "src_completed+dst_dies" if there in ("dies", "failed") else "src_completed+dst_not_running"
     if source.status == "rejected":
         return "rejected_up_front"

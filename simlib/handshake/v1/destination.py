@@ -8,33 +8,42 @@ and answers QMP in between. `blocked` names the connection that holds it; while 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..interface import (
-    Broken, Drop, Ended, Entered, Finished, GuestRunning, Heard, Input, Load, Loaded, Opened, Output, Pause, Printed,
-    Received, Resume, RunGuest, Said, Secured, Send, Start, StartTls, TlsFailed,
+    Broken,
+    Drop,
+    Ended,
+    Entered,
+    Finished,
+    GuestRunning,
+    Heard,
+    Input,
+    Load,
+    Loaded,
+    Opened,
+    Output,
+    Pause,
+    Printed,
+    Received,
+    Resume,
+    RunGuest,
+    Said,
+    Secured,
+    Send,
+    Start,
+    StartTls,
+    TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
+from .channels import Connection, wrong_initial
 from .versions import behaviour
 
 EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; ignoring"
 WAITING = ("tls", "peek", "initial")  # what the main loop does for one connection at a time
-
-
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    """What the destination takes a connection for: tls, peek, main, initial (multifd's first 64 bytes), multifd,
-    preempt, parked, closed."""
-
-    kind: str
-    buffer: Buffer = Buffer()
-    ended: str = ""  # how its bytes ended: EOF, or the system's word
-    index: int = -1
-    lane: stream.Lane = stream.Lane()
-    left: int = 0  # of the urgent pages being passed over
 
 
 class Destination:
@@ -45,11 +54,11 @@ class Destination:
         self.rules = behaviour(settings.version)
         self.status = "none"
         self.finished: Finished | None = None
-        self.connections: tuple[_Connection, ...] = ()
+        self.connections: tuple[Connection, ...] = ()
         self.blocked: int | None = None
         self.loading = False  # the main stream is being read
         self.reply_path = False
-        self.postcopy = self.running = self.advised = False
+        self.postcopy = self.running = False
         self.waiting_for_sync = self.waiting_for_preempt = False
         self.syncs = 0
         self.ram_bytes = 0
@@ -93,7 +102,7 @@ class Destination:
     # --- which connection is which ----------------------------------------------------------------------------------
     def _on_opened(self, opened: Opened) -> None:
         assert opened.conn == len(self.connections), "connections are numbered in the order of their acceptance"
-        self.connections = (*self.connections, _Connection("new"))
+        self.connections = (*self.connections, Connection("new"))
         if self.settings.tls:
             self._set(opened.conn, kind="tls")
             self.blocked = opened.conn
@@ -206,7 +215,8 @@ class Destination:
                 self._fail_multifd(conn, "failed to receive packet: " + found.ended)
             return
         self.blocked = None
-        wrong, index = self._wrong_initial(packet)
+        taken = tuple(c.index for c in self.connections if c.kind == "multifd")
+        wrong, index = wrong_initial(packet, self.settings, self.rules, taken)
         if wrong:
             self._fail_multifd(conn, f"failed to receive packet via multifd channel {index}: multifd: {wrong}")
             return
@@ -215,25 +225,6 @@ class Destination:
         self._out.append(Heard(conn, f"multifd[{index}] initial packet"))
         self._start_when_complete()
         self._read_packets(conn)
-
-    def _wrong_initial(self, packet: bytes) -> tuple[str, int]:
-        """multifd_recv_initial_packet's checks, in its order."""
-        index = packet[24]
-        version = struct.unpack(">I", packet[4:8])[0]
-        uuid = self.settings.machine.uuid or "0" * 32
-        taken = [c.index for c in self.connections if c.kind == "multifd"]
-        off_by_one = 1 if self.rules.since < (11, 1) else 0
-        if packet[:4] != stream.MULTIFD_MAGIC:
-            return f"received packet magic {packet[:4].hex()} expected 11223344", len(taken)
-        if version != 1:
-            return f"received packet version {version} expected 1", index
-        if packet[8:24].hex() != uuid:
-            return f"received uuid '{packet[8:24].hex()}' and expected uuid '{uuid}'", index
-        if index >= self.settings.channels + off_by_one:
-            return f"received channel id {index} is greater than number of channels {self.settings.channels}", index
-        if index in taken or index >= self.settings.channels:
-            return f"received id '{index}' already setup'", index
-        return "", index
 
     def _start_when_complete(self) -> None:
         if self._complete and not self.loading:
@@ -386,7 +377,6 @@ class Destination:
             local |= block.page_bytes
         if payload and (sizes, page) != (local, 1 << self.settings.machine.page_bits):
             raise stream.StreamError(f"Postcopy needs matching RAM page sizes (s={sizes:x} d={local:x})")
-        self.advised = True
 
     def _at_end_of_bytes(self, main: int) -> None:
         ended = self.connections[main].ended

@@ -13,8 +13,31 @@ from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..interface import (
-    Broken, Cancel, CollectRam, Drained, Drop, Ended, Entered, Finished, GuestStopped, Heard, Input, Open, Opened,
-    Output, Pause, RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy,
+    Broken,
+    Cancel,
+    CollectRam,
+    Drained,
+    Drop,
+    Ended,
+    Entered,
+    Finished,
+    GuestStopped,
+    Heard,
+    Input,
+    Open,
+    Opened,
+    Output,
+    Pause,
+    RamCollected,
+    Received,
+    ResumeGuest,
+    Said,
+    Secured,
+    Send,
+    Start,
+    StartTls,
+    StopGuest,
+    SwitchToPostcopy,
     TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
@@ -147,6 +170,7 @@ class Source:
             wrong = self._wrong_reply(kind, size)
             if wrong:
                 self._return_path_failed(wrong, "specific")
+                self._out.append(Pause(MAIN))  # nobody reads it any more
             elif len(self.replies) < 4 + size:
                 return
             else:

@@ -39,6 +39,7 @@ BEHAVIOURS = (
               "Channel error: Input/output error"),
 )  # fmt: skip
 
+
 def behaviour(version: str) -> Behaviour:
     """The row for a version such as "10.0.13"; the oldest row for anything older."""
     number = version_number(version)

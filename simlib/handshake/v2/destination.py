@@ -12,8 +12,28 @@ from typing import Any
 from .. import stream
 from ..errors import Error, PeerError, clean
 from ..interface import (
-    AlarmRang, Applied, Apply, Broken, Drop, Ended, Entered, Finished, GuestRunning, Heard, Load, Loaded, Opened,
-    Printed, Received, RunGuest, Secured, SetAlarm, Start, StartTls, StopAlarm, TlsFailed,
+    AlarmRang,
+    Applied,
+    Apply,
+    Broken,
+    Drop,
+    Ended,
+    Entered,
+    Finished,
+    GuestRunning,
+    Heard,
+    Load,
+    Loaded,
+    Opened,
+    Printed,
+    Received,
+    RunGuest,
+    Secured,
+    SetAlarm,
+    Start,
+    StartTls,
+    StopAlarm,
+    TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
 from . import binding, body, features, frames, inventory, messages, states
@@ -27,7 +47,7 @@ from .source import agreed_settings, agreement_body, channel_plan
 class Destination(Session):
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
 
-    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:  # noqa: B008
+    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
         super().__init__(settings, identity)
         self.state = "rejected"
         self.sessions = 0  # attempts so far, so that each has its own secret
@@ -60,7 +80,7 @@ class Destination(Session):
 
     def _on_start(self, _: Start) -> None:
         if self.settings.transport == "file":
-            error = Error("transport-one-way", "transport", "", "file", "A file can't answer; it is loaded by its manifest.")
+            error = Error("transport-one-way", "transport", "", "file", "A file can't answer: see its manifest.")
             self._finish("rejected", (error,), listening=False)
             return
         self.state = "listening"
@@ -211,9 +231,11 @@ class Destination(Session):
         elif not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)):
             wrong = Error("channel-auth", item, "wrong MAC", "", "The channel's MAC is wrong.")
         elif name not in self.plan:
-            wrong = Error("channel-unplanned", item, clean(name, 80), ", ".join(self.plan), "No such channel was agreed.")
+            wrong = Error(
+                "channel-unplanned", item, clean(name, 80), ", ".join(self.plan), "No such channel was agreed."
+            )
         elif any(bound == name for bound, _, _ in self.bound):
-            wrong = Error("channel-duplicate", item, "second", "first", "The channel is bound already; the first is kept.")
+            wrong = Error("channel-duplicate", item, "second", "first", "It is bound already; the first is kept.")
         if wrong is not None:
             self._turn_away(conn, wrong)
             return
@@ -244,7 +266,7 @@ class Destination(Session):
     # --- the data ---------------------------------------------------------------------------------------------------
     def _stream(self, conn: int, data: bytes, fill: int) -> None:
         if self.state not in ("ready", "loading", "loaded", "going"):
-            error = Error("bad-state", self.links[conn].kind, "bytes", self.state, "There were bytes on a channel before "
+            error = Error("bad-state", self.links[conn].kind, "bytes", self.state, "Bytes came on a channel before "
                           "READY.")  # fmt: skip
             self._refuse((error,))
             return
@@ -369,7 +391,9 @@ class Destination(Session):
 
     def _turn_away(self, conn: int, error: Error) -> None:
         """Refuse one connection; the session, if any, goes on."""
-        self._say(conn, frames.REJECT, messages.reject((error,), self.identity.limits), self._greeting(conn), error.code)
+        self._say(
+            conn, frames.REJECT, messages.reject((error,), self.identity.limits), self._greeting(conn), error.code
+        )
         self._close(conn)
 
     def _refuse(self, errors: tuple[Error, ...]) -> None:
@@ -428,4 +452,3 @@ class Destination(Session):
         text = "; ".join(str(e) for e in errors)
         self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=listening)
         self._out.append(self.finished)
-

@@ -143,7 +143,7 @@ def _need(stances: dict[str, Stance], name: str) -> str:
 def _refused(name: str, one: str, other: str) -> Error:
     return Error(
         "feature-required", f"feature[{name}]", one, other,
-        f"The {'source' if one == REQUIRE else 'destination'} requires {name}, the other side has no such thing or forbids it.",
+        f"The {'source' if one == REQUIRE else 'destination'} requires {name}; the other side lacks or forbids it.",
         f"Do not require {name}, or use a QEMU that has it on both sides.",
     )  # fmt: skip
 
@@ -194,7 +194,7 @@ def _drop_dependents(
     on: dict[str, tuple[tuple[str, int | str], ...]], skipped: list[tuple[str, str]], required: set[str]
 ) -> list[Error]:
     """To a fixpoint: what depends on something that is off goes off too."""
-    errors = []
+    errors: list[Error] = []
     while True:
         lost = next(((n, d) for n in on for d in DEPENDS.get(n, ()) if d not in on), None)
         if lost is None:

@@ -99,7 +99,7 @@ class Reader:
             return self, None
         size = struct.unpack(">H", found[8:10])[0]
         if not PREFACE_BYTES <= size <= PREFACE_LIMIT:
-            raise PeerError("frame-too-big", f"a preface of {size} bytes; {PREFACE_BYTES} to {PREFACE_LIMIT} are allowed")
+            raise PeerError("frame-too-big", f"a preface of {size} bytes; {PREFACE_BYTES} to {PREFACE_LIMIT} may be")
         if len(self.buffer) < size:
             return self, None
         _, lowest, highest, _flags = struct.unpack(">HHHH", found[8:16])

@@ -64,7 +64,7 @@ def _machine(source: Machine, destination: Machine) -> Iterator[Error]:
     if source.cpu != destination.cpu:
         yield Error(
             "cpu-model", "machine.cpu", source.cpu, destination.cpu,
-            f"The CPU models differ: {source.cpu} and {destination.cpu}.", f"Start the destination with -cpu {source.cpu}.",
+            f"The CPU models differ: {source.cpu} and {destination.cpu}.", f"Start it with -cpu {source.cpu}.",
             severity="warning",
         )  # fmt: skip
 
@@ -114,7 +114,7 @@ def _devices(source: Machine, destination: Machine) -> Iterator[Error]:
         else:
             yield Error(
                 "device-unknown", _item(device), f"version {device.version}", "absent",
-                f"The destination has no {device.id}.", "Start the destination with the same devices at the same addresses.",
+                f"The destination has no {device.id}.", "Start it with the same devices at the same addresses.",
             )  # fmt: skip
     known = {(d.id, d.instance) for d in source.devices}
     for device in destination.devices:
@@ -131,7 +131,7 @@ def _pair(device: Device, other: Device) -> Iterator[Error]:
     if not other.minimum_version <= device.version <= other.version:
         yield Error(
             "device-version", item, str(device.version), f"{other.minimum_version}..{other.version}",
-            f"{device.id} has version {device.version}; the destination loads {other.minimum_version} to {other.version}.",
+            f"{device.id} has version {device.version}; there it loads {other.minimum_version}..{other.version}.",
             "Use a machine type that both versions know, or the same QEMU version.", "with-version",
         )  # fmt: skip
     nested = {name: (version, minimum) for name, version, minimum in other.nested}

@@ -91,7 +91,7 @@ def hello(role: str, settings: Settings, identity: Identity, main: str) -> dict[
 
 def read_hello(body: dict[str, Any], role: str) -> Hello:
     if body["role"] != role:
-        raise PeerError("reflected", f"the peer calls itself {clean(body['role'], 40)} too, or something unknown", "role")
+        raise PeerError("reflected", f"the peer too says that it is the {clean(body['role'], 40)}", "role")
     if body["main"] not in ("separate", "inline"):
         raise PeerError("unknown-value", f"main is carried {clean(body['main'], 40)!r}", "HELLO.main")
     return Hello(clean(body["qemu-version"], 80), body.get("session", ""), body["main"])
@@ -131,7 +131,9 @@ def read_facts(body: dict[str, Any]) -> Machine:
     m = body["machine"]
     devices = []
     for i, d in enumerate(body["devices"]):
-        subsections = tuple(Subsection(*_row(r, (str, int, str), f"devices[{i}].subsections")) for r in d["subsections"])
+        subsections = tuple(
+            Subsection(*_row(r, (str, int, str), f"devices[{i}].subsections")) for r in d["subsections"]
+        )
         nested = tuple(_row(r, (str, int, int), f"devices[{i}].nested") for r in d["nested"])
         devices.append(Device(
             d["id"], d["instance"], d["version"], d["minimum-version"], 0, subsections, nested, d["schema"],

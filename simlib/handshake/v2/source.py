@@ -13,8 +13,29 @@ from .. import stream
 from ..capabilities import refusal
 from ..errors import Error, PeerError, clean
 from ..interface import (
-    Broken, Cancel, CollectRam, Drained, Drop, End, Ended, Entered, Finished, GuestStopped, Open, Opened,
-    RamCollected, Received, ResumeGuest, Said, Secured, Send, Start, StartTls, StopGuest, SwitchToPostcopy, TlsFailed,
+    Broken,
+    Cancel,
+    CollectRam,
+    Drained,
+    Drop,
+    End,
+    Ended,
+    Entered,
+    Finished,
+    GuestStopped,
+    Open,
+    Opened,
+    RamCollected,
+    Received,
+    ResumeGuest,
+    Said,
+    Secured,
+    Send,
+    Start,
+    StartTls,
+    StopGuest,
+    SwitchToPostcopy,
+    TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
 from . import binding, body, features, frames, messages, states
@@ -44,7 +65,7 @@ def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str)
 class Source(Session):
     role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
 
-    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:  # noqa: B008
+    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
         super().__init__(settings, identity)
         self.stances = features.stances(settings, True, identity.require, identity.forbid)
         self.agreement = Agreement()
@@ -198,7 +219,7 @@ class Source(Session):
         if self.agreement.errors or body.dump(ours) != body.dump(told["agreement"]):
             self._give_up(*(self.agreement.errors or (Error(
                 "agreement-mismatch", "agreement", body.digest(ours)[:16], body.digest(told["agreement"])[:16],
-                "The two sides computed different agreements from the same offers.", "Report this: it is a defect.", "never",
+                "The two sides computed different agreements from the same offers.", "This is a defect.", "never",
             ),)))  # fmt: skip
             return
         if len(told["secret"]) != 64 or not all(c in "0123456789abcdef" for c in told["secret"]):
@@ -368,7 +389,8 @@ class Source(Session):
         if self.state in ("loaded", "package-loaded", "postcopy"):
             self._uncertain(str(errors[0]))
             return
-        if self.state not in ("connecting", "failed", "closing") and errors[0].code not in ("connection-lost", "peer-closed", "connect"):
+        gone = errors[0].code in ("connection-lost", "peer-closed", "connect")
+        if self.state not in ("connecting", "failed", "closing") and not gone:
             self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
         self._end_attempt(errors)
 
@@ -376,7 +398,7 @@ class Source(Session):
         self._drop_all()
         error = Error(
             "connection-lost", "control", "GO sent", "no RUNNING",
-            f"The link was lost after GO and before RUNNING ({clean(how)}): the destination may run the guest. It stays "
+            f"The link was lost after GO and before RUNNING ({clean(how)}): the destination may run the guest. It is "
             "paused here.", "Ask the destination, then either resume here or quit.", "never",
         )  # fmt: skip
         self._enter("uncertain")
@@ -405,4 +427,3 @@ def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:
         parameters["multifd-compression"] = str(agreement.parameter("multifd", "compression", "none"))
     return Settings(settings.version, settings.machine, keep + on, tuple(sorted(parameters.items())),
                     settings.transport, settings.exit_on_error)  # fmt: skip
-

@@ -1,0 +1,43 @@
+"""What v1's destination knows of one connection, and how it checks multifd's first 64 bytes (multifd.c)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from .. import stream
+from ..buffer import Buffer
+from ..machine import Settings
+from .versions import Behaviour
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What the destination takes a connection for: tls, peek, main, initial (multifd's first 64 bytes), multifd,
+    preempt, parked, closed."""
+
+    kind: str
+    buffer: Buffer = Buffer()
+    ended: str = ""  # how its bytes ended: EOF, or the system's word
+    index: int = -1
+    lane: stream.Lane = stream.Lane()
+    left: int = 0  # of the urgent pages being passed over
+
+
+def wrong_initial(packet: bytes, settings: Settings, rules: Behaviour, taken: tuple[int, ...]) -> tuple[str, int]:
+    """multifd_recv_initial_packet's checks, in its order: what is wrong (empty if nothing), and the channel's id."""
+    index = packet[24]
+    version = struct.unpack(">I", packet[4:8])[0]
+    uuid = settings.machine.uuid or "0" * 32
+    off_by_one = 1 if rules.since < (10, 1) else 0  # mended in 11.1; in between it then hits "already setup"
+    if packet[:4] != stream.MULTIFD_MAGIC:
+        return f"received packet magic {packet[:4].hex()} expected 11223344", len(taken)
+    if version != 1:
+        return f"received packet version {version} expected 1", index
+    if packet[8:24].hex() != uuid:
+        return f"received uuid '{packet[8:24].hex()}' and expected uuid '{uuid}'", index
+    if index >= settings.channels + off_by_one:
+        return f"received channel id {index} is greater than number of channels {settings.channels}", index
+    if index in taken or index >= settings.channels:
+        return f"received id '{index}' already setup'", index
+    return "", index

@@ -1,0 +1,102 @@
+"""Who may import whom: the handshake is liftable, runners do not lean on each other, one owner per outside library."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "simlib"
+FILES = sorted(ROOT.rglob("*.py"))
+STDLIB = set(sys.stdlib_module_names)
+
+# package -> what of ours it may import (itself always)
+OURS = {
+    "simlib": set(),
+    "simlib.handshake": set(),
+    "simlib.handshake.v1": {"simlib.handshake"},
+    "simlib.handshake.v2": {"simlib.handshake"},
+    "simlib.profiles": {"simlib.handshake"},
+    "simlib.scenario": {"simlib.handshake", "simlib.profiles"},
+    "simlib.trace": set(),
+    "simlib.chart": {"simlib.trace"},
+    "simlib.capture": set(),
+    "simlib.outcome": {"simlib.handshake"},
+    "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
+    "simlib.study": {"simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart", "simlib.compare"},
+    "simlib.world": {"simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.outcome",
+                     "simlib.scenario", "simlib.trace"},
+    "simlib.__main__": {"simlib", "simlib.world", "simlib.scenario", "simlib.compare", "simlib.capture",
+                        "simlib.chart"},
+}  # fmt: skip
+BOTH_VERSIONS = {"detect.py", "variants.py"}  # of handshake: the only files that see v1 and v2
+HANDSHAKE_ALLOWS = {"__future__", "collections", "dataclasses", "hashlib", "hmac", "json", "re", "struct", "typing"}
+OWNERS = {"simpy": "simlib.world", "pandas": "simlib.study", "matplotlib": "simlib.study", "numpy": "simlib.study"}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, at any depth."""
+    here = ("simlib", *path.relative_to(ROOT).with_suffix("").parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - node.level]
+            name = ".".join((*base, *((node.module or "").split(".") if node.module else ())))
+            found |= {name} if node.module else {f"{name}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def package(name: str) -> str:
+    """The entry of OURS that a module belongs to."""
+    while name not in OURS and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def names(path: Path) -> str:
+    return ".".join(("simlib", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_imports_point_downwards(path: Path) -> None:
+    mine = package(names(path))
+    allowed = OURS[mine] | {mine}
+    if path.name in BOTH_VERSIONS and path.parent.name == "handshake":
+        allowed |= {"simlib.handshake.v1", "simlib.handshake.v2"}
+    ours = {package(n) for n in imports(path) if n.split(".")[0] == "simlib"}
+    assert ours <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "handshake" in p.parts], ids=names)
+def test_the_handshake_has_no_clock_socket_random_number_or_thread(path: Path) -> None:
+    outside = {n.split(".")[0] for n in imports(path)} - {"simlib"}
+    assert outside <= HANDSHAKE_ALLOWS
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_each_outside_library_has_one_owner(path: Path) -> None:
+    outside = {n.split(".")[0] for n in imports(path)} - STDLIB - {"simlib"}
+    assert all(package(names(path)) == OWNERS.get(n) for n in outside)
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+
+
+def test_importing_the_handshake_loads_no_simulator_and_no_pandas() -> None:
+    import subprocess
+
+    code = "import sys, simlib.handshake.detect; print({'simpy', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "set()"

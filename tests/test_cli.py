@@ -1,0 +1,116 @@
+"""The command line says one clear sentence for each mistake, with the right exit code, and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def simlib(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "simlib", *args], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+GOOD = 'title = "x"\n'
+BAD_FILES = {
+    "": "is empty",
+    "title = ": "is not TOML",
+    "tilte = 'x'": "unknown key 'tilte'; did you mean 'title'?",
+    GOOD + "[source]\ncapabilites = []": "'source.capabilites'; did you mean 'capabilities'?",
+    GOOD + "[source]\ncapabilities = 'multifd'": "'source.capabilities' must be a list",
+    GOOD + "[link]\ndelay-ms = 'fast'": "'link.delay-ms' must be a number; it is a text (fast)",
+    GOOD + "[link]\ndelay-ms = inf": "must be a finite number",
+    GOOD + "[link]\ntransport = 'pigeon'": "allowed are 'tcp'",
+    GOOD + "[[faults]]\nat-s = 1.0": "lacks the key 'faults[0].kind'",
+    GOOD + "source = 3": "'source' must be a table",
+    GOOD + "versions = ['seven']": "versions has 'seven'",
+    GOOD + "protocols = ['v3']": "'protocols[0]' is 'v3'",
+    GOOD + "[source]\nmachine = 'pc-banana'": "no machine configuration 'pc-banana'",
+    GOOD + "[source]\nedit = [{ version = 2 }]": "edit",
+    "about = 'no title'": "lacks the key 'title'",
+    "a = " + "[" * 5000: "is not TOML",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD_FILES, ids=[str(n) for n in range(len(BAD_FILES))])
+def test_a_mistake_in_a_scenario_file_names_file_key_and_what_would_be_right(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    got = simlib("run", str(path))
+    assert got.returncode == 2 and got.stdout == ""
+    assert (BAD_FILES[text] in got.stderr and "bad.toml" in got.stderr) or "bad:" in got.stderr
+    assert got.stderr.count("\n") == 1 and "Traceback" not in got.stderr
+
+
+def test_unreadable_and_huge_and_binary_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "huge.toml").write_bytes(b"#" * (2 << 20))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("huge.toml", "binary.toml", "folder.toml", "absent.toml"):
+        got = simlib("run", str(tmp_path / name))
+        assert got.returncode == 2 and name in got.stderr and "Traceback" not in got.stderr, name
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["run", "matched", "--protocol", "v9"], ["run", "matchd"], ["run", "matched", "--qemu", "new"],
+     ["run", "matched", "--manager", "ovirt"], ["compare", "nonsense"], ["fly"], ["run"],
+     ["run", "matched", "--seed", "x"]],
+)  # fmt: skip
+def test_wrong_usage_is_exit_2_and_no_traceback(args: list[str]) -> None:
+    got = simlib(*args)
+    assert got.returncode == 2 and got.stderr and "Traceback" not in got.stderr
+
+
+def test_an_output_folder_that_cannot_be_written_is_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    got = simlib("compare", "matched", "--out", str(tmp_path / "file" / "out"))
+    assert got.returncode == 1 and "file" in got.stderr and "Traceback" not in got.stderr
+
+
+def test_run_prints_a_trace_and_writes_chart_and_capture(tmp_path: Path) -> None:
+    got = simlib("run", "device_only_at_source", "--protocol", "v2", "--out", str(tmp_path))
+    assert got.returncode == 0 and "REJECT" in got.stdout and "refused" in got.stdout
+    assert {p.name for p in tmp_path.iterdir()} == {"trace.txt", "chart.svg", "capture.pcapng", "row.json"}
+    assert json.loads((tmp_path / "row.json").read_text())["error_codes"] == "device-unknown"
+
+
+def test_the_printed_command_runs_it_again_with_the_same_trace() -> None:
+    one = simlib("run", "lossy_path", "--seed", "5")
+    two = simlib("run", "lossy_path", "--protocol", "v1", "--qemu", "7.2", "--manager", "naive", "--seed", "5")
+    assert one.stdout == two.stdout
+
+
+def test_json_is_json() -> None:
+    assert json.loads(simlib("list", "--json").stdout)
+    assert json.loads(simlib("run", "matched", "--json").stdout)["row"]["outcome"] == "migrated"
+
+
+def test_compare_writes_table_pictures_and_traces_and_gives_json(tmp_path: Path) -> None:
+    got = simlib("compare", "matched", "device_only_at_source", "--out", str(tmp_path), "--json")
+    rows = json.loads(got.stdout)["rows"]
+    assert {r["scenario"] for r in rows} == {"matched", "device_only_at_source"}
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == rows
+    assert (tmp_path / "table.csv").read_text().count("\n") == len(rows) + 1
+    assert (tmp_path / "outcomes.svg").exists() and (tmp_path / "index.html").exists()
+    assert len(list((tmp_path / "traces").iterdir())) == len(rows)
+
+
+def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simlib", "compare", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    table = tmp_path / "out" / "table.csv"
+    for _ in range(2000):
+        if table.exists() and table.read_text().count("\n") > 20:
+            break
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert len(json.loads((tmp_path / "out" / "table.json").read_text())["rows"]) >= 20 and "scenario" in out
