@@ -12,7 +12,8 @@ from simlib.world import run
 
 GOLDEN = Path(__file__).parent / "golden"
 STORIES = (
-    ("matched", "v1", "10.0"), ("matched", "v2", "10.0"), ("matched_multifd", "v1", "7.2"), ("matched_multifd", "v2", "7.2"),
+    ("matched", "v1", "10.0"), ("matched", "v2", "10.0"), ("matched_multifd", "v1", "7.2"),
+    ("matched_multifd", "v2", "7.2"),
     ("matched_postcopy", "v1", "10.0"), ("matched_postcopy", "v2", "10.0"), ("exec_socat", "v2", "10.0"),
     ("device_only_at_source", "v1", "10.0"), ("device_only_at_source", "v2", "10.0"),
     ("multifd_only_at_destination_small", "v1", "10.0"), ("order_multifd_first", "v1", "7.2"),

@@ -1,4 +1,4 @@
-"""The README shows what is: its commands exist, its numbers are those that the commands print, its links lead somewhere."""
+"""The README shows what is: its commands work, its numbers are those that the commands print, its links lead on."""
 
 from __future__ import annotations
 

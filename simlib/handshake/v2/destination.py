@@ -91,7 +91,8 @@ class Destination(Session):
         conn = self._add_link()
         assert conn == opened.conn, "connections are numbered in the order of their acceptance"
         unknown = [c for c, link in enumerate(self.links) if link.kind == "new"]
-        if len(unknown) > self.identity.limits.unauthenticated:
+        awaited = len(self.plan) - len(self.bound)  # its own channels may all be here before their first bytes
+        if len(unknown) > self.identity.limits.unauthenticated + awaited:
             self._close(unknown[0])  # the oldest that has not said who it is
         if self.identity.limits.guard_s:
             self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))

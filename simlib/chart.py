@@ -1,0 +1,159 @@
+"""A run as a sequence chart: one self-contained SVG, the same bytes for the same trace.
+
+Time runs downwards, one row an event, with the real time at the left: messages of a millisecond and waits of a minute
+fit on one sheet. What was said and never heard ends in a cross.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from .trace import Step, Trace
+
+COLOURS = {"control": "#0072B2", "main": "#D55E00", "multifd": "#009E73", "preempt": "#CC79A7", "": "#666666"}
+BADGES = {"migrated": "#1a7f37", "refused": "#0550ae", "failed": "#bc4c00", "uncertain": "#6e40c9"}
+ROW, TOP, LIMIT = 26, 74, 40
+FONT = "font-family='DejaVu Sans, Helvetica, Arial, sans-serif'"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One row: a message that was said (and when it was heard), or something that happened at one side."""
+
+    step: Step
+    heard_s: float | None = None
+
+
+def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
+    """The chart. Steps in the middle of a long run are left out, and it says so."""
+    lines = _lines(trace)
+    left_out = len(lines) - LIMIT
+    if left_out > 1:
+        lines = [*lines[: LIMIT * 2 // 3], *lines[-(LIMIT - LIMIT * 2 // 3) :]]
+    height = TOP + ROW * (len(lines) + 3)
+    at = {"source": width * 0.30, "destination": width * 0.72, "stranger": width * 0.9, "manager": 100, "link": 100}
+    parts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
+        f"{FONT} font-size='13' role='img'><title>{_safe(trace.title)}</title><desc>Sequence chart of a migration; it "
+        f"ends {_safe(outcome)}.</desc><rect width='{width}' height='{height}' fill='#fff'/>",
+        f"<text x='16' y='26' font-size='16' font-weight='bold'>{_safe(trace.title)}</text>",
+    ]
+    if outcome:
+        colour = BADGES.get(outcome, "#a40e26")
+        wide = 24 + 9 * len(outcome)
+        parts.append(
+            f"<rect x='{width - wide - 12}' y='8' width='{wide}' height='26' rx='13' fill='{colour}'/><text "
+            f"x='{width - wide / 2 - 12}' y='26' text-anchor='middle' fill='#fff'>{_safe(outcome)}</text>"
+        )
+    for side in ("source", "destination"):
+        x = at[side]
+        parts.append(f"<text x='{x}' y='58' text-anchor='middle' font-weight='bold'>{side}</text>")
+        parts.append(f"<line x1='{x}' y1='66' x2='{x}' y2='{height - 20}' stroke='#999' stroke-width='1.5'/>")
+    y, before = TOP + ROW / 2, 0.0
+    for number, line in enumerate(lines):
+        gap = left_out > 1 and number == LIMIT * 2 // 3
+        if gap or line.step.time_s - before > 1:
+            told = f"… {left_out} more steps" if gap else f"… {line.step.time_s - before:.0f} s later"
+            parts.append(f"<text x='{width / 2}' y='{y - ROW / 2 + 4}' text-anchor='middle' fill='#999'>{told}</text>")
+        before = line.step.time_s
+        parts.append(
+            f"<text x='78' y='{y + 4}' text-anchor='end' fill='#888' font-size='11'>{before * 1e3:.2f} ms</text>"
+        )
+        parts.append(_drawn(line, at, y))
+        y += ROW
+    ended = {s.side for s in trace.steps if s.kind == "end"}
+    for side in ("source", "destination"):
+        if side not in ended:
+            parts.append(f"<text x='{at[side]}' y='{y + 6}' text-anchor='middle' fill='#a40e26'>still waiting …</text>")
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _lines(trace: Trace) -> list[_Line]:
+    """Pair what was said with when the other side heard of it; collapse the passes over memory."""
+    heard: dict[tuple[str, str], list[Step]] = {}
+    for s in trace.steps:
+        if s.kind == "hear":
+            heard.setdefault((s.side, s.connection), []).append(s)
+    lines: list[_Line] = []
+    for s in trace.steps:
+        if s.kind == "say":
+            other = "destination" if s.side == "source" else "source"
+            words = {w.strip().split(" ")[0] for w in s.text.split(",")}
+            waiting = heard.get((other, s.connection), [])
+            known = [h for h in waiting if h.text.split(" ")[0] in words and h.time_s >= s.time_s]
+            heard[(other, s.connection)] = [h for h in waiting if h not in known]
+            if s.text in ("pages", "SYNC", "PART ram", "END ram", "urgent pages"):
+                if lines and lines[-1].step.text == "guest memory":
+                    continue
+                s = Step(s.time_s, s.side, s.kind, "", "guest memory")
+                lines.append(_Line(s, s.time_s))
+            else:
+                quiet = s.text in (
+                    "multifd initial packet",
+                    "initial packet",
+                    "devices, EOF",
+                    "QEVM, CONFIGURATION, START ram",
+                )
+                lines.append(_Line(s, known[-1].time_s if known else s.time_s if quiet and waiting is None else None))
+        elif s.kind != "hear":
+            lines.append(_Line(s))
+    return lines
+
+
+def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
+    s = line.step
+    x = at[s.side]
+    if s.kind == "say":
+        return _arrow(line, at, y)
+    if s.kind in ("state", "end"):
+        text = s.text if len(s.text) < 70 else s.text[:67] + "…"
+        bold = " font-weight='bold'" if s.kind == "end" else ""
+        anchor, dx = ("end", -10) if s.side == "source" else ("start", 10)
+        colour = "#a40e26" if s.text.startswith("failed") else "#1a7f37" if s.text.startswith("completed") else "#444"
+        where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
+        return (
+            f"<circle cx='{x}' cy='{y}' r='4' fill='{colour}'/><text {where} fill='{colour}'{bold}>{_safe(text)}</text>"
+        )
+    if s.kind == "print":
+        text = s.text if len(s.text) <= 46 else s.text[:43] + "…"
+        return (
+            f"<g><title>{_safe(s.text)}</title><rect x='{x - 165}' y='{y - 11}' width='330' height='22' rx='4' "
+            f"fill='#fff8e1' stroke='#b08800' stroke-dasharray='4 3'/><text x='{x}' y='{y + 4}' text-anchor='middle' "
+            f"font-size='11'>{_safe(text)}</text></g>"
+        )
+    colour = "#1a7f37" if s.kind == "guest" else "#888"
+    anchor, dx = ("end", -10) if x < at["destination"] else ("start", 10)
+    where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
+    return (
+        f"<text {where} fill='{colour}' font-style='italic'>{_safe((s.connection + ' ' + s.text).strip()[:60])}</text>"
+    )
+
+
+def _arrow(line: _Line, at: dict[str, float], y: float) -> str:
+    s = line.step
+    kind = next((k for k in COLOURS if (k and s.connection.endswith(k)) or (k and s.connection.startswith(k))), "")
+    colour = COLOURS[kind]
+    x1, x2 = at[s.side], at["destination" if s.side == "source" else "source"]
+    text = s.text if len(s.text) <= 52 else s.text[:49] + "…"
+    label = f"{_safe(text)}" + (
+        f" <tspan fill='{colour}' font-size='10'>[{_safe(s.connection)}]</tspan>" if s.connection else ""
+    )
+    middle = f"<text x='{(x1 + x2) / 2}' y='{y - 3}' text-anchor='middle' font-size='12'>{label}</text>"
+    if s.text == "guest memory":
+        band = f"<rect x='{min(x1, x2)}' y='{y - 1}' width='{abs(x2 - x1)}' height='7'"
+        return f"{band} fill='#D55E00' opacity='.35'/>{middle}"
+    toward = 1 if x2 > x1 else -1
+    if line.heard_s is None:
+        x2 -= toward * 60
+        end = f"<path d='M{x2 - 5} {y - 3}l10 10m0 -10l-10 10' stroke='#D55E00' stroke-width='2'/>"
+    else:
+        end = f"<path d='M{x2} {y + 2}l{-9 * toward} -5v10z' fill='{colour}'/>"
+    dash = " stroke-dasharray='6 3'" if kind == "multifd" else " stroke-dasharray='2 3'" if kind == "preempt" else ""
+    return (
+        f"<line x1='{x1}' y1='{y + 2}' x2='{x2}' y2='{y + 2}' stroke='{colour}' stroke-width='2'{dash}/>{end}{middle}"
+    )
+
+
+def _safe(text: str) -> str:
+    return escape("".join(c if c.isprintable() else " " for c in text), quote=True)
