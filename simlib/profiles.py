@@ -64,9 +64,9 @@ def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
     """The machine with some devices changed: {device = "id", version = 3, ...}. Raises ProfileError."""
     devices = list(found.devices)
     for edit in edits:
-        at = next((n for n, d in enumerate(devices) if d.id == edit["device"]), None)
+        at = next((n for n, d in enumerate(devices) if d.id == edit.get("device")), None)
         if at is None:
-            raise ProfileError(f"there is no device {edit['device']!r} to edit on {found.type}")
+            raise ProfileError(f"edit names no device of {found.type}: {edit.get('device')!r}")
         changes: dict[str, Any] = {k.replace("-", "_"): v for k, v in edit.items() if k != "device"}
         if "subsections" in changes:
             changes["subsections"] = tuple(Subsection(*s) for s in changes["subsections"])

@@ -165,7 +165,8 @@ CONVERSATIONS = {
         "a source that speaks version 3 alone", OVER_TCP, OVER_TCP, source_class=FromTheFuture,
     ),
     "refusal-apply-failed": Conversation(
-        "agreed, but the destination could not set what was agreed", OVER_TCP, OVER_TCP, apply_error="no such compressor",
+        "agreed, but the destination could not set what was agreed", OVER_TCP, OVER_TCP,
+        apply_error="no such compressor",
     ),
     "late-failure": Conversation(
         "all was sent, and a device would not load", OVER_TCP, OVER_TCP, PASSES, load_error="timer: bad period",

@@ -11,10 +11,10 @@ import json
 import re
 from typing import Any
 
-from ..errors import PeerError
+from ..errors import PeerError, clean
 
 DEPTH, ITEMS, STRING, IGNORABLE_KEYS = 16, 8192, 4096, 256
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 Shape = Any
 
@@ -80,6 +80,8 @@ def _integer(text: str) -> int:
 def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
     if isinstance(value, str) and len(value) > STRING:
         raise PeerError("too-much", f"{path} is a string of {len(value)} characters; {STRING} are allowed", path)
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise PeerError("encoding", f"{path} holds half of a surrogate pair", path)
     if isinstance(value, (list, dict)) and len(value) > ITEMS:
         raise PeerError("too-much", f"{path} has {len(value)} items; {ITEMS} are allowed", path)
     if shape is None:
@@ -101,7 +103,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
     fitted: dict[str, Any] = {}
     for key, inner in value.items():
         bare = key[1:] if key.startswith("?") else key
-        known = shape.get(bare, shape.get(bare + "?", ...))
+        known = ... if bare.endswith("?") else shape.get(bare, shape.get(bare + "?", ...))
         if known is not ...:
             if bare in fitted:
                 raise PeerError("encoding", f"{path} has {bare} twice, marked and unmarked", path)
@@ -111,8 +113,8 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
             if counter[0] > IGNORABLE_KEYS:
                 raise PeerError("too-much", f"more than {IGNORABLE_KEYS} ignorable keys", path)
         else:
-            raise PeerError("unknown-key", f"{path} has the key {bare[:80]!r}, which this version does not know",
-                            f"{path}.{bare[:80]}")  # fmt: skip
+            raise PeerError("unknown-key", f"{path} has the key {clean(bare, 80)!r}, which this version does not know",
+                            f"{path}.{clean(bare, 80)}")  # fmt: skip
     for key in shape:
         if not key.endswith("?") and key not in fitted:
             raise PeerError("unknown-value", f"{path} lacks the key {key!r}", f"{path}.{key}")
@@ -121,7 +123,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
 
 def _anything(value: Any, path: str, counter: list[int]) -> Any:
     if isinstance(value, dict):
-        return {k: _fit(v, None, f"{path}.{k[:80]}", counter) for k, v in value.items()}
+        return {k: _fit(v, None, f"{path}.{clean(k, 80)}", counter) for k, v in value.items()}
     if isinstance(value, list):
         return [_fit(v, None, path, counter) for v in value]
     return value

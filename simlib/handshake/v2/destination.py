@@ -17,6 +17,7 @@ from ..interface import (
     Apply,
     Broken,
     Drop,
+    End,
     Ended,
     Entered,
     Finished,
@@ -50,6 +51,8 @@ class Destination(Session):
     def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
         super().__init__(settings, identity)
         self.state = "rejected"
+        self.own_settings = settings  # before anything was agreed
+        self.applies = 0  # asked and not yet answered, over all attempts
         self.sessions = 0  # attempts so far, so that each has its own secret
         self.ended_as: tuple[Error, ...] = ()  # of the last attempt
         self._reset()
@@ -57,6 +60,7 @@ class Destination(Session):
 
     def _reset(self) -> None:
         """Ready for the next attempt."""
+        self.settings = self.own_settings
         self.control: int | None = None
         self.peer = messages.Hello("", "", "separate")
         self.agreement = Agreement()
@@ -79,7 +83,7 @@ class Destination(Session):
         return self.peer.main == "inline"
 
     def _on_start(self, _: Start) -> None:
-        if self.settings.transport == "file":
+        if self.settings.transport == "file" or (self.settings.transport == "exec" and not self.identity.bidirectional):
             error = Error("transport-one-way", "transport", "", "file", "A file can't answer: see its manifest.")
             self._finish("rejected", (error,), listening=False)
             return
@@ -109,9 +113,15 @@ class Destination(Session):
     def _on_alarmrang(self, alarm: AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
         conn = int(alarm.name.rpartition("-")[2])
+        late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
         if self.links[conn].kind == "new":
-            self._out.append(Printed(f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"))
+            self._out.append(Printed(late))
             self._close(conn)
+        elif self.links[conn].kind == "closed":
+            self._out.append(Drop(conn))  # it was told why and would not go
+        elif conn == self.control and self.state in ("greeted", "accepted"):
+            self._out.append(Printed(late))
+            self._attempt_over((Error("connection-lost", "control", "", "", late, "", "later"),))
 
     def _known(self, conn: int, kind: str) -> None:
         self._set(conn, kind=kind)
@@ -127,14 +137,14 @@ class Destination(Session):
             self._stream(conn, received.data, received.fill)
             return
         if link.kind == "new" or (conn == self.control and self.state == "greeted"):
-            self.heard = self.heard + received.data if conn == self.control else received.data
+            self._set(conn, heard=link.heard + received.data)
         self._read(conn, received.data, received.fill)
 
     def _reads(self, conn: int) -> bool:
         return self.links[conn].kind in ("new", "control")
 
-    def _first_frame(self, conn: int) -> int:
-        return frames.HELLO if self.links[conn].kind == "new" else frames.CHANNEL_OPEN
+    def _first_frames(self, conn: int) -> tuple[int, ...]:
+        return (frames.HELLO,)
 
     def _greeted(self, conn: int, item: Preface) -> None:
         """Eight good bytes and a preface: now it may speak, but it waits to know for whom."""
@@ -147,6 +157,8 @@ class Destination(Session):
         if self.links[conn].kind == "new" and got.type == frames.CHANNEL_OPEN:
             told = body.load(got.payload, messages.SHAPES[got.type], "CHANNEL_OPEN")
             self._heard_channel_open(conn, told)
+        elif got.type in (frames.CHANNEL_OPEN, frames.CHANNEL_OK):
+            raise PeerError("bad-state", f"{frames.name(got.type)} on {self.links[conn].kind}", frames.name(got.type))
         else:
             super()._got_frame(conn, got)
 
@@ -159,7 +171,7 @@ class Destination(Session):
             ))  # fmt: skip
             return
         self.control = conn
-        self._known(conn, "control")
+        self._set(conn, kind="control")  # its guard runs on until START has proved who it is
         self.exporter = self.links[conn].exporter
         self.peer = messages.read_hello(told, states.SOURCE)
         theirs, ours = self.peer.session, self.identity.session
@@ -175,7 +187,7 @@ class Destination(Session):
         errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
         warnings = [f for f in findings if f.severity == "warning"]
         if verdict == "maybe" and "reject" in (offer.on_maybe, self.identity.on_maybe):
-            errors += [replace(w, code="maybe-refused", text=f"{w.text} (refused because on-maybe is reject)")
+            errors += [replace(w, code="maybe-refused", severity="error", text=f"{w.text} (on-maybe is reject)")
                        for w in warnings]  # fmt: skip
         if errors:
             self._refuse(tuple(errors))
@@ -188,14 +200,16 @@ class Destination(Session):
         secret = self._derive(f"secret {self.sessions}", 32)
         hello = messages.hello(self.role, self.settings, self.identity, self.peer.main)
         told_before = self._greeting(conn) + self._frame(frames.HELLO, hello)
-        heard = self.heard[: len(self.heard) - len(self.links[conn].reader.buffer)]
+        heard = self.links[conn].heard
+        heard = heard[: len(heard) - len(self.links[conn].reader.buffer)]
         sent = self._say(conn, frames.ACCEPT, {
             "features": [messages.stance_body(s) for s in ours], "agreement": agreement,
             "session-id": self.session_id, "secret": secret.hex(), "channels": list(self.plan), "verdict": verdict,
             "warnings": [w.body() for w in warnings[:64]], "skipped": [list(s) for s in self.agreement.skipped],
-            "config": dict(agreed_settings(self.settings, self.agreement).parameters),
+            "config": messages.public(agreed_settings(self.settings, self.agreement).parameters),
         }, told_before)  # fmt: skip
         self._make_key(secret, heard, sent)
+        self._set(conn, heard=b"")
 
     def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
         if told["agreement"] != self.digest:
@@ -203,12 +217,15 @@ class Destination(Session):
                             clean(told["agreement"], 16), self.digest[:16])  # fmt: skip
         if not binding.same(told["mac"], binding.mac(self.key_bytes, "START", self.digest)):
             raise PeerError("transcript", "START does not prove the same conversation: something changed it", "START")
+        self._known(conn, "control")
+        self.applies += 1
         agreed = agreed_settings(self.settings, self.agreement)
         config: tuple[tuple[str, object], ...] = tuple((c, True) for c in agreed.capabilities)
         self._out.append(Apply(config + tuple(agreed.parameters)))
 
     def _on_applied(self, applied: Applied) -> None:
-        if self.state != "started":
+        self.applies -= 1
+        if self.state != "started" or self.applies:  # an answer to an attempt that is over
             return
         if applied.error:
             self._refuse((Error(
@@ -267,8 +284,8 @@ class Destination(Session):
     # --- the data ---------------------------------------------------------------------------------------------------
     def _stream(self, conn: int, data: bytes, fill: int) -> None:
         if self.state not in ("ready", "loading", "loaded", "going"):
-            error = Error("bad-state", self.links[conn].kind, "bytes", self.state, "Bytes came on a channel before "
-                          "READY.")  # fmt: skip
+            error = Error("bad-state", f"channel[{self.links[conn].kind}]", "bytes", self.state,
+                          "Bytes came before READY.")  # fmt: skip
             self._refuse((error,))
             return
         kind = self.links[conn].kind
@@ -368,7 +385,14 @@ class Destination(Session):
 
     def _lost(self, conn: int, how: str) -> None:
         kind = self.links[conn].kind
-        if kind == "closed" or self.state in ("going", "completed"):
+        if kind == "closed":
+            self._out.append(Drop(conn))
+            return
+        if self.state in ("going", "completed"):
+            if conn == self.control and self.running:  # postcopy: its memory will not come any more
+                self._enter("postcopy-paused")
+                text = f"The source went away ({clean(how)}) while its guest ran here without all of its memory."
+                self._finish("failed", (Error("connection-lost", "control", "", "", text, "", "never"),))
             return
         if conn == self.control:
             self._attempt_over((Error("connection-lost", "control", "", "", f"The source went away ({clean(how)}).", "",
@@ -395,12 +419,15 @@ class Destination(Session):
         self._say(
             conn, frames.REJECT, messages.reject((error,), self.identity.limits), self._greeting(conn), error.code
         )
-        self._close(conn)
+        self._let_go(conn)
 
     def _refuse(self, errors: tuple[Error, ...]) -> None:
         """End the attempt and tell the source everything: REJECT before READY, ERROR after."""
         conn = self.control
         assert conn is not None
+        if self.state == "going":  # GO was obeyed: nothing that is said now can take it back
+            self._out.append(Printed(f"ignored after GO: {errors[0].code}: {errors[0].text}"))
+            return
         self._out.append(Printed("; ".join(f"{e.code}: {e.text}" for e in errors)))
         codes = ", ".join(dict.fromkeys(e.code for e in errors))
         if self.state in ("ready", "loading", "loaded"):
@@ -410,6 +437,7 @@ class Destination(Session):
             self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), before, codes)
         else:
             self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), note=codes)
+        self._let_go(conn)
         self._attempt_over(errors)
 
     def _broke_off(self, text: str) -> None:
@@ -433,6 +461,14 @@ class Destination(Session):
         else:
             self._reset()
             self._enter("setup")
+
+    def _let_go(self, conn: int) -> None:
+        """Half-close and read on until the peer has gone: a close over unread bytes would be a reset, and a reset may
+        overtake the reason."""
+        self._close(conn)
+        self._out[-1] = End(conn)
+        if self.identity.limits.guard_s:
+            self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
 
     def _close(self, conn: int) -> None:
         if self.identity.limits.guard_s and self.links[conn].kind == "new":

@@ -112,6 +112,7 @@ def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agre
     ours, theirs = {s.feature: s for s in source}, {s.feature: s for s in destination}
     names = [n for n in DEPENDS if n in ours or n in theirs]
     names += sorted((set(ours) | set(theirs)) - set(names))
+    lifted = _lifted(ours, theirs)
     on: dict[str, tuple[tuple[str, int | str], ...]] = {}
     skipped: list[tuple[str, str]] = []
     errors: list[Error] = []
@@ -122,18 +123,26 @@ def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agre
                 errors.append(_refused(name, one, other))
             elif PREFER in (one, other):
                 skipped.append((name, f"source: {one}, destination: {other}"))
-        elif {one, other} & {PREFER, REQUIRE}:
+        elif name in lifted or {one, other} & {PREFER, REQUIRE}:
             values, error = _meet(name, ours[name].parameters, theirs[name].parameters)
             if error is None:
                 on[name] = values
-            elif REQUIRE in (one, other):
+            elif name in lifted:
                 errors.append(error)
             else:
                 skipped.append((name, error.text))
-    required = {n for n in on if REQUIRE in (_need(ours, n), _need(theirs, n))}
+    required = lifted & set(on)
     errors += _drop_conflicts(on, skipped, required, ours, theirs)
     errors += _drop_dependents(on, skipped, required)
     return Agreement(tuple(on.items()), tuple(skipped), tuple(errors))
+
+
+def _lifted(*sides: dict[str, Stance]) -> set[str]:
+    """What is required, by either side or by something that is."""
+    found = {n for side in sides for n, s in side.items() if s.need == REQUIRE}
+    while more := {d for n in found for d in DEPENDS.get(n, ())} - found:
+        found |= more
+    return found
 
 
 def _need(stances: dict[str, Stance], name: str) -> str:

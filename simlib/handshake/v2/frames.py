@@ -88,6 +88,12 @@ class Reader:
 
     def next(self) -> tuple[Reader, Preface | Frame | None]:
         """The next thing on the connection, or None until more has come. Raises PeerError."""
+        before, (read, item) = self, self._step()
+        while item is None and read.partial != before.partial:  # a part of a continued frame: go on behind it
+            before, (read, item) = read, read._step()
+        return read, item
+
+    def _step(self) -> tuple[Reader, Preface | Frame | None]:
         if self.data_left:
             return self._data()
         return self._frame() if self.got_preface else self._preface()
@@ -114,6 +120,8 @@ class Reader:
         limit = self.limits.data_bytes if type == DATA else self.limits.frame_bytes
         if size > limit:
             raise PeerError("frame-too-big", f"a {name(type)} frame of {size} bytes; {limit} are allowed")
+        if type == DATA and self.partial is not None:
+            raise PeerError("bad-state", f"DATA inside a continued {name(self.partial[0])}")
         if type == DATA and size:
             return replace(self, buffer=self.buffer.skip(FRAME_BYTES), data_left=size)._data()
         if len(self.buffer) < FRAME_BYTES + size:
@@ -137,7 +145,7 @@ class Reader:
         if len(whole) > self.limits.handshake_bytes:
             raise PeerError("too-much", f"a continued {name(type)} of more than {self.limits.handshake_bytes} bytes")
         if got.flags & MORE:
-            return replace(self, partial=(type, whole)).next()  # type: ignore[return-value]
+            return replace(self, partial=(type, whole)), None
         return replace(self, partial=None), replace(got, payload=whole)
 
     def _data(self) -> tuple[Reader, Frame | None]:
@@ -171,7 +179,7 @@ def _check_magic(found: bytes, expected: bytes) -> None:
     if found == expected[: len(found)]:
         return
     own = RESPONDER if expected == INITIATOR else INITIATOR
-    if found == own[: len(found)] and len(found) >= 4:
+    if found[:4] == own[:4]:
         raise PeerError("reflected", "our own bytes came back: the transport echoes, or both sides have the same role")
     if found[:4] == b"QEVM":
         raise PeerError("peer-v1", "the peer speaks the v1 stream (QEVM)", source="v1", destination="v2")

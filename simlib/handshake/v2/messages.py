@@ -99,9 +99,14 @@ def read_hello(body: dict[str, Any], role: str) -> Hello:
 
 def offer(settings: Settings, identity: Identity, stances: tuple[Stance, ...]) -> dict[str, Any]:
     return facts(settings.machine) | {
-        "features": [stance_body(s) for s in stances], "config": dict(settings.parameters),
+        "features": [stance_body(s) for s in stances], "config": public(settings.parameters),
         "on-maybe": identity.on_maybe,
     }  # fmt: skip
+
+
+def public(parameters: tuple[tuple[str, int | str], ...]) -> dict[str, Any]:
+    """The parameters that the peer may see: those for TLS name local objects."""
+    return {k: v for k, v in parameters if not k.startswith("tls-")}
 
 
 def facts(machine: Machine) -> dict[str, Any]:
@@ -129,6 +134,9 @@ def read_facts(body: dict[str, Any]) -> Machine:
     if len(body["devices"]) > 4096 or len(body["ram-blocks"]) > 1024:
         raise PeerError("too-much", "more than 4096 devices or 1024 memory blocks", "devices")
     m = body["machine"]
+    numbers = [m["page-bits"], m["vcpus"], *(n for b in body["ram-blocks"] for n in (b["size"], b["page-size"]))]
+    if min([*numbers, *(d[k] for d in body["devices"] for k in ("instance", "version", "minimum-version"))]) < 0:
+        raise PeerError("unknown-value", "a size, count or version is negative", "machine")
     devices = []
     for i, d in enumerate(body["devices"]):
         subsections = tuple(
@@ -136,10 +144,10 @@ def read_facts(body: dict[str, Any]) -> Machine:
         )
         nested = tuple(_row(r, (str, int, int), f"devices[{i}].nested") for r in d["nested"])
         devices.append(Device(
-            d["id"], d["instance"], d["version"], d["minimum-version"], 0, subsections, nested, d["schema"],
+            clean(d["id"], 256), d["instance"], d["version"], d["minimum-version"], 0, subsections, nested, d["schema"],
             d["described"], d["migratable"], tuple(d["features"]),
         ))  # fmt: skip
-    blocks = tuple(RamBlock(b["name"], b["size"], b["page-size"]) for b in body["ram-blocks"])
+    blocks = tuple(RamBlock(clean(b["name"], 256), b["size"], b["page-size"]) for b in body["ram-blocks"])
     return Machine(
         m["type"], (), m["arch"], m["page-bits"], m["vcpus"], m["cpu"], tuple(m["cpu-features"]), m["uuid"], blocks,
         tuple(devices),
@@ -148,12 +156,14 @@ def read_facts(body: dict[str, Any]) -> Machine:
 
 def _row(row: Any, types: tuple[type, ...], path: str) -> Any:
     fits = isinstance(row, list) and len(row) == len(types)
-    if not fits or not all(isinstance(v, t) for v, t in zip(row, types, strict=True)):
+    if not fits or not all(type(v) is t for v, t in zip(row, types, strict=True)):
         raise PeerError("unknown-value", f"{path} holds something that is not {len(types)} values", path)
     return tuple(row)
 
 
 def read_offer(body: dict[str, Any]) -> Offer:
+    if body["on-maybe"] not in ("warn", "reject"):
+        raise PeerError("unknown-value", f"on-maybe is {clean(body['on-maybe'], 40)!r}", "OFFER.on-maybe")
     return Offer(read_stances(body["features"]), read_facts(body), body["on-maybe"])
 
 
@@ -166,6 +176,8 @@ def read_stances(bodies: list[dict[str, Any]]) -> tuple[Stance, ...]:
     """Unknown features stay (nobody else will want them); an unknown need is refused."""
     if len(bodies) > 512:
         raise PeerError("too-much", f"{len(bodies)} features; 512 are allowed", "features")
+    if len({b["name"] for b in bodies}) != len(bodies):
+        raise PeerError("unknown-value", "a feature is listed twice", "features")
     found = []
     for body in bodies:
         name = body["name"]

@@ -25,6 +25,8 @@ class Link:
     nonce: bytes = b""  # ours
     peer_nonce: bytes = b""
     exporter: bytes = b""  # of its TLS connection
+    heard: bytes = b""  # all that came, while it may belong to the transcript
+    spoke: bool = False  # our preface has gone out
 
 
 class Session:
@@ -75,7 +77,8 @@ class Session:
         return conn
 
     def _greeting(self, conn: int) -> bytes:
-        """The preface, with a random ignorable flag, and an ignorable frame behind it."""
+        """The preface, with random ignorable flags, and an ignorable frame behind it."""
+        self._set(conn, spoke=True)
         bits = self._derive(f"grease {conn}", 32)
         flags = int.from_bytes(bits[:2], "big") if self.identity.grease else 0
         told = frames.preface(self.magic, self.links[conn].nonce, flags)
@@ -86,7 +89,10 @@ class Session:
     def _frame(self, type: int, told: dict[str, Any]) -> bytes:
         if self.identity.grease and type in (frames.HELLO, frames.OFFER, frames.ACCEPT):
             told = told | {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
-        return frames.frame(type, body.dump(told))
+        payload, limit = body.dump(told), self.identity.limits.frame_bytes
+        parts = [payload[i : i + limit] for i in range(0, len(payload), limit)]
+        more = frames.CRITICAL | frames.MORE
+        return b"".join(frames.frame(type, p, more) for p in parts[:-1]) + frames.frame(type, parts[-1])
 
     def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
         data = before + self._frame(type, told)
@@ -136,7 +142,7 @@ class Session:
             return
         if got.type in (frames.PING, frames.PONG):
             self._ping(conn, got)
-        elif self.links[conn].kind == "control" or got.type == self._first_frame(conn):
+        elif self.links[conn].kind == "control" or got.type in self._first_frames(conn):
             self._got_message(conn, got)
         else:
             raise PeerError("bad-state", f"{frames.name(got.type)} on a connection that is {self.links[conn].kind}",
@@ -167,7 +173,7 @@ class Session:
             raise PeerError("frame-too-big", f"{frames.name(got.type)} with {len(got.payload)} bytes; 64 are allowed")
         if not self.links[conn].reader.unlimited:
             self._set(conn, reader=self.links[conn].reader.skipped())
-        if got.type == frames.PING and self.links[conn].kind == "control":
+        if got.type == frames.PING and self.links[conn].kind == "control" and self.links[conn].spoke:
             self._out.append(Send(conn, frames.frame(frames.PONG, got.payload)))
 
     def _heard_info(self, conn: int, told: dict[str, Any]) -> None:
@@ -176,8 +182,8 @@ class Session:
             self._set(conn, reader=self.links[conn].reader.skipped())
 
     # --- for the roles to say ---------------------------------------------------------------------------------------
-    def _first_frame(self, conn: int) -> int:
-        """The frame type that may come first on a connection of unknown purpose."""
+    def _first_frames(self, conn: int) -> tuple[int, ...]:
+        """The frame types that may come first on a connection that is not control."""
         raise NotImplementedError
 
     def _greeted(self, conn: int, item: Preface) -> None:

@@ -86,6 +86,7 @@ class Source(Session):
 
     # --- management -------------------------------------------------------------------------------------------------
     def _on_start(self, _: Start) -> None:
+        lacking = [name for name in self.identity.require if name not in {s.feature for s in self.stances}]
         one_way = self.settings.transport == "file" or (
             self.settings.transport in ("exec", "fd") and not self.identity.bidirectional
         )
@@ -97,6 +98,9 @@ class Source(Session):
                 "Save with a manifest instead, or give a transport that returns and say so.",
             )  # fmt: skip
             self._finish("rejected", (error,))
+        elif lacking:
+            text = f"This QEMU can't require {lacking[0]}: it has no such feature."
+            self._finish("rejected", (Error("feature-required", f"feature[{lacking[0]}]", "require", "", text),))
         elif refused:
             self._finish("rejected", (Error("feature-conflict", "config", refused, "", refused),))
         else:
@@ -201,8 +205,8 @@ class Source(Session):
         return self.channels[conn] if conn < len(self.channels) else str(conn)
 
     # --- what the destination says ----------------------------------------------------------------------------------
-    def _first_frame(self, conn: int) -> int:
-        return frames.CHANNEL_OK
+    def _first_frames(self, conn: int) -> tuple[int, ...]:
+        return frames.CHANNEL_OK, frames.REJECT
 
     def _greeted(self, conn: int, item: Preface) -> None:
         """The responder's preface; the frames say the rest."""
@@ -279,6 +283,9 @@ class Source(Session):
         if self.state == "completed":
             self._completed()
             return
+        if self.stage not in ("sent", "package"):
+            self.state = "ready"
+            raise PeerError("bad-state", "LOADED before everything was sent", "LOADED")
         self._say(conn, frames.GO, {})
 
     def _heard_running(self, conn: int, told: dict[str, Any]) -> None:
@@ -296,7 +303,7 @@ class Source(Session):
 
     # --- the data ---------------------------------------------------------------------------------------------------
     def _on_ramcollected(self, ram: RamCollected) -> None:
-        if self.stage not in ("collect", "collect-last"):
+        if self.stage not in ("collect", "collect-last") or self.state == "closing":
             return
         last = self.stage == "collect-last"
         self.converged = ram.converged
@@ -398,8 +405,8 @@ class Source(Session):
         self._drop_all()
         error = Error(
             "connection-lost", "control", "GO sent", "no RUNNING",
-            f"The link was lost after GO and before RUNNING ({clean(how)}): the destination may run the guest. It is "
-            "paused here.", "Ask the destination, then either resume here or quit.", "never",
+            f"The link was lost after GO, before the end was heard ({clean(how)}): the destination may run "
+            "the guest. It is paused here.", "Ask the destination, then either resume here or quit.", "never",
         )  # fmt: skip
         self._enter("uncertain")
         self._finish("uncertain", (error,))
