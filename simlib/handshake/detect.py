@@ -21,6 +21,7 @@ from .interface import (
     SetAlarm,
     Start,
     StartTls,
+    StopAlarm,
     TlsFailed,
 )  # fmt: skip
 from .machine import Settings
@@ -116,7 +117,8 @@ class Adaptive:
         self.chosen = chosen
         told, self.told = self.told, ()
         out = [o for t in told for o in self._pass_on(t)]
-        return [o for o in out if not isinstance(o, StartTls)]  # asked for already
+        stopped: list[Output] = [StopAlarm(f"guard-{c}") for c in range(len(self.first))]
+        return stopped + [o for o in out if not isinstance(o, StartTls)]  # TLS was asked for already
 
     def _pass_on(self, input: Input) -> list[Output]:
         assert self.chosen is not None

@@ -262,7 +262,7 @@ class Host:
         turn = self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
 
         def ring() -> None:
-            if self.alarms.get(o.name) == turn:
+            if self.alarms.get(o.name) == turn and self.endpoint.finished is None:
                 self.note("link", f"alarm {o.name}")
                 self.feed(i.AlarmRang(o.name))
 

@@ -386,7 +386,7 @@ class Destination(Session):
     def _lost(self, conn: int, how: str) -> None:
         kind = self.links[conn].kind
         if kind == "closed":
-            self._out.append(Drop(conn))
+            self._out += [Drop(conn), StopAlarm(f"guard-{conn}")]
             return
         if self.state in ("going", "completed"):
             if conn == self.control and self.running:  # postcopy: its memory will not come any more
