@@ -96,6 +96,8 @@ def _lines(trace: Trace) -> list[_Line]:
                     "QEVM, CONFIGURATION, START ram",
                 )
                 lines.append(_Line(s, known[-1].time_s if known else s.time_s if quiet and waiting is None else None))
+        elif s.kind == "end" and lines and lines[-1].step.kind == "state" and s.text.startswith(lines[-1].step.text):
+            lines[-1] = _Line(s)
         elif s.kind != "hear":
             lines.append(_Line(s))
     return lines

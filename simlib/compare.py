@@ -147,51 +147,63 @@ def summary(rows: list[Row]) -> Iterator[str]:
         )
 
 
-def matrix_svg(rows: list[Row], only: Callable[[Row], bool] = lambda r: r.manager == "naive") -> str:
-    """A square for each run: scenarios down, v1 and v2 by version across."""
-    shown = [r for r in rows if only(r)]
+def matrix_svg(rows: list[Row]) -> str:
+    """A square for each run under a naive manager: situations down (in two halves), v1 and v2 by version across."""
+    probed = {r.scenario for r in rows if r.protocol not in ("v1", "v2")}
+    shown = [r for r in rows if r.manager == "naive" and r.scenario not in probed]
     names = list(dict.fromkeys(r.scenario for r in shown))
-    columns = [(p, v) for p in ("v1", "v2") for v in ("7.2", "10.0", "11.1")]
-    at = {(r.scenario, r.protocol, versions(r)): r for r in shown}
-    row_h, left, cell = 17, 290, 46
-    top, right = 84, left + cell * len(columns) + 30
-    height = top + row_h * len(names) + 70
+    at: dict[tuple[str, str, str], Row] = {}
+    for r in shown:
+        version = versions(r)
+        at.setdefault((r.scenario, r.protocol, "mixed" if ">" in version else version), r)
+    half, row_h, top, wide = (len(names) + 1) // 2, 18, 96, 640
+    height = top + row_h * half + 62
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right} {height}" width="{right}" height="{height}" '
-        'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="11" role="img">',
-        "<title>How each scenario ends under v1 and under v2</title>",
-        f'<rect width="{right}" height="{height}" fill="#ffffff"/>',
-        '<text x="16" y="28" font-size="16" font-weight="bold">How each situation ends</text>',
-        '<text x="16" y="48" fill="#555">simulated; v1 as QEMU does it today, v2 with the handshake</text>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * wide} {height}" width="{2 * wide}" '
+        f'height="{height}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12" role="img">',
+        "<title>How each situation ends under v1 and under v2</title>",
+        f'<rect width="{2 * wide}" height="{height}" fill="#ffffff"/>',
+        '<text x="16" y="30" font-size="20" font-weight="bold">How each situation ends</text>',
+        '<text x="290" y="30" fill="#555">v1: today\'s stream, by QEMU version; v2: with the handshake, on the same '
+        "QEMU; mixed: two versions</text>",
     ]
+    for part, x in ((names[:half], 0), (names[half:], wide)):
+        parts += _half(part, at, x, top, row_h)
+    return "\n".join([*parts, *_legend(16, height - 40, 2 * wide), "</svg>\n"])
+
+
+def _half(names: list[str], at: dict[tuple[str, str, str], Row], x0: int, top: int, row_h: int) -> Iterator[str]:
+    left, cell = x0 + 250, 44
+    columns = [(p, v) for p in ("v1", "v2") for v in ("7.2", "10.0", "11.1", "mixed")]
     for i, (protocol, version) in enumerate(columns):
-        x = left + i * cell + (14 if i >= 3 else 0)
-        if i in (0, 3):
-            parts.append(f'<text x="{x}" y="{top - 24}" font-size="13" font-weight="bold">{protocol}</text>')
-        parts.append(f'<text x="{x + 20}" y="{top - 8}" text-anchor="middle" fill="#555">{version}</text>')
+        x = left + i * cell + (14 if i >= 4 else 0)
+        if i in (0, 4):
+            yield f'<text x="{x}" y="{top - 28}" font-size="14" font-weight="bold">{protocol}</text>'
+        yield f'<text x="{x + 20}" y="{top - 8}" text-anchor="middle" fill="#555" font-size="11">{version}</text>'
     for j, name in enumerate(names):
         y = top + j * row_h
-        parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(name.replace("_", " "))}</text>')
+        yield f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(name.replace("_", " "))}</text>'
         for i, (protocol, version) in enumerate(columns):
             row = at.get((name, protocol, version))
-            x = left + i * cell + (14 if i >= 3 else 0)
-            if row is None:
-                continue
-            told = escape(f"{row.outcome}: {row.source_text or row.source_status}")
-            parts.append(
-                f'<g><title>{told}</title><rect x="{x}" y="{y}" width="{cell - 5}" height="{row_h - 3}" rx="3" '
-                f'fill="{COLOURS[row.outcome]}"/><text x="{x + 20}" y="{y + 11}" text-anchor="middle" fill="#fff" '
-                f'font-weight="bold">{MARKS[row.outcome]}</text></g>'
-            )
-    x, y = 16, height - 44
+            if row is not None:
+                told = escape(f"{row.outcome}: {row.source_text or row.source_status}")
+                yield _square(left + i * cell + (14 if i >= 4 else 0), y, row.outcome, told, cell - 5, row_h - 3)
+
+
+def _square(x: int, y: int, outcome: str, told: str, width: int, height: int) -> str:
+    return (
+        f'<g><title>{told}</title><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="3" '
+        f'fill="{COLOURS[outcome]}"/><text x="{x + width / 2}" y="{y + 12}" text-anchor="middle" fill="#fff" '
+        f'font-weight="bold">{MARKS[outcome]}</text></g>'
+    )
+
+
+def _legend(x: int, y: int, right: int) -> Iterator[str]:
     for outcome in OUTCOMES:
-        parts.append(f'<rect x="{x}" y="{y}" width="16" height="14" rx="3" fill="{COLOURS[outcome]}"/>')
-        parts.append(f'<text x="{x + 8}" y="{y + 11}" text-anchor="middle" fill="#fff">{MARKS[outcome]}</text>')
-        parts.append(f'<text x="{x + 21}" y="{y + 11}">{outcome}</text>')
-        x += 36 + 7 * len(outcome)
-        if x > right - 110:
-            x, y = 16, y + 22
-    return "\n".join([*parts, "</svg>\n"])
+        yield _square(x, y, outcome, outcome, 18, 15)
+        yield f'<text x="{x + 24}" y="{y + 12}">{outcome}</text>'
+        x += 50 + 8 * len(outcome)
+    assert x < right
 
 
 def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:

@@ -138,12 +138,13 @@ class World:
     def run(self) -> Result:
         management = self.scenario.management
         if not self._refused_up_front():
+            self._listen()
+            faults.arrange(self)
             self._start()
             for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
                                 (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
                 if at_s >= 0:
                     self.net.after(at_s, self._order(input))
-            faults.arrange(self)
             self.env.run(until=management.observe_s)
             if self.file is not None:
                 self.file.load()
@@ -170,10 +171,12 @@ class World:
                 return True
         return False
 
-    def _start(self) -> None:
+    def _listen(self) -> None:
         if self.file is None:
             self.destination.feed(Start())
             self.net.listening = self.destination.endpoint.finished is None
+
+    def _start(self) -> None:
         if self.net.listening or self.file is not None:
             self.source.feed(Start())
         else:

@@ -20,7 +20,10 @@ class Stranger:
     def __init__(self, world: World, fault: Fault, number: int) -> None:
         self.world, self.fault = world, fault
         self.name = f"stranger[{number}]"
-        world.net.after(max(fault.at_s, 0.0), self._connect)
+        if fault.at_s > 0:
+            world.net.after(fault.at_s, self._connect)
+        else:
+            self._connect()  # before the source does
 
     def _connect(self) -> None:
         self.world.net.connect(self.name, self, self.world.destination, self._connected)

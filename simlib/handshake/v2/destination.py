@@ -39,10 +39,12 @@ from ..interface import (
 from ..machine import Settings
 from . import binding, body, features, frames, inventory, messages, states
 from .features import Agreement
-from .frames import Frame, Preface
+from .frames import Frame
 from .messages import Identity
 from .session import Session
 from .source import agreed_settings, agreement_body, channel_plan
+
+_SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
 
 
 class Destination(Session):
@@ -107,16 +109,14 @@ class Destination(Session):
         self._set(secured.conn, exporter=secured.exporter)
 
     def _on_tlsfailed(self, failed: TlsFailed) -> None:
-        self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
-        self._close(failed.conn)
+        self._print_and_close(failed.conn, f"TLS handshake failed: {failed.text}")
 
     def _on_alarmrang(self, alarm: AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
         conn = int(alarm.name.rpartition("-")[2])
         late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
         if self.links[conn].kind == "new":
-            self._out.append(Printed(late))
-            self._close(conn)
+            self._print_and_close(conn, late)
         elif self.links[conn].kind == "closed":
             self._out.append(Drop(conn))  # it was told why and would not go
         elif conn == self.control and self.state in ("greeted", "accepted"):
@@ -145,9 +145,6 @@ class Destination(Session):
 
     def _first_frames(self, conn: int) -> tuple[int, ...]:
         return (frames.HELLO,)
-
-    def _greeted(self, conn: int, item: Preface) -> None:
-        """Eight good bytes and a preface: now it may speak, but it waits to know for whom."""
 
     def _opens_session(self, conn: int, type: int) -> bool:
         """HELLO on an unknown connection while a session is on: refused there, and the session goes on."""
@@ -316,6 +313,8 @@ class Destination(Session):
     def _load(self, data: bytes, fill: int) -> None:
         self._loader.feed(data, fill)
         while (event := self._loader.next_event()) is not None:
+            if event[0] in _SHOWN:
+                self._out.append(Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
             if event[0] == "ram":
                 assert isinstance(event[1], int)
                 self.ram_bytes += event[1]
@@ -327,6 +326,12 @@ class Destination(Session):
             elif event[0] == "eof":
                 self.eof = True
                 self._loaded_when_complete()
+
+    @property
+    def _main(self) -> int:
+        """The connection that carries main."""
+        assert self.control is not None
+        return next((conn for name, conn, _ in self.bound if name == "main"), self.control)
 
     def _loaded_when_complete(self) -> None:
         """The stream is at its end and every lane has said all its SYNCs."""
@@ -359,9 +364,10 @@ class Destination(Session):
     def _on_guestrunning(self, _: GuestRunning) -> None:
         self.running = True
         assert self.control is not None
-        self._enter("postcopy-active" if self.postcopy else "completed")
         self._say(self.control, frames.RUNNING, {})
-        if not self.postcopy:
+        if self.postcopy:
+            self._enter("postcopy-active")
+        else:
             self._completed()
 
     def _completed(self) -> None:
@@ -475,6 +481,10 @@ class Destination(Session):
             self._out.append(StopAlarm(f"guard-{conn}"))
         self._set(conn, kind="closed", reader=frames.Reader(self.peer_magic, self.identity.limits))
         self._out.append(Drop(conn))
+
+    def _print_and_close(self, conn: int, text: str) -> None:
+        self._out.append(Printed(text))
+        self._close(conn)
 
     def _close_all(self) -> None:
         for conn, link in enumerate(self.links):
