@@ -412,8 +412,7 @@ class Destination(Session):
     def _mistake(self, conn: int, error: Error) -> None:
         """On the control connection it ends the attempt; anywhere else it ends that connection alone."""
         if conn == self.control or self.links[conn].kind not in ("new", "closed"):
-            self._refuse((error,))
-            return
+            return self._refuse((error,))
         self._out.append(Printed(f"connection {conn} refused: {error.code}: {error.text}"))
         if self.links[conn].reader.got_preface or error.code in ("frame-too-big", "no-common-version"):
             self._turn_away(conn, error)
