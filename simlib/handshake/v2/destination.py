@@ -289,9 +289,7 @@ class Destination(Session):
         try:
             if kind == "main":
                 self._load(data, fill)
-            elif kind == "postcopy-preempt":
-                self.ram_bytes += fill
-            else:
+            elif kind != "postcopy-preempt":
                 self._read_lane(conn, data, fill)
         except stream.StreamError as error:
             self._broke_off(str(error))
@@ -412,7 +410,8 @@ class Destination(Session):
     def _mistake(self, conn: int, error: Error) -> None:
         """On the control connection it ends the attempt; anywhere else it ends that connection alone."""
         if conn == self.control or self.links[conn].kind not in ("new", "closed"):
-            return self._refuse((error,))
+            self._refuse((error,))
+            return
         self._out.append(Printed(f"connection {conn} refused: {error.code}: {error.text}"))
         if self.links[conn].reader.got_preface or error.code in ("frame-too-big", "no-common-version"):
             self._turn_away(conn, error)
