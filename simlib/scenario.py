@@ -49,7 +49,8 @@ class Side:
     session: str = ""
     psk: str = ""
     memory_limit_mib: int = 0
-    apply_error: str = ""
+    apply_error: str = ""  # why the agreed configuration can't be set there
+    apply_code: str = "apply-failed"  # or port, memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Management:
     cancel_at_s: float = -1.0
     deadline_s: float = -1.0
     postcopy_at_s: float = -1.0
-    retries: int = 0
+    retries: int = 0  # further attempts at the same destination, while it listens; faults hit the first only
     observe_s: float = 60.0  # what has not ended by then counts as hung
     loads_anyway: bool = False  # loads a saved file even if the source says that saving failed
     lies: bool = False  # the manager told the sides something untrue: v2's properties do not cover it
@@ -177,6 +178,7 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
         "tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
     ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
     ("Link", "delay_law"): ("constant", "lognormal", "pareto", "exponential", "empirical"),
+    ("Side", "apply_code"): ("apply-failed", "port", "memory"),
     ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
     ("Fault", "kind"): ("cut", "swallow", "stall", "lose", "freeze", "kill", "order", "hold", "late", "stranger"),
     ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),

@@ -32,7 +32,18 @@ OURS = {
                         "simlib.chart"},
 }  # fmt: skip
 BOTH_VERSIONS = {"detect.py", "variants.py"}  # of handshake: the only files that see v1 and v2
-HANDSHAKE_ALLOWS = {"__future__", "collections", "dataclasses", "hashlib", "hmac", "json", "re", "struct", "typing"}
+HANDSHAKE_ALLOWS = {
+    "__future__",
+    "collections",
+    "copy",
+    "dataclasses",
+    "hashlib",
+    "hmac",
+    "json",
+    "re",
+    "struct",
+    "typing",
+}
 OWNERS = {"simpy": "simlib.world", "pandas": "simlib.study", "matplotlib": "simlib.study", "numpy": "simlib.study"}
 
 

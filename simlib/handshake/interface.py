@@ -108,9 +108,11 @@ class GuestStopped(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Applied(_Value):
-    """The agreed configuration was set; `error` says why it was not."""
+    """The agreed configuration was set; `error` says why it was not, `code` what kind of reason (apply-failed, port,
+    memory)."""
 
     error: str = ""
+    code: str = "apply-failed"
 
 
 @dataclass(frozen=True, slots=True)

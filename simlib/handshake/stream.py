@@ -227,7 +227,8 @@ class Loader:
         self.device_bytes = 0
 
     def key(self) -> tuple[object, ...]:
-        return self.buffer, self.state, self.section, self.left
+        """The state as a value that can be hashed."""
+        return tuple(v for k, v in sorted(vars(self).items()) if k != "settings")
 
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)

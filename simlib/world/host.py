@@ -53,6 +53,7 @@ class Guest:
     load_s: float = 0.001
     post_load_error: str = ""
     apply_error: str = ""
+    apply_code: str = "apply-failed"
     passes: int = 0
     collected_bytes: int = 0
     collected_s: float = 0.0
@@ -102,6 +103,7 @@ class Host:
     first_guest_byte_s: float | None = None
     first_guest_depth: int = 0
     finished_s: float | None = None
+    on_finished: Callable[[], object] = lambda: None
     watch: Callable[[], None] | None = None  # a fault that waits for so many bytes
 
     # --- the door ---------------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ class Host:
     def _apply(self, o: i.Apply) -> None:
         named = ", ".join(name if value is True else f"{name}={value}" for name, value in o.config)
         self.note("guest", f"sets {named or 'nothing'}")
-        self.net.after(0.001, lambda: self.feed(i.Applied(self.guest.apply_error)))
+        self.net.after(0.001, lambda: self.feed(i.Applied(self.guest.apply_error, self.guest.apply_code)))
 
     def _load(self, o: i.Load) -> None:
         def loaded() -> None:
@@ -318,6 +320,7 @@ class Host:
 
     def _finished(self, o: i.Finished) -> None:
         self.finished_s = self.env.now
+        self.on_finished()
         self.note("end", o.status + (f": {o.text}" if o.text else ""))
         if o.exited:
             self.die("exits")

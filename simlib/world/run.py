@@ -31,6 +31,7 @@ from .host import Guest, Host
 from .net import Net, Path
 
 MIB = 1 << 20
+RETRY_S = 1.0  # a manager's pause before it tries again
 
 
 @dataclass(slots=True)
@@ -128,6 +129,7 @@ class World:
             working_set_bytes=int(facts.working_set_mib * MIB), downtime_bytes=int(bandwidth * 0.3),
             load_s=facts.load_ms / 1e3, post_load_error=facts.post_load_error,
             apply_error=self.scenario.destination.apply_error,
+            apply_code=self.scenario.destination.apply_code,
         )  # fmt: skip
         return Host(side, endpoint, self.env, self.net, self.trace, guest, self.rng)
 
@@ -145,11 +147,34 @@ class World:
                                 (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
                 if at_s >= 0:
                     self.net.after(at_s, self._order(input))
-            self.env.run(until=management.observe_s)
+            for attempt in range(1, management.retries + 1):
+                self._run_until_source_ends()
+                self._retry(attempt)
+            self.env.run(until=self.env.now + management.observe_s)
             if self.file is not None:
                 self.file.load()
                 self.env.run(until=2 * management.observe_s)
         return Result(self._row(), self.trace)
+
+    def _retry(self, attempt: int) -> None:
+        """The manager tries again: a new migration at the source, the same process at the destination."""
+        end = self.source.endpoint.finished
+        if end is None or end.status == "completed" or self.destination.endpoint.finished is not None:
+            return
+        self.trace.note(self.env.now, "manager", "management", "", f"tries again ({attempt})")
+        old = self.source
+        self.source = self._host("source", self._source(self._settings(True)), self.scenario.guest)
+        self.source.guest.running, self.source.other, self.destination.other = True, self.destination, self.source
+        self.source.tls_round_trips = old.tls_round_trips
+        for shaper in self.net.shapers.values():
+            shaper.__init__()  # type: ignore[misc]
+        self.source.feed(Start())
+
+    def _run_until_source_ends(self) -> None:
+        ended = self.env.event()
+        self.source.on_finished = ended.succeed
+        self.env.run(until=self.env.any_of([ended, self.env.timeout(self.scenario.management.observe_s)]))
+        self.env.run(until=self.env.now + RETRY_S)
 
     def _order(self, input: Any) -> Callable[[], None]:
         def told() -> None:

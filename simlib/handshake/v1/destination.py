@@ -13,6 +13,7 @@ from dataclasses import replace
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
+from ..endpoint import Endpoint
 from ..interface import (
     Broken,
     Drop,
@@ -21,11 +22,9 @@ from ..interface import (
     Finished,
     GuestRunning,
     Heard,
-    Input,
     Load,
     Loaded,
     Opened,
-    Output,
     Pause,
     Printed,
     Received,
@@ -46,16 +45,14 @@ EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; 
 WAITING = ("tls", "peek", "initial")  # what the main loop does for one connection at a time
 
 
-class Destination:
+class Destination(Endpoint):
     """`settings` are the destination's own: it believes that the source's are the same."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.rules = behaviour(settings.version)
-        self.status = "none"
-        self.finished: Finished | None = None
         self.connections: tuple[Connection, ...] = ()
-        self.blocked: int | None = None
+        self.held_by: int | None = None
         self.loading = False  # the main stream is being read
         self.reply_path = False
         self.postcopy = self.running = False
@@ -63,13 +60,17 @@ class Destination:
         self.syncs = 0
         self.ram_bytes = 0
         self._loader = stream.Loader(settings)
-        self._out: list[Output] = []
+
+    @property
+    def blocked(self) -> int | None:
+        """The connection that its main loop is busy with."""
+        return self.held_by
 
     @property
     def accepting(self) -> bool:
         """Whether its main loop would take one more connection from the listening socket now."""
         open_for_more = self.rules.keeps_listening or not self._complete
-        return self.finished is None and self.status != "none" and self.blocked is None and open_for_more
+        return self.finished is None and self.status != "none" and self.held_by is None and open_for_more
 
     @property
     def main(self) -> int | None:
@@ -82,15 +83,6 @@ class Destination:
         preempt = self.rules.waits_for_preempt and self.settings.has("postcopy-preempt") and not multifd
         there = not preempt or any(c.kind == "preempt" for c in self.connections)
         return self.main is not None and multifd >= self.settings.channels and there
-
-    def handle(self, input: Input) -> list[Output]:
-        self._out = []
-        if self.finished is None:
-            getattr(self, "_on_" + type(input).__name__.lower(), self._ignore)(input)
-        return self._out
-
-    def _ignore(self, input: Input) -> None:
-        """What v1 has no ear for."""
 
     def _on_start(self, _: Start) -> None:
         refused = refusal(self.settings, at_source=False)
@@ -105,20 +97,20 @@ class Destination:
         self.connections = (*self.connections, Connection("new"))
         if self.settings.tls:
             self._set(opened.conn, kind="tls")
-            self.blocked = opened.conn
+            self.held_by = opened.conn
             self._out.append(StartTls(opened.conn))
         else:
             self._identify(opened.conn)
 
     def _on_secured(self, secured: Secured) -> None:
-        self.blocked = None
+        self.held_by = None
         self._identify(secured.conn)
 
     def _on_tlsfailed(self, failed: TlsFailed) -> None:
         """No change of state: it stays in setup and listens on (measured)."""
         self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
         self._close(failed.conn)
-        self.blocked = None
+        self.held_by = None
 
     def _identify(self, conn: int) -> None:
         if self._complete and not self._wants_preempt:
@@ -128,7 +120,7 @@ class Destination:
         if self._peeks:
             parked = self.rules.identify == "parked"
             self._set(conn, kind="parked" if parked else "peek")
-            self.blocked = None if parked else conn
+            self.held_by = None if parked else conn
             self._look(conn)
         elif self.main is None:
             self._become_main(conn)
@@ -166,11 +158,11 @@ class Destination:
         magic = found.buffer.peek(4)
         if len(magic) < 4:
             if found.ended:
-                self.blocked = None
+                self.held_by = None
                 self._fail_channel(conn, "Failed to peek at channel")
             return
-        if self.blocked == conn:
-            self.blocked = None
+        if self.held_by == conn:
+            self.held_by = None
         if magic == stream.MAGIC:
             self._become_main(conn)
         elif self.rules.identify == "peek-multifd":
@@ -193,7 +185,7 @@ class Destination:
 
     def _become_multifd(self, conn: int) -> None:
         self._set(conn, kind="initial")
-        self.blocked = conn
+        self.held_by = conn
         self._out.append(Resume(conn))
         self._read_initial(conn)
 
@@ -211,10 +203,10 @@ class Destination:
         packet = found.buffer.peek(stream.MULTIFD_INITIAL_BYTES)
         if len(packet) < stream.MULTIFD_INITIAL_BYTES:
             if found.ended:
-                self.blocked = None
+                self.held_by = None
                 self._fail_multifd(conn, "failed to receive packet: " + found.ended)
             return
-        self.blocked = None
+        self.held_by = None
         taken = tuple(c.index for c in self.connections if c.kind == "multifd")
         wrong, index = wrong_initial(packet, self.settings, self.rules, taken)
         if wrong:
@@ -290,10 +282,10 @@ class Destination:
     def _try_sync(self) -> bool:
         """multifd_recv_sync_main: the main thread waits here, monitor and all, until every channel says SYNC."""
         if any(c.lane.syncs <= self.syncs for c in self.connections if c.kind == "multifd"):
-            self.waiting_for_sync, self.blocked = True, self.main
+            self.waiting_for_sync, self.held_by = True, self.main
             return False
         resumed = self.waiting_for_sync
-        self.waiting_for_sync, self.blocked, self.syncs = False, None, self.syncs + 1
+        self.waiting_for_sync, self.held_by, self.syncs = False, None, self.syncs + 1
         for conn, c in enumerate(self.connections):
             if c.kind == "multifd":
                 self._out.append(Resume(conn))

@@ -12,6 +12,7 @@ import struct
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
+from ..endpoint import Endpoint
 from ..interface import (
     Broken,
     Cancel,
@@ -23,10 +24,8 @@ from ..interface import (
     Finished,
     GuestStopped,
     Heard,
-    Input,
     Open,
     Opened,
-    Output,
     Pause,
     RamCollected,
     Received,
@@ -51,15 +50,13 @@ FIRST_PING = 1
 DESCRIPTION = b'{"page_size": 4096, "devices": []}'
 
 
-class Source:
+class Source(Endpoint):
     """`settings` are the source's alone: v1 never learns the destination's."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.rules = behaviour(settings.version)
         self.stage = "none"
-        self.status = "none"
-        self.finished: Finished | None = None
         self.channels: tuple[str, ...] = ("main",)  # connection number -> what it was opened for
         self.ready: tuple[int, ...] = ()  # connected, and TLS done
         self.undrained: tuple[int, ...] = ()
@@ -70,24 +67,11 @@ class Source:
         self.collected = False
         self.packets = 0
         self.part = (0, False, False)  # bytes of the pass, whether it is the last, whether the rest fits
-        self._out: list[Output] = []
-
-    def key(self) -> tuple[object, ...]:
-        return tuple(v for k, v in sorted(vars(self).items()) if k not in ("settings", "rules", "_out"))
 
     @property
     def blocked(self) -> bool:
         """The monitor does not answer: QEMU runs the client's TLS handshake in its main loop."""
         return self.stage == "tls"
-
-    def handle(self, input: Input) -> list[Output]:
-        self._out = []
-        if self.finished is None:
-            getattr(self, "_on_" + _snake(type(input).__name__), self._ignore)(input)
-        return self._out
-
-    def _ignore(self, input: Input) -> None:
-        """What v1 has no ear for."""
 
     # --- management -------------------------------------------------------------------------------------------------
     def _on_start(self, _: Start) -> None:
@@ -112,7 +96,7 @@ class Source:
         self._out.append(ResumeGuest())
         self._finish(Finished("cancelled", "", "none"))
 
-    def _on_switch_to_postcopy(self, _: SwitchToPostcopy) -> None:
+    def _on_switchtopostcopy(self, _: SwitchToPostcopy) -> None:
         self.postcopy = self.postcopy or self.settings.has("postcopy-ram")
         self._advance()
 
@@ -130,7 +114,7 @@ class Source:
     def _on_secured(self, secured: Secured) -> None:
         self._connected(secured.conn)
 
-    def _on_tls_failed(self, failed: TlsFailed) -> None:
+    def _on_tlsfailed(self, failed: TlsFailed) -> None:
         self._fail(f"TLS handshake failed: {failed.text}", "specific")
 
     def _connected(self, conn: int) -> None:
@@ -238,7 +222,7 @@ class Source:
         self._advance()
 
     # --- the guest --------------------------------------------------------------------------------------------------
-    def _on_ram_collected(self, ram: RamCollected) -> None:
+    def _on_ramcollected(self, ram: RamCollected) -> None:
         """One pass over guest memory. With multifd its pages go first, and main's part when they are gone."""
         self.part = (ram.size_bytes, self.stage == "collect-last", ram.converged)
         if not self.postcopy:
@@ -257,7 +241,7 @@ class Source:
         else:
             self.stage = "pass"
 
-    def _on_guest_stopped(self, _: GuestStopped) -> None:
+    def _on_gueststopped(self, _: GuestStopped) -> None:
         self.stopped = True
         self._advance()
 
@@ -494,7 +478,3 @@ class Source:
     def _finish(self, finished: Finished) -> None:
         self.finished = finished
         self._out.append(finished)
-
-
-def _snake(name: str) -> str:
-    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")

@@ -226,7 +226,7 @@ class Destination(Session):
             return
         if applied.error:
             self._refuse((Error(
-                "apply-failed", "config", str(dict(self.agreement.on)), applied.error,
+                applied.code, "config", str(dict(self.agreement.on)), applied.error,
                 f"The destination could not set what was agreed: {applied.error}.", "Change what is asked for.",
             ),))  # fmt: skip
             return

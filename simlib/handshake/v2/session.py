@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..endpoint import Endpoint
 from ..errors import Error, PeerError, clean
-from ..interface import Finished, Heard, Input, Output, Said, Send
+from ..interface import Heard, Said, Send
 from ..machine import Settings
 from . import binding, body, frames, messages, states
 from .frames import Frame, Preface, Reader
@@ -29,7 +30,7 @@ class Link:
     spoke: bool = False  # our preface has gone out
 
 
-class Session:
+class Session(Endpoint):
     """Fields are values, replaced and never mutated; `handle` is the one door."""
 
     role: str
@@ -37,34 +38,13 @@ class Session:
     peer_magic: bytes
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.identity = identity
         self.state = "connecting"
-        self.status = "none"
-        self.finished: Finished | None = None
         self.links: tuple[Link, ...] = ()
         self.sent = self.heard = b""  # transcripts, until they become digests
         self.key_bytes = b""
         self.exporter = b""
-        self._out: list[Output] = []
-
-    def key(self) -> tuple[object, ...]:
-        """The state as a value that can be hashed."""
-        return tuple(v for k, v in sorted(vars(self).items()) if k not in ("settings", "identity", "_out"))
-
-    @property
-    def blocked(self) -> bool:
-        """v2 never holds QEMU's main loop."""
-        return False
-
-    def handle(self, input: Input) -> list[Output]:
-        self._out = []
-        if self.finished is None:
-            getattr(self, "_on_" + type(input).__name__.lower(), self._ignore)(input)
-        return self._out
-
-    def _ignore(self, input: Input) -> None:
-        """Nothing to this role."""
 
     # --- out --------------------------------------------------------------------------------------------------------
     def _derive(self, label: str, size: int) -> bytes:

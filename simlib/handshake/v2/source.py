@@ -113,7 +113,12 @@ class Source(Session):
         if self.state in ("loaded", "package-loaded", "postcopy"):
             return  # after GO the guest is no longer ours to keep
         texts = {"deadline": "The manager's deadline has passed.", "cancelled": "The manager cancelled the migration."}
-        self._give_up(Error(cancel.code, "", "", "", texts[cancel.code], "", "later"))
+        missing = [n for n in self.channels[1:] if n not in self.agreed] if self.state == "agreed" else []
+        self._give_up(
+            Error(cancel.code, "", "", "", texts[cancel.code], "", "later"),
+            *(Error("channel-missing", f"channel[{n}]", "opened", "not bound", f"Channel {n} was not bound by then.",
+                    "", "later") for n in missing),
+        )  # fmt: skip
 
     def _on_switchtopostcopy(self, _: SwitchToPostcopy) -> None:
         self.postcopy = self.agreement.has("postcopy-ram")

@@ -1,0 +1,50 @@
+"""What every endpoint is: one door, a state that can be forked and compared."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+from .interface import Finished, Input, Output
+from .machine import Settings
+
+CONSTANT = ("settings", "identity", "rules", "_out")  # given once, or of no consequence for what comes
+
+
+class Endpoint:
+    """One side of a migration. `_on_<input>` hears an input and appends to `_out`; an input without such a method means
+    nothing to this side. Fields hold values; those that are objects (`_loader`) have `key` and can be copied."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.status = "none"
+        self.finished: Finished | None = None
+        self._out: list[Output] = []
+
+    @property
+    def blocked(self) -> Any:
+        """What holds the process's main loop, so that its monitor is silent; None or False when nothing does."""
+        return None
+
+    def handle(self, input: Input) -> list[Output]:
+        """Tell it one thing; what it asks and reports, in order. Never raises for what a peer does."""
+        self._out = []
+        if self.finished is None:
+            hears = getattr(self, "_on_" + type(input).__name__.lower(), None)
+            if hears is not None:
+                hears(input)
+        return self._out
+
+    def key(self) -> tuple[object, ...]:
+        """The state as a value that can be hashed: equal keys behave alike for ever."""
+        return tuple(
+            v.key() if hasattr(v, "key") else v for k, v in sorted(vars(self).items()) if k not in CONSTANT
+        )  # fmt: skip
+
+    def fork(self) -> Self:
+        """A copy that goes its own way."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if hasattr(value, "key"):
+                setattr(other, name, copy.copy(value))
+        return other
