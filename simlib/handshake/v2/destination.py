@@ -184,8 +184,9 @@ class Destination(Session):
         errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
         warnings = [f for f in findings if f.severity == "warning"]
         if verdict == "maybe" and "reject" in (offer.on_maybe, self.identity.on_maybe):
-            errors += [replace(w, code="maybe-refused", severity="error", text=f"{w.text} (on-maybe is reject)")
-                       for w in warnings]  # fmt: skip
+            text = "The verdict is maybe, and one side wants certainty."
+            errors.append(Error("maybe-refused", "on-maybe", offer.on_maybe, self.identity.on_maybe, text))
+            errors += [replace(w, severity="error") for w in warnings]
         if errors:
             self._refuse(tuple(errors))
             return

@@ -100,7 +100,7 @@ def _devices(source: Machine, destination: Machine) -> Iterator[Error]:
         other = local.get((device.id, device.instance))
         if not device.migratable:
             yield Error(
-                "device-unmigratable", _item(device), "not migratable", "",
+                "device-unmigratable", _item(device), "not migratable", "takes only what is",
                 f"{device.id} can't be migrated.", "Unplug it first.",
             )  # fmt: skip
         elif other is not None:
