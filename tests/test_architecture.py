@@ -26,7 +26,7 @@ OURS = {
     "simlib.outcome": {"simlib.handshake"},
     "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
     "simlib.study": {"simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart", "simlib.compare"},
-    "simlib.world": {"simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.outcome",
+    "simlib.world": {"simlib.chart", "simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.outcome",
                      "simlib.scenario", "simlib.trace"},
     "simlib.__main__": {"simlib", "simlib.world", "simlib.scenario", "simlib.compare", "simlib.capture",
                         "simlib.chart"},

@@ -10,6 +10,7 @@ from typing import Any
 
 import simpy
 
+from ..chart import sequence_svg
 from ..handshake.capabilities import known_capabilities
 from ..handshake.detect import Adaptive
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
@@ -40,6 +41,10 @@ class Result:
 
     row: Row
     trace: Trace
+
+    def _repr_svg_(self) -> str:
+        """A notebook shows a run as its sequence chart."""
+        return sequence_svg(self.trace, self.row.outcome)
 
 
 class World:

@@ -1,0 +1,1 @@
+"""From runs to tables: pandas lives here, and runners are arguments."""
