@@ -31,7 +31,7 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     left_out = len(lines) - LIMIT
     if left_out > 1:
         lines = [*lines[: LIMIT * 2 // 3], *lines[-(LIMIT - LIMIT * 2 // 3) :]]
-    height = TOP + ROW * (len(lines) + 3)
+    height = TOP + ROW * (len(lines) + 2)
     at = {"source": width * 0.30, "destination": width * 0.72, "stranger": width * 0.9, "manager": 100, "link": 100}
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
@@ -49,7 +49,7 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     for side in ("source", "destination"):
         x = at[side]
         parts.append(f"<text x='{x}' y='58' text-anchor='middle' font-weight='bold'>{side}</text>")
-        parts.append(f"<line x1='{x}' y1='66' x2='{x}' y2='{height - 20}' stroke='#999' stroke-width='1.5'/>")
+        parts.append(f"<line x1='{x}' y1='66' x2='{x}' y2='{height - 34}' stroke='#999' stroke-width='1.5'/>")
     y, before = TOP + ROW / 2, 0.0
     for number, line in enumerate(lines):
         gap = left_out > 1 and number == LIMIT * 2 // 3
@@ -62,7 +62,12 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
         )
         parts.append(_drawn(line, at, y))
         y += ROW
-    ended = {s.side for s in trace.steps if s.kind == "end"}
+    ends = {s.side: s.text.partition(": ")[2] for s in trace.steps if s.kind == "end"}
+    if ends.get("source"):
+        told = f"the source is told: {ends['source']}"
+        told = told if len(told) <= 118 else told[:115] + "…"
+        parts.append(f"<text x='16' y='{height - 14}' fill='#a40e26'>{_safe(told)}</text>")
+    ended = set(ends)
     for side in ("source", "destination"):
         if side not in ended:
             parts.append(f"<text x='{at[side]}' y='{y + 6}' text-anchor='middle' fill='#a40e26'>still waiting …</text>")
@@ -109,7 +114,7 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
     if s.kind == "say":
         return _arrow(line, at, y)
     if s.kind in ("state", "end"):
-        text = s.text if len(s.text) < 70 else s.text[:67] + "…"
+        text = s.text.partition(":")[0]
         bold = " font-weight='bold'" if s.kind == "end" else ""
         anchor, dx = ("end", -10) if s.side == "source" else ("start", 10)
         colour = "#a40e26" if s.text.startswith("failed") else "#1a7f37" if s.text.startswith("completed") else "#444"
@@ -128,7 +133,7 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
     anchor, dx = ("end", -10) if x < at["destination"] else ("start", 10)
     where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
     return (
-        f"<text {where} fill='{colour}' font-style='italic'>{_safe((s.connection + ' ' + s.text).strip()[:60])}</text>"
+        f"<text {where} fill='{colour}' font-style='italic'>{_safe((s.connection + ' ' + s.text).strip()[:34])}</text>"
     )
 
 

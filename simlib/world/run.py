@@ -35,12 +35,15 @@ MIB = 1 << 20
 RETRY_S = 1.0  # a manager's pause before it tries again
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Result:
     """A run: its row and its trace."""
 
     row: Row
     trace: Trace
+
+    def __repr__(self) -> str:
+        return f"{self.trace}\n{self.row.outcome}, the guest is at: {self.row.guest_at}"
 
     def _repr_svg_(self) -> str:
         """A notebook shows a run as its sequence chart."""
