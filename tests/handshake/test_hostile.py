@@ -1,0 +1,160 @@
+"""Whatever a peer sends, no exception leaves the door, nothing hangs, and no guest is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simlib.handshake import interface as i
+from simlib.handshake.detect import Adaptive
+from simlib.handshake.machine import Machine, Settings
+from simlib.handshake.v1.destination import Destination as V1Destination
+from simlib.handshake.v1.source import Source as V1Source
+from simlib.handshake.v2 import frames, messages, states
+from simlib.handshake.v2.destination import Destination
+from simlib.handshake.v2.messages import Identity
+from simlib.handshake.v2.source import Source
+from simlib.scenario import find
+from simlib.world.run import World
+
+TCP = Settings(machine=Machine())
+MULTIFD = Settings(machine=Machine(), capabilities=("multifd", "return-path"))
+ENDPOINTS: dict[str, Any] = {
+    "v2 source": lambda: Source(TCP, Identity()),
+    "v2 destination": lambda: Destination(TCP, Identity()),
+    "adaptive destination": lambda: Adaptive(TCP, Identity()),
+    "v1 source": lambda: V1Source(MULTIFD),
+    "v1 destination, 7.2": lambda: V1Destination(Settings("7.2", Machine(), ("multifd",))),
+    "v1 destination, 10.0": lambda: V1Destination(MULTIFD),
+}
+BEGINNINGS = (
+    b"",
+    frames.preface(frames.INITIATOR, bytes(16)),
+    frames.preface(frames.RESPONDER, bytes(16)),
+    b"QEVM\0\0\0\3",
+)
+QUICK = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def conversation(name: str, protocol: str) -> list[tuple[bool, bytes]]:
+    """The bytes of a good run on its first connection: (from the source, bytes)."""
+    world = World(find(name), protocol, "10.0", "naive", 1)
+    world.run()
+    return [(p.from_source, p.data) for p in world.trace.packets if p.connection == 0 and p.data]
+
+
+GOOD = {p: conversation("matched", p) for p in ("v1", "v2")}
+
+
+def outputs(endpoint: Any, data: bytes, cut: int) -> list[i.Output]:
+    out = endpoint.handle(i.Start()) + endpoint.handle(i.Opened(0))
+    for at in range(0, len(data), cut):
+        out += endpoint.handle(i.Received(0, data[at : at + cut]))
+    return [*out, *endpoint.handle(i.Ended(0))]
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+@QUICK
+@given(start=st.sampled_from(BEGINNINGS), data=st.binary(max_size=600), cut=st.integers(1, 50))
+def test_garbage_never_raises_and_starts_no_guest(name: str, start: bytes, data: bytes, cut: int) -> None:
+    out = outputs(ENDPOINTS[name](), start + data, cut)
+    assert not any(isinstance(o, (i.RunGuest, i.StopGuest)) for o in out)
+    assert not any(isinstance(o, i.Finished) and o.status == "completed" for o in out)
+
+
+@pytest.mark.parametrize(("name", "protocol", "from_source"), [
+    ("v2 destination", "v2", True), ("v2 source", "v2", False), ("v1 destination, 10.0", "v1", True),
+    ("adaptive destination", "v2", True),
+])  # fmt: skip
+@QUICK
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.integers(1, 5000), drop=st.booleans())
+def test_a_good_conversation_with_one_byte_wrong_never_raises(
+    name: str, protocol: str, from_source: bool, at: int, bit: int, cut: int, drop: bool
+) -> None:
+    data = bytearray(b"".join(d for s, d in GOOD[protocol] if s == from_source))
+    at %= len(data)
+    if drop:
+        del data[at]
+    else:
+        data[at] ^= 1 << bit
+    outputs(ENDPOINTS[name](), bytes(data), cut)
+
+
+def test_bytes_cut_anywhere_mean_the_same() -> None:
+    data = b"".join(d for s, d in GOOD["v2"] if s)
+    whole = [o for o in outputs(Destination(TCP, Identity()), data, len(data)) if not isinstance(o, i.Received)]
+    for cut in (1, 2, 3, 31, 32, 33, 1000):
+        assert outputs(Destination(TCP, Identity()), data, cut) == whole
+
+
+def test_a_peer_that_never_completes_anything_is_not_stored_without_end() -> None:
+    limit = Identity().limits.frame_bytes
+    for name in ("v2 source", "v2 destination"):
+        endpoint = ENDPOINTS[name]()
+        magic = frames.RESPONDER if name == "v2 source" else frames.INITIATOR
+        endpoint.handle(i.Start())
+        endpoint.handle(i.Opened(0))
+        endpoint.handle(i.Received(0, frames.preface(magic, bytes(16))))
+        for _ in range(200):
+            endpoint.handle(i.Received(0, b"\0\0\xff\xff\x01\x01" + bytes(limit // 4)))
+        held = sum(len(link.reader.buffer) + len(link.heard) for link in endpoint.links)
+        assert held + len(getattr(endpoint, "heard", b"")) <= 2 * Identity().limits.handshake_bytes
+        assert endpoint.finished or endpoint.links[0].kind == "closed"
+
+
+@pytest.mark.parametrize("role", [states.SOURCE, states.DESTINATION])
+@pytest.mark.parametrize("type", sorted(messages.SHAPES))
+def test_every_message_is_legal_or_refused_in_every_state(role: str, type: int) -> None:
+    for state in states.TRANSITIONS[role]:
+        endpoint: Any = ENDPOINTS[f"v2 {role}"]()
+        endpoint.handle(i.Start())
+        endpoint.handle(i.Opened(0))
+        magic = frames.RESPONDER if role == states.SOURCE else frames.INITIATOR
+        endpoint.handle(i.Received(0, frames.preface(magic, bytes(16))))
+        endpoint.state = state
+        if role == states.DESTINATION:
+            endpoint.control = 0
+            endpoint.links = (replace(endpoint.links[0], kind="control"),)
+        out = endpoint.handle(i.Received(0, frames.frame(type, b"{}")))
+        legal = states.next_state(role, state, type) is not None
+        said = " ".join(o.text for o in out if isinstance(o, i.Said))
+        assert legal or endpoint.finished or said or out == [] or state in ("going", "completed"), (state, out)
+        assert not any(isinstance(o, i.RunGuest) for o in out) or (state, type) == ("loaded", frames.GO)
+
+
+@pytest.mark.parametrize("name", [n for n in ENDPOINTS if "adaptive" not in n])
+def test_a_fork_goes_its_own_way_and_equal_histories_have_equal_keys(name: str) -> None:
+    one, two = ENDPOINTS[name](), ENDPOINTS[name]()
+    for endpoint in (one, two):
+        endpoint.handle(i.Start())
+        endpoint.handle(i.Opened(0))
+    assert hash(one.key()) == hash(two.key()) and one.key() == two.key()
+    fork = one.fork()
+    fork.handle(i.Received(0, b"QEVM\0\0\0\3\x07\0"))
+    fork.handle(i.Broken(0, "Connection reset by peer"))
+    assert one.key() == two.key() != fork.key()
+
+
+def test_cut_anywhere_never_loses_the_guest_nor_runs_two() -> None:
+    scenario = find("matched_multifd").vary(guest__ram_mib=1)
+    quiet = World(scenario, "v2", "10.0", "naive", 1)
+    quiet.run()
+    for step in {round(s.time_s + shift, 6) for s in quiet.trace.steps for shift in (0, 2e-5)}:
+        world = World(scenario, "v2", "10.0", "naive", 1)
+        world.net.after(step, world.net.cut)
+        row = world.run().row
+        assert row.outcome in ("migrated", "refused", "failed", "uncertain"), (step, row)
+        assert row.guest_at != "nowhere", (step, row)
+
+
+def test_cancel_anywhere_never_loses_the_guest_nor_runs_two() -> None:
+    scenario = find("matched_multifd").vary(guest__ram_mib=1)
+    quiet = World(scenario, "v2", "10.0", "naive", 1)
+    quiet.run()
+    for step in {round(s.time_s + shift, 6) for s in quiet.trace.steps for shift in (0, 2e-5)}:
+        row = World(scenario.vary(management__cancel_at_s=step), "v2", "10.0", "naive", 1).run().row
+        assert row.outcome in ("migrated", "refused", "failed"), (step, row)
