@@ -1,56 +1,59 @@
 # %% [markdown]
-# # What happens today?
+# # What happens today when two QEMUs are not configured alike, and what would a handshake say instead?
 #
-# Two QEMUs are about to migrate a guest and were not configured alike, or their connections arrive in another order, or
-# somebody else connects first. What does today's stream (**v1**) do, who is told, and what would a bidirectional
-# handshake (**v2**) say instead?
+# Today's stream (**v1**) starts at once and hopes. Six situations show what it then does and who is told; the same six under
+# a bidirectional handshake (**v2**) show what could be said instead. In June 2023 Peter Xu listed what such a handshake
+# should do (P1–P8) and Daniel Berrangé where that meets its limits (D1–D4), on qemu-devel.
 #
-# Every chart is a run of the real protocol code in a simulated world. Time runs downwards, one row an event; a cross marks
-# what nobody read; a dashed box is what the destination prints to its own stderr, which the source never sees. The claims
-# P1–P8 are Peter Xu's, D1–D4 Daniel Berrangé's (qemu-devel, 22 June 2023).
+# Every chart is a run of the protocol code in a simulated world. Time runs downwards, one row an event; a cross marks what
+# nobody read; a dashed box is what the destination prints to its own stderr, which no v1 source ever sees. The word at the
+# top right is how the run ended; the table below the six says what each means.
 
 # %%
 import ipywidgets
+import pandas
 from IPython.display import Markdown, display
 
+from simlib.outcome import BAD, OUTCOMES
 from simlib.scenario import find, load_all
 from simlib.study.table import outcomes
 from simlib.world import run
 
 # %% [markdown]
-# ## 1. multifd is switched on at the destination alone: the guest is lost
+# ## 1. multifd is on at the destination alone: the guest is lost
 #
-# The destination waits for channels that nobody will open, without a timeout. The source has a small guest, so its last
-# byte fits the socket buffer, and with that it is done: `completed`. A manager that trusts this throws the guest away.
+# The destination waits, without a timeout, for channels that nobody will open. The guest is small, its last byte fits the
+# socket buffer, and with that the source has `completed`: a manager that trusts it throws the only guest away.
 
 # %%
 run(find("multifd_only_at_destination_small"), protocol="v1", version="10.0")
 
 # %% [markdown]
-# Under v2 the destination takes what it needs from the source (P2): its preference for multifd meets a source that allows
-# it, both compute the same agreement, and every connection says its name (P8).
+# Under v2 the switches need not match (Peter's P2): the destination prefers multifd, the source allows it, and both compute
+# the same agreement. `completed` comes after RUNNING, not after the last byte.
 
 # %%
 run(find("multifd_only_at_destination_small"), protocol="v2", version="10.0")
 
 # %% [markdown]
-# ## 2. The connections arrive in another order
+# ## 2. The connections arrive in another order: both sides hang
 #
-# Before 8.0 the first connection *is* main. Here all multifd connections arrive first, as they do when main's third ACK is
-# lost: the destination reads the main stream as a multifd header and says so to itself.
+# Before 8.0 the first connection *is* main. If main comes last, the destination reads it as a multifd channel: the magic
+# `5145564d` of which it complains to itself is “QEVM”. Real 7.2 hangs the same way (`B-b2-mainlast-n2-7.2` in
+# `data/ground-truth.jsonl`).
 
 # %%
 run(find("order_multifd_first"), protocol="v1", version="7.2")
 
 # %% [markdown]
-# In v2 order means nothing: no connection but control exists before the handshake (D4), and each later one proves by name
-# and MAC what it is.
+# Daniel's D4: once the primary channel answers, order follows, since nothing else is opened before. Peter's P8: every further
+# connection says its name in a common header. Main comes last here too, and it does not matter.
 
 # %%
 run(find("order_multifd_first"), protocol="v2", version="7.2")
 
 # %% [markdown]
-# ## 3. A device that the destination lacks
+# ## 3. A device that the destination lacks: found out when everything has moved
 #
 # v1 sends device state last. The destination finds out after all memory has moved and the guest has stopped; without a
 # return path the source never does.
@@ -59,7 +62,8 @@ run(find("order_multifd_first"), protocol="v2", version="7.2")
 run(find("device_only_at_source"), protocol="v1", version="10.0")
 
 # %% [markdown]
-# v2 compares the inventories before anything moves (P4). The source is told which device, and both values.
+# v2 compares the two inventories before anything moves: the “solid error” of Peter's P4. The guest never stops, the
+# destination listens again.
 
 # %%
 run(find("device_only_at_source"), protocol="v2", version="10.0")
@@ -67,85 +71,118 @@ run(find("device_only_at_source"), protocol="v2", version="10.0")
 # %%
 large = [run(find("device_only_at_source_128_gib"), protocol=p).row for p in ("v1", "v2")]
 Markdown(
-    f"The same with a guest of 128 GiB and a return path: v1 moves **{large[0].guest_bytes_sent / 2**30:.0f} GiB** in "
-    f"**{large[0].time_to_outcome_s:.0f} s** and then tells the source “{large[0].source_text}”. v2 moves "
-    f"**{large[1].guest_bytes_sent} bytes** and needs **{large[1].time_to_outcome_s * 1e3:.1f} ms** to say: "
-    f"“{large[1].source_text}”"
+    f"What finding out last costs, for a guest of 128 GiB and with a return path: v1 moves "
+    f"**{large[0].guest_bytes_sent / 2**30:.0f} GiB** in **{large[0].time_to_outcome_s:.0f} s**, all for nothing, and "
+    f"then tells the source “{large[0].source_text}”. v2 moves **{large[1].guest_bytes_sent} bytes** and needs "
+    f"**{large[1].time_to_outcome_s * 1e3:.1f} ms** to tell it “{large[1].source_text}”"
 )
 
 # %% [markdown]
-# ## 4. A reason that never crosses
+# ## 4. Machine types differ: the reason never crosses
 #
-# The machine types differ, and both sides have a return path. The destination prints the exact reason and exits; the
-# source gets an errno.
+# The source asks for a return path, but the destination fails before it has read that far. It prints the exact reason and
+# exits; the source gets an errno.
 
 # %%
 run(find("machine_type_differs_return_path"), protocol="v1", version="10.0")
 
 # %% [markdown]
-# ## 5. A stranger connects
+# v2 sends the same reason to the side that can act on it (P4), with both values.
+
+# %%
+run(find("machine_type_differs_return_path"), protocol="v2", version="10.0")
+
+# %% [markdown]
+# ## 5. A stranger connects: it takes a channel's place
 #
-# A multifd header with the all-zero UUID, sent after main has connected: v1 binds the stranger as channel 0.
+# It sends a multifd header with the all-zero UUID, which is what a guest without a UUID has. v1 binds it as channel 0, the
+# real channel 0 is one too many, and both sides wait for ever.
 
 # %%
 run(find("stranger_multifd"), protocol="v1", version="10.0")
+
+# %% [markdown]
+# In v2 a connection must name the session that the handshake made, under a MAC (P8's header, taken further). The stranger is
+# refused alone; the migration does not notice.
 
 # %%
 run(find("stranger_multifd"), protocol="v2", version="10.0")
 
 # %% [markdown]
-# ## 6. A path that does not return
+# ## 6. `exec:cat > FILE`: a path that does not return
 #
-# `exec:cat > FILE` with a return path: v1 waits for an answer from a file, the guest paused, for ever. That is D2: a
-# one-way path can't be told from a slow one. v2 doesn't try: the manager says whether the path returns (D3).
+# With a return path asked for, v1 waits for an answer from a file, its guest stopped. A minute later the file is loaded, and
+# the source still waits: Daniel's D2, nothing but a timeout tells a silent path from a slow one.
 
 # %%
 run(find("exec_cat_return_path"), protocol="v1", version="10.0")
 
 # %% [markdown]
+# v2 does not guess. The manager asks for v2 in so many words (Daniel's D3) and says as well whether an `exec:` can answer; if
+# not, the command is refused before anything starts.
+
+# %%
+run(find("exec_cat_return_path"), protocol="v2", version="10.0")
+
+# %% [markdown]
 # ## All situations, counted
+#
+# Every scenario that both protocols play, on each of its versions, under a naive manager: one that believes what the source
+# says. Left out are those that compare ways of detecting v2, and those in which the manager lies.
 
 # %%
-table = outcomes(run, [s for s in load_all() if "v2" in s.protocols and "a" not in s.protocols])
-both = table[table.manager == "naive"].groupby(["protocol", "outcome"]).size().unstack(fill_value=0)
-both
-
-# %%
-failed = table[table.outcome.isin(["failed", "refused"])]
-failed.assign(told=failed.error_codes.ne("") | failed.source_status.eq("rejected")).groupby("protocol").told.mean()
+pandas.options.display.max_colwidth = None
+shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
+table = outcomes(run, shared)
+naive = table[table.manager == "naive"]
+counts = naive.groupby(["outcome", "protocol"]).size().unstack(fill_value=0).reindex(list(OUTCOMES), fill_value=0)
+counts.rename_axis(columns=None).assign(meaning=list(OUTCOMES.values()))
 
 # %% [markdown]
 # ## Try it
 #
-# Choose a situation, a protocol, a version and a seed; the chart redraws.
+# Run the next cell, choose a situation, a protocol, a QEMU version and a seed; the chart redraws. Below it stands the first
+# choice as a still picture, for whoever reads this without a kernel.
 
 # %%
 chart = ipywidgets.HTML()
-names = [s.name for s in load_all()]
-ipywidgets.interactive_output(
-    lambda name, **given: setattr(chart, "value", run(find(name), **given)._repr_svg_()),
-    box := {
-        "name": ipywidgets.Dropdown(options=names, value="stranger_silent", description="situation"),
-        "protocol": ipywidgets.Dropdown(options=["v1", "v2"], description="protocol"),
-        "version": ipywidgets.Dropdown(options=["7.2", "10.0", "11.1"], description="QEMU"),
-        "seed": ipywidgets.IntSlider(1, 1, 50, description="seed"),
-    },
-)  # fmt: skip
-display(ipywidgets.VBox([*box.values(), chart]))
+choices = {
+    "scenario": ipywidgets.Dropdown(options=[s.name for s in load_all()], value="stranger_silent"),
+    "protocol": ipywidgets.Dropdown(options=["v1", "v2"]),
+    "version": ipywidgets.Dropdown(options=["7.2", "10.0", "11.1"], value="11.1"),
+    "seed": ipywidgets.IntSlider(1, 1, 50),
+}
+for name, choice in choices.items():
+    choice.description = name
+mistakes = ipywidgets.interactive_output(
+    lambda scenario, **given: setattr(chart, "value", run(find(scenario), **given)._repr_svg_()), choices
+)
+display(ipywidgets.VBox([*choices.values(), chart, mistakes]))
 
 # %%
-run(find("stranger_silent"), protocol="v1", version="11.1")
+run(find("stranger_silent"), protocol="v1", version="11.1", seed=1)
 
 # %% [markdown]
 # ## The answer
 
 # %%
-v1, v2 = (table[(table.protocol == p) & (table.manager == "naive")] for p in ("v1", "v2"))
-bad = ["hung", "lost", "misconfigured", "corrupted", "split_brain"]
+v1, v2 = (naive[naive.protocol == p] for p in ("v1", "v2"))
+clean1, clean2 = (t[t.outcome.isin(["failed", "refused"])] for t in (v1, v2))
+known1, known2 = (t[t.error_codes.ne("") | t.source_status.eq("rejected")] for t in (clean1, clean2))
+bad = ", ".join(f"{n} {o}" for o, n in v1.outcome.value_counts().items() if o in BAD)
+late = clean2[clean2.guest_bytes_sent > 0]
+codes = ", ".join(f"{c} ({n})" for c, n in sorted(late.error_codes.value_counts().items()))
+libvirt = table[table.manager == "libvirt"]
+twice = v1.merge(libvirt[["scenario", "source_version", "destination_version"]])
+
+# %%
 Markdown(
-    f"Of {len(v1)} runs of v1, {v1.outcome.isin(bad).sum()} hang, lose the guest, run it wrongly or mislead the manager, and "
-    f"of {v1.outcome.isin(['failed', 'refused']).sum()} that fail cleanly the source knows the cause in "
-    f"{v1[v1.outcome == 'refused'].shape[0]}. Of {len(v2)} runs of v2 in the same situations "
-    f"{v2.outcome.isin(bad).sum()} do so, and the source knows the cause of every failure. What v2 can't see early "
-    f"(a device whose post_load fails) ends `failed`, with the guest still running at the source."
+    f"**Today** two QEMUs that do not match find out late, by themselves or not at all. Of {len(v1)} runs of v1 "
+    f"{v1.outcome.isin(BAD).sum()} end badly ({bad}). {len(clean1)} fail cleanly, and in {len(known1)} of these the source "
+    f"knows why. libvirt's rules help: of the {len(libvirt)} runs that were played under them too, "
+    f"{twice.outcome.isin(BAD).sum()} end badly without and {libvirt.outcome.isin(BAD).sum()} with them.\n\n"
+    f"**A handshake** would say what differs, to the source, before the guest moves. Of {len(v2)} runs of v2 in the same "
+    f"situations {v2.outcome.isin(BAD).sum()} end badly. {len(clean2)} fail, the source knows why in {len(known2)}, and in "
+    f"{len(clean2) - len(late)} of them not a byte of the guest had moved. The other {len(late)} no handshake can foresee, "
+    f"or they concern a saved file, which has no destination yet (D1): {codes}."
 )
