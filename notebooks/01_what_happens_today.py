@@ -6,8 +6,8 @@
 # should do (P1–P8) and Daniel Berrangé where that meets its limits (D1–D4), on qemu-devel.
 #
 # Every chart is a run of the protocol code in a simulated world. Time runs downwards, one row an event; a cross marks what
-# nobody read; a dashed box is what the destination prints to its own stderr, which no v1 source ever sees. The word at the
-# top right is how the run ended; the table below the six says what each means.
+# nobody read; a dashed box is what the destination prints to its own stderr, which the source never sees. The word at the top
+# right is how the run ended; the table below the six says what each means.
 
 # %%
 import ipywidgets
@@ -96,7 +96,7 @@ run(find("machine_type_differs_return_path"), protocol="v2", version="10.0")
 # ## 5. A stranger connects: it takes a channel's place
 #
 # It sends a multifd header with the all-zero UUID, which is what a guest without a UUID has. v1 binds it as channel 0, the
-# real channel 0 is one too many, and both sides wait for ever.
+# real channel 0 is left over, and both sides wait for ever.
 
 # %%
 run(find("stranger_multifd"), protocol="v1", version="10.0")
@@ -183,6 +183,7 @@ Markdown(
     f"{twice.outcome.isin(BAD).sum()} end badly without and {libvirt.outcome.isin(BAD).sum()} with them.\n\n"
     f"**A handshake** would say what differs, to the source, before the guest moves. Of {len(v2)} runs of v2 in the same "
     f"situations {v2.outcome.isin(BAD).sum()} end badly. {len(clean2)} fail, the source knows why in {len(known2)}, and in "
-    f"{len(clean2) - len(late)} of them not a byte of the guest had moved. The other {len(late)} no handshake can foresee, "
-    f"or they concern a saved file, which has no destination yet (D1): {codes}."
+    f"{len(clean2) - len(late)} of them not a byte of the guest had moved. The other {len(late)} come later: a link or a "
+    f"destination that dies, a manager that gives up, a device that can't be loaded, a saved file, which has no destination "
+    f"while it is written (D1). Their codes: {codes}."
 )

@@ -6,6 +6,7 @@ python notebooks/build.py --check    exit 1 if what they print has changed (pict
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from nbclient import NotebookClient
 from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
+WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel, and its ids are random
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
           "language_info": {"name": "python"}}  # fmt: skip
 
@@ -26,42 +28,48 @@ def build(source: Path) -> Any:
     notebook = jupytext.read(source)
     notebook.metadata = nbformat.from_dict(KERNEL)
     config = Config()
-    config.KernelManager.transport_encryption = "auto"
+    config.KernelManager.transport_encryption = "auto"  # else ipykernel warns of plain TCP
     client = NotebookClient(notebook, timeout=120, record_timing=False, resources={"metadata": {"path": str(HERE)}},
                             store_widget_state=False, config=config)  # fmt: skip
     client.execute()
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02}"
         cell.metadata = nbformat.from_dict({})
-        for output in cell.get("outputs", ()):
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
     notebook.metadata = nbformat.from_dict(KERNEL)
     return notebook
 
 
-def text_of(notebook: Any) -> list[str]:
-    """Sources and what they print, without pictures."""
+def text_of(notebook: Any) -> list[tuple[str, ...]]:
+    """Each cell's source and what it prints, without pictures."""
     told = []
     for cell in notebook.cells:
-        told.append(cell.source)
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            shown = output.get("text") or data.get("text/markdown") or data.get("text/plain", "")
-            told.append(re.sub(r"0x[0-9a-f]+", "0x", shown))
+        datas = [{"text/plain": o.get("text", ""), **o.get("data", {})} for o in cell.get("outputs", ())]
+        shown = [d.get("text/markdown") or d["text/plain"] for d in datas]
+        told.append((cell.source, *(re.sub(r"0x[0-9a-f]+", "0x", s) for s in shown)))
     return told
+
+
+def difference(built: Any, target: Path) -> str:
+    """How the committed notebook differs from what its text makes, in a sentence; empty if it does not."""
+    if not target.exists():
+        return f"{target.name} is missing"
+    pairs = itertools.zip_longest(text_of(built), text_of(nbformat.read(target, 4)))
+    cells = [str(number) for number, (new, old) in enumerate(pairs) if new != old]
+    return f"{target.name} is not what its text says, in cell {', '.join(cells)} (counted from 0)" if cells else ""
 
 
 def main() -> int:
     stale = []
     for source in sorted(HERE.glob("[0-9]*.py")):
-        target = source.with_suffix(".ipynb")
-        notebook = build(source)
+        built, target = build(source), source.with_suffix(".ipynb")
         if "--check" not in sys.argv:
-            nbformat.write(notebook, target)
-        elif text_of(nbformat.read(target, 4)) != text_of(notebook):
-            stale.append(target.name)
+            nbformat.write(built, target)
+        elif told := difference(built, target):
+            stale.append(told)
     if stale:
-        print(f"{', '.join(stale)}: not what its text says; run `make notebooks` and read the diff", file=sys.stderr)
+        print("; ".join(stale) + ": `make notebooks` rebuilds", file=sys.stderr)
     return 1 if stale else 0
 
 

@@ -25,6 +25,7 @@ OURS = {
     "simlib.capture": set(),
     "simlib.outcome": {"simlib.handshake"},
     "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
+    "simlib.explore": {"simlib.handshake", "simlib.trace"},
     "simlib.study": {"simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart", "simlib.compare"},
     "simlib.world": {"simlib.chart", "simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.outcome",
                      "simlib.scenario", "simlib.trace"},

@@ -11,10 +11,10 @@ from ..outcome import COLUMNS
 from ..scenario import Scenario
 
 
-def outcomes(run: Runner, scenarios: Iterable[Scenario], seed: int = 1) -> pandas.DataFrame:
+def outcomes(runner: Runner, scenarios: Iterable[Scenario], seed: int = 1) -> pandas.DataFrame:
     """One row a run of every scenario under its protocols, versions and managers; columns as in `outcome.Row`."""
     rows = [
-        run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=seed).row.as_dict()
+        runner(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=seed).row.as_dict()
         for j in jobs(scenarios)
     ]
     return pandas.DataFrame(rows, columns=list(COLUMNS))
