@@ -1,4 +1,4 @@
-"""What must hold in every state, and in every state in which nothing more can happen (SPEC, and S1 to S10 of the design).
+"""What must hold in every state, and in every state in which nothing more can happen (S1 to S10 of the specification).
 
 Each property takes the system, a state and whether it is final, and says what is wrong, or nothing.
 """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..handshake import interface as i
 from ..trace import Trace
 from .properties import PROPERTIES, Violation
-from .system import DESTINATION, SOURCE, Action, State, System
+from .system import DESTINATION, SOURCE, Action, Report, State, System
 
 SIDES = {SOURCE: "source", DESTINATION: "destination"}
 
@@ -85,32 +85,22 @@ def replay(system: System, path: tuple[Action, ...], title: str = "") -> Trace:
     trace = Trace(title)
     state = system.initial()
     for number, action in enumerate(path):
-        before = state
+        wire = state.wires[action[1]].name if action[0] in ("connect", "accept", "deliver") else ""
+        text = f"a message reaches the {SIDES[action[-1]]}" if action[0] == "deliver" else str(action[0])
+        trace.note(number / 1e3, "link", "link", wire, text)
+        system.told = []
         state = system.step(state, action)
-        time_s = number / 1e3
-        wire = before.wires[action[1]].name if action[0] in ("connect", "accept", "deliver") else ""
-        text = {"deliver": f"a message reaches the {SIDES.get(action[-1], '')}"}.get(action[0], action[0])
-        trace.note(time_s, "link", "link", wire, text)
-        for side, input in ((s, t) for s in (SOURCE, DESTINATION) for t in _told(system, before, state, s)):
-            trace.note(time_s, SIDES[side], input[0], input[1], input[2])
+        for side, output in system.told:
+            trace.note(number / 1e3, SIDES[side], *_reported(output))
+    system.told = None
     return trace
 
 
-def _told(system: System, before: State, after: State, side: int) -> list[tuple[str, str, str]]:
-    """What a side reported between two states."""
-    if before.ends[side] == after.ends[side]:
-        return []
-    reports: list[tuple[str, str, str]] = []
-    for (number, _), (reached, outputs) in system.steps.items():
-        if number == before.ends[side] and reached == after.ends[side]:
-            for o in outputs:
-                if isinstance(o, (i.Said, i.Heard)):
-                    reports.append(("say" if isinstance(o, i.Said) else "hear", str(o.conn), o.text))
-                elif isinstance(o, i.Entered):
-                    reports.append(("state", "", o.status))
-                elif isinstance(o, i.Finished):
-                    reports.append(("end", "", f"{o.status}: {o.text}" if o.text else o.status))
-                elif isinstance(o, i.Printed):
-                    reports.append(("print", "", o.text))
-            break
-    return reports
+def _reported(o: Report) -> tuple[str, str, str]:
+    if isinstance(o, (i.Said, i.Heard)):
+        return ("say" if isinstance(o, i.Said) else "hear"), str(o.conn), o.text
+    if isinstance(o, i.Entered):
+        return "state", "", o.status
+    if isinstance(o, i.Finished):
+        return "end", "", f"{o.status}: {o.text}" if o.text else o.status
+    return "print", "", o.text

@@ -56,6 +56,7 @@ class State:
 
 
 Action = tuple[Any, ...]
+Report = i.Said | i.Heard | i.Entered | i.Finished | i.Printed  # what a side says of itself
 
 
 class System:
@@ -66,6 +67,7 @@ class System:
         self.table: list[Any] = []
         self.numbers: dict[tuple[int, Any], int] = {}
         self.steps: dict[tuple[int, i.Input], tuple[int, tuple[i.Output, ...]]] = {}
+        self.told: list[tuple[int, Report]] | None = None
 
     def initial(self) -> State:
         source, destination = self.make()
@@ -124,7 +126,7 @@ class System:
         wire = state.wires[number]
         if side == DESTINATION:
             told, state = wire.there[0], _wire(state, number, there=wire.there[1:])
-            told = replace(told, conn=wire.accepted)  # type: ignore[call-arg]
+            told = replace(told, conn=wire.accepted)  # type: ignore[arg-type]
         else:
             told, state = wire.back[0], _wire(state, number, back=wire.back[1:])
         return self._tell(state, side, told)
@@ -168,6 +170,8 @@ class System:
             known = self.steps[before, told] = self._intern(side, endpoint), outputs
         after, outputs = known
         state = replace(state, ends=(after, state.ends[1]) if side == SOURCE else (state.ends[0], after))
+        if self.told is not None:  # a replay listens
+            self.told += ((side, o) for o in outputs if isinstance(o, Report))
         for output in outputs:
             state = self._ask(state, side, output)
         for conn in dict.fromkeys(o.conn for o in outputs if isinstance(o, i.Send)):

@@ -1,4 +1,4 @@
-"""What holds in every order of events, and the shortest story of what does not. State counts are pinned: a changed count
+"""What holds in every order of events, and the shortest story of what does not. State counts are pinned: a changed one
 means a changed protocol, and is read before it is rewritten."""
 
 from __future__ import annotations
