@@ -204,13 +204,20 @@ class World:
                 return True
         return False
 
+    def _phase(self, text: str) -> None:
+        """One of the five phases of libvirt's migration protocol 3."""
+        if self.manager == "libvirt":
+            self.trace.note(self.env.now, "manager", "management", "", text)
+
     def _listen(self) -> None:
         if self.file is None:
+            self._phase("Begin, Prepare: sets both sides, the destination listens")
             self.destination.feed(Start())
             self.net.listening = self.destination.endpoint.finished is None
 
     def _start(self) -> None:
         if self.net.listening or self.file is not None:
+            self._phase("Perform: migrate")
             self.source.feed(Start())
         else:
             self.refused = self.destination.endpoint.finished
@@ -226,9 +233,12 @@ class World:
         trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
         stopped, started = source.guest.stopped_s, destination.guest.started_s
         at = guest_at(facts)
+        self._phase(f"Finish: the destination is {'gone' if destination.dead else destination.endpoint.status}")
         if at == "nowhere" and self.manager == "libvirt":
-            self.trace.note(self.env.now, "manager", "management", "", "Confirm: resumes the guest at the source")
+            self._phase("Confirm: resumes the guest at the source")
             at = "source"  # Finish saw that the destination has nothing
+        else:
+            self._phase(f"Confirm: the guest is at: {at}")
         return Row(
             self.scenario.name, self.protocol, self.manager, *self.versions, self.seed, classify(facts),
             end.status if end else source.endpoint.status,
