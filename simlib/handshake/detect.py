@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from .endpoint import State
 from .interface import (
     AlarmRang,
     Drop,
@@ -32,7 +33,7 @@ from .v2.frames import INITIATOR
 from .v2.messages import Identity
 
 
-class Adaptive:
+class Adaptive(State):
     """Until the first bytes have come it keeps what it is told, in order; then it hands that over. Connections that say
     neither are closed, and whoever is chosen never hears of them: `numbers` maps its connections to ours."""
 

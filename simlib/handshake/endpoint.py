@@ -8,12 +8,31 @@ from typing import Any, Self
 from .interface import Finished, Input, Output
 from .machine import Settings
 
-CONSTANT = ("settings", "identity", "rules", "_out")  # given once, or of no consequence for what comes
+# given once, a function of the rest, or of no consequence for what comes
+CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out")
 
 
-class Endpoint:
+class State:
+    """Something whose fields are values, or are such things themselves."""
+
+    def key(self) -> tuple[object, ...]:
+        """The state as a value that can be hashed: equal keys behave alike for ever."""
+        return tuple(
+            v.key() if hasattr(v, "key") else v for k, v in sorted(vars(self).items()) if k not in CONSTANT
+        )  # fmt: skip
+
+    def fork(self) -> Self:
+        """A copy that goes its own way."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if hasattr(value, "fork"):
+                setattr(other, name, value.fork())
+        return other
+
+
+class Endpoint(State):
     """One side of a migration. `_on_<input>` hears an input and appends to `_out`; an input without such a method means
-    nothing to this side. Fields hold values; those that are objects (`_loader`) have `key` and can be copied."""
+    nothing to this side."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -34,17 +53,3 @@ class Endpoint:
             if hears is not None:
                 hears(input)
         return self._out
-
-    def key(self) -> tuple[object, ...]:
-        """The state as a value that can be hashed: equal keys behave alike for ever."""
-        return tuple(
-            v.key() if hasattr(v, "key") else v for k, v in sorted(vars(self).items()) if k not in CONSTANT
-        )  # fmt: skip
-
-    def fork(self) -> Self:
-        """A copy that goes its own way."""
-        other = copy.copy(self)
-        for name, value in vars(self).items():
-            if hasattr(value, "key"):
-                setattr(other, name, copy.copy(value))
-        return other

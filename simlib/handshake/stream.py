@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from .buffer import Buffer
+from .endpoint import State
 from .machine import Device, Machine, Settings
 
 MAGIC = b"QEVM"
@@ -209,7 +210,7 @@ class _More(Exception):
     """More bytes are needed."""
 
 
-class Loader:
+class Loader(State):
     """Reads a main stream with the eyes of a destination that has `settings`.
 
     `feed` and then `next_event` until it gives None. Events are tuples: ("machine", type), ("command", number,
@@ -225,10 +226,6 @@ class Loader:
         self.capabilities: tuple[str, ...] | None = None
         self.left = 0  # stand-in bytes still to pass over
         self.device_bytes = 0
-
-    def key(self) -> tuple[object, ...]:
-        """The state as a value that can be hashed."""
-        return tuple(v for k, v in sorted(vars(self).items()) if k != "settings")
 
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)

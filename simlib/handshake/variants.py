@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import stream
+from .endpoint import State
 from .interface import (
     AlarmRang,
     Drained,
@@ -59,7 +60,7 @@ def _pong(value: int) -> bytes:
     return struct.pack(">HHI", 2, 4, value)
 
 
-class _Prober:
+class _Prober(State):
     """One side while it has not decided, and the door to whom it decided for."""
 
     def __init__(self, settings: Settings, identity: Identity, variant: str, timeout_s: float) -> None:

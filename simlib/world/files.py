@@ -77,9 +77,9 @@ class File:
         nothing = not self.chunks or self.kind in ("exec-null", "exec-true") or link.load_transport == "exec-none"
         ended = self.world.source.endpoint.finished
         failed = ended is not None and ended.status != "completed" and not self.world.scenario.management.loads_anyway
-        if failed or nothing or (self.world.protocol != "v1" and not self.world.saved):
+        if failed or nothing or (self.world.setup.protocol != "v1" and not self.world.setup.saved):
             return
-        if self.world.saved and self._manifest_refuses():
+        if self.world.setup.saved and self._manifest_refuses():
             return
         destination.feed(Start())
         if destination.endpoint.finished is not None:

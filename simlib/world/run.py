@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
 from ..chart import sequence_svg
-from ..handshake.capabilities import known_capabilities
-from ..handshake.detect import Adaptive
+from ..endpoints import Setup
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
-from ..handshake.machine import Settings
-from ..handshake.v1.destination import Destination as V1Destination
-from ..handshake.v1.source import Source as V1Source
-from ..handshake.v2.destination import Destination as V2Destination
 from ..handshake.v2.features import SHARED
 from ..handshake.v2.inventory import compare
-from ..handshake.v2.messages import Identity
-from ..handshake.v2.source import Source as V2Source
-from ..handshake.variants import VARIANTS, ProbingDestination, ProbingSource
 from ..outcome import Facts, Row, classify, guest_at
-from ..scenario import Link, Scenario, Side, pair
+from ..scenario import Link, Scenario
 from ..trace import Packet, Trace
 from . import faults
 from .files import File
@@ -54,81 +45,24 @@ class World:
     """Everything of one run, so that faults and managers can reach it."""
 
     def __init__(self, scenario: Scenario, protocol: str, version: str, manager: str, seed: int) -> None:
-        self.scenario, self.protocol, self.manager, self.seed = scenario, protocol, manager, seed
-        self.versions = pair(version)
+        self.setup = Setup(scenario, protocol, version, manager, seed)
+        self.scenario = scenario
         self.env = simpy.Environment()
         self.rng = random.Random(f"{seed} {scenario.name}")
         self.trace = Trace(f"{scenario.name}: {protocol}, {version}, {manager} manager, seed {seed}")
         link = scenario.link
         self.net = Net(self.env, self.rng, _path(link), _path(link))
         self.net.packet = self._packet
-        source, destination = self._settings(True), self._settings(False)
-        self.source = self._host("source", self._source(source), scenario.guest)
-        self.destination = self._host("destination", self._destination(destination), scenario.guest)
+        self.source = self._host("source", self.setup.source(), scenario.guest)
+        self.destination = self._host("destination", self.setup.destination(), scenario.guest)
         self.source.other, self.destination.other = self.destination, self.source
         self.source.guest.running = True
         if protocol == "v1":
             self.source.tls_round_trips = self.destination.tls_round_trips = 2
         self.net.on_established = self.destination.accept
         self.file = File(self) if link.transport in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null") else None
-        self.net.backlog = max(destination.channels, 1) if protocol == "v1" else 64
+        self.net.backlog = max(self.setup.settings(False).channels, 1) if protocol == "v1" else 64
         self.refused: Finished | None = None  # by QMP, before anything started
-
-    def _settings(self, at_source: bool) -> Settings:
-        """One side's settings, after what its manager makes of them."""
-        settings = self.scenario.settings(at_source, self.versions[0 if at_source else 1])
-        if self.manager != "libvirt" or self.protocol != "v1":
-            return settings
-        # libvirt passes the user's flags to both sides, and drops what the other side's QEMU does not list
-        asked = self.scenario.source
-        both = set(known_capabilities(self.versions[0])) & set(known_capabilities(self.versions[1]))
-        wanted = (*asked.capabilities, *(() if self.file_only else ("return-path",)))
-        shared = [c for c in dict.fromkeys(wanted) if c in both]
-        parameters = asked.parameters if at_source else {**self.scenario.destination.parameters, **asked.parameters}
-        return replace(
-            settings, capabilities=tuple(shared), parameters=tuple(sorted(parameters.items())), exit_on_error=False,
-        )  # fmt: skip
-
-    @property
-    def file_only(self) -> bool:
-        return self.scenario.link.transport in ("file", "exec-cat", "exec-null")
-
-    @property
-    def probes(self) -> bool:
-        return self.protocol in VARIANTS
-
-    @property
-    def saved(self) -> bool:
-        """v2 has no handshake with a file: the stream is v1's, behind a manifest."""
-        return self.protocol != "v1" and self.scenario.link.transport == "file"
-
-    def _identity(self, side: Side, role: str) -> Identity:
-        entropy = hashlib.sha256(f"{self.seed} {self.scenario.name} {role}".encode()).digest()
-        return Identity(
-            entropy, side.session, side.psk.encode(), on_maybe=side.on_maybe, require=side.require, forbid=side.forbid,
-            memory_limit_bytes=side.memory_limit_mib * MIB, bidirectional=self.scenario.link.told_bidirectional,
-        )  # fmt: skip
-
-    def _source(self, settings: Settings) -> Any:
-        if self.protocol == "v1" or self.saved or (self.probes and not self.scenario.source.knows_v2):
-            return V1Source(settings)
-        if self.probes:
-            timeout_s = self.scenario.detect_timeout_s
-            return ProbingSource(settings, self._identity(self.scenario.source, "source"), self.protocol, timeout_s)
-        return V2Source(settings, self._identity(self.scenario.source, "source"))
-
-    def _destination(self, settings: Settings) -> Any:
-        side = self.scenario.destination
-        if self.probes:
-            identity, timeout_s = self._identity(side, "destination"), self.scenario.detect_timeout_s
-            if side.knows_v2:
-                return ProbingDestination(settings, identity, self.protocol, timeout_s)
-            return V1Destination(settings)
-        accept = "v1" if self.saved or (self.protocol == "v1" and side.accept == "v2") else side.accept
-        identity = self._identity(side, "destination")
-        if accept == "v2-or-v1":
-            return Adaptive(settings, identity)
-        return V1Destination(settings) if accept == "v1" else V2Destination(settings, identity)
 
     def _host(self, side: str, endpoint: Any, facts: Any) -> Host:
         bandwidth = self.scenario.link.rate_mib_s * MIB
@@ -171,7 +105,7 @@ class World:
             return
         self.trace.note(self.env.now, "manager", "management", "", f"tries again ({attempt})")
         old = self.source
-        self.source = self._host("source", self._source(self._settings(True)), self.scenario.guest)
+        self.source = self._host("source", self.setup.source(), self.scenario.guest)
         self.source.guest.running, self.source.other, self.destination.other = True, self.destination, self.source
         self.source.tls_round_trips = old.tls_round_trips
         for shaper in self.net.shapers.values():
@@ -193,20 +127,15 @@ class World:
         return told
 
     def _refused_up_front(self) -> bool:
-        """A QEMU that does not know channel type `control` refuses the command before anything starts (D3)."""
-        if self.protocol == "v1" or self.saved or self.probes:
-            return False
-        for host, side in ((self.source, self.scenario.source), (self.destination, self.scenario.destination)):
-            if not side.knows_v2:
-                text = "Parameter 'channel-type' does not accept value 'control'"
-                self.trace.note(0.0, host.side, "end", "", f"rejected: {text}")
-                self.refused = Finished("rejected", text, "specific", listening=True)
-                return True
-        return False
+        refused = self.setup.refused()
+        if refused is not None:
+            side, self.refused = refused
+            self.trace.note(0.0, side, "end", "", f"rejected: {self.refused.text}")
+        return refused is not None
 
     def _phase(self, text: str) -> None:
         """One of the five phases of libvirt's migration protocol 3."""
-        if self.manager == "libvirt":
+        if self.setup.manager == "libvirt":
             self.trace.note(self.env.now, "manager", "management", "", text)
 
     def _listen(self) -> None:
@@ -234,13 +163,14 @@ class World:
         stopped, started = source.guest.stopped_s, destination.guest.started_s
         at = guest_at(facts)
         self._phase(f"Finish: the destination is {'gone' if destination.dead else destination.endpoint.status}")
-        if at == "nowhere" and self.manager == "libvirt":
+        if at == "nowhere" and self.setup.manager == "libvirt":
             self._phase("Confirm: resumes the guest at the source")
             at = "source"  # Finish saw that the destination has nothing
         else:
             self._phase(f"Confirm: the guest is at: {at}")
+        setup = self.setup
         return Row(
-            self.scenario.name, self.protocol, self.manager, *self.versions, self.seed, classify(facts),
+            self.scenario.name, setup.protocol, setup.manager, *setup.versions, setup.seed, classify(facts),
             end.status if end else source.endpoint.status,
             "gone" if destination.dead else destination.endpoint.status, at, end.reason if end else "none",
             " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "", after, source.first_guest_byte_s, trips,
@@ -262,7 +192,7 @@ class World:
 
     def _as_asked(self) -> bool:
         """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
-        if self.protocol != "v1":
+        if self.setup.protocol != "v1":
             return True
         ours, theirs = self.source.endpoint.settings, self.destination.endpoint.settings
         both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
