@@ -107,7 +107,7 @@ class Fault:
     gap_s: float = 0.3
     connection: str = "main"
     for_s: float = -1.0  # negative: for ever
-    says: str = "silent"  # stranger: silent, garbage, half-magic, multifd, qevm, scan, replay
+    says: str = "silent"  # stranger: a word of simlib.strangers
     side: str = "destination"
     retries: int = 15
     before: bool = False
@@ -182,7 +182,8 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
     ("Fault", "kind"): ("cut", "swallow", "stall", "lose", "freeze", "kill", "order", "hold", "late", "stranger"),
     ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),
-    ("Fault", "says"): ("silent", "garbage", "half-magic", "multifd", "qevm", "scan", "v2-hello", "bad-channel"),
+    ("Fault", "says"): ("silent", "garbage", "half-magic", "multifd", "qevm", "scan", "v2-hello", "bad-channel",
+                        "flood"),
 }  # fmt: skip
 PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts, "management": Management}
 

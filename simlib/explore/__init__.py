@@ -1,7 +1,6 @@
-"""Every order of events, each state once: `search(system)` runs the real endpoints through all that may happen."""
+"""Every interleaving of the real endpoints: exhaustive search, and what it proves or refutes."""
 
-from .properties import PROPERTIES, Violation
-from .search import Found, search
-from .system import Budget, System
+from .search import Found, Search, Violation, search
+from .system import Faults, Model, System
 
-__all__ = ["PROPERTIES", "Budget", "Found", "System", "Violation", "search"]
+__all__ = ["Faults", "Found", "Model", "Search", "System", "Violation", "search"]

@@ -1,31 +1,109 @@
-"""What must hold in every state, and in every state in which nothing more can happen (S1 to S10 of the specification).
+"""What must hold in every state, and in every state in which nothing more need happen: S1 to S10, L1 to L4 of v2's design.
 
-Each property takes the system, a state and whether it is final, and says what is wrong, or nothing.
+Each takes the system, a state and whether it is final, and says what is wrong, or nothing. They ask the real endpoints,
+of v1, v2 and the detection variants alike. S9 (negotiation is monotone) is no matter of order: tests/handshake holds
+it. A livelock is found by the search itself, as a cycle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
-from .system import DESTINATION, SOURCE, State, System
+from ..handshake.stream import MAGIC
+from ..handshake.v1.destination import Destination as V1Destination
+from ..handshake.v2.destination import Destination as V2Destination
+from ..handshake.v2.source import Source as V2Source
+from ..handshake.variants import HEADER_4, ProbingDestination, ProbingSource
+from .system import DESTINATION, PASS_BYTES, SOURCE, STRANGER, State, System, Wire
 
 Property = Callable[[System, State, bool], str]
+LOST = {"connection-lost", "channel-lost", "peer-closed", "connect", "cancelled", "deadline"}
+AGREED = ("started", "ready", "loading", "loaded", "going", "completed")
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A property, and what was wrong in the state that broke it."""
+def _sides(system: System, state: State) -> tuple[Any, Any]:
+    """Source and destination as they are now: whom a prober has chosen, or the prober while it has not."""
+    return tuple(
+        getattr(e, "chosen", None) or e for e in (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
+    )  # type: ignore[return-value]
 
-    name: str
-    text: str
+
+def _disturbed(system: System, state: State) -> bool:
+    return state.faults != system.model.faults
+
+
+def agreement(system: System, state: State, final: bool) -> str:
+    """S1: both sides hold the same agreement, the same key, and know of the same extensions."""
+    source, destination = _sides(system, state)
+    if not (isinstance(source, V2Source) and isinstance(destination, V2Destination)):
+        return ""
+    if not source.session_id or destination.session_id != source.session_id or destination.state not in AGREED:
+        return ""
+    if source.agreement.on != destination.agreement.on:
+        return f"the source agreed on {source.agreement.on}, the destination on {destination.agreement.on}"
+    if getattr(source, "extensions", ()) != getattr(destination, "extensions", ()):
+        return "the source counts on something that the destination has never heard of"
+    if source.key_bytes and source.key_bytes != destination.key_bytes:
+        return "the two sides went on from different conversations"
+    return ""
+
+
+def protocols(system: System, state: State, final: bool) -> str:
+    """S2: no migration byte before READY, and no byte of one protocol taken for another's."""
+    source, destination = _sides(system, state)
+    if isinstance(source, V2Source):
+        if source.links and source.links[0].peer_nonce == source.links[0].nonce:
+            return "the source takes its own preface for the peer's"
+        if source.stage and isinstance(destination, V2Destination) and destination.state in ("accepted", "started"):
+            return "the source sends migration data before READY"
+    probes = [system.endpoint(state, side) for side in (SOURCE, DESTINATION)]
+    modes = [p.mode for p in probes if isinstance(p, (ProbingSource, ProbingDestination)) and p.mode]
+    if len(set(modes)) == 2:
+        return f"the source speaks {modes[0]} and the destination {modes[1]}"
+    kept = [getattr(system.inputs[m], "data", b"") for m in state.sink]
+    if HEADER_4 in kept[:1] and any(k.startswith(MAGIC) for k in kept[1:]):
+        return "the pipe holds a header of version 4 and then another stream"
+    return ""
+
+
+def truth(system: System, state: State, final: bool) -> str:
+    """S3: the source ends with the destination's reason; after a cut, with the news that the link was lost."""
+    source, destination = _sides(system, state)
+    end = source.finished
+    if not final or end is None:
+        return ""
+    if _disturbed(system, state):
+        told = {e.code for e in end.errors}
+        cut = state.faults.cuts != system.model.faults.cuts and isinstance(source, V2Source)
+        if cut and end.status in ("failed", "uncertain") and not told:
+            return "the link was cut and the source does not say so"
+        return ""
+    if isinstance(destination, V1Destination):
+        why = destination.finished
+        if why is not None and why.status == "failed" and (end.status == "completed" or end.reason != "specific"):
+            return f"the destination ended with {why.text!r}, the source with {end.status} and {end.text!r}"
+        return ""
+    wrong = getattr(destination, "ended_as", ()) or (destination.finished.errors if destination.finished else ())
+    reasons = {e.code for e in wrong} - LOST
+    told = {e.code for e in end.errors}
+    if reasons - told and end.status != "rejected":
+        return f"the destination ended with {sorted(reasons)}, the source with {sorted(told) or end.status}"
+    return ""
 
 
 def no_loss(system: System, state: State, final: bool) -> str:
-    """S4: never completed at the source with nothing loaded."""
-    end = system.endpoint(state, SOURCE).finished
-    if final and end is not None and end.status == "completed" and not state.runs[DESTINATION]:
+    """S4: never completed at the source with nothing, or not all, loaded."""
+    source, destination = _sides(system, state)
+    if system.link != "two-way":
+        return ""
+    end = source.finished
+    gone = destination.finished is not None and destination.finished.status == "failed"
+    if end is not None and end.status == "completed" and not state.runs[DESTINATION] and (final or gone):
         return "the source says completed and no guest runs at the destination"
+    full = isinstance(destination, V2Destination) and not destination.postcopy and state.passes > 1
+    if full and state.runs[DESTINATION] and destination.ram_bytes < PASS_BYTES:
+        return f"the guest runs with {destination.ram_bytes} of {PASS_BYTES} bytes"
     return ""
 
 
@@ -34,40 +112,115 @@ def one_guest(system: System, state: State, final: bool) -> str:
     return "the guest runs on both sides" if all(state.runs) else ""
 
 
-def truth(system: System, state: State, final: bool) -> str:
-    """S3: as long as the link holds, the source ends with the destination's reason."""
-    source, destination = (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
-    wrong = getattr(destination, "ended_as", ()) or (destination.finished.errors if destination.finished else ())
-    held = state.budget.cuts == system.budget.cuts and state.budget.cancels == system.budget.cancels
-    if not final or not held or source.finished is None or source.finished.status == "completed" or not wrong:
+def same_channels(system: System, state: State, final: bool) -> str:
+    """S6: once data may flow, each channel is the connection that the source opened for it, and no other."""
+    destination = _sides(system, state)[1]
+    wires = {w.accepted: w for w in state.wires if w.accepted >= 0}
+    if isinstance(destination, V1Destination):
+        bound = [
+            (f"multifd[{c.index}]" if c.kind == "multifd" else c.kind, conn)
+            for conn, c in enumerate(destination.connections)
+            if c.kind in ("main", "multifd", "preempt")
+        ]
+        wrong = [f"{wires[c].name} is taken for {n}" for n, c in bound if c in wires and wires[c].name != n]
+        return "; ".join(wrong)
+    control = wires.get(getattr(destination, "control", None) or 0)
+    if not isinstance(destination, V2Destination) or control is None or control.owner == STRANGER:
         return ""
-    told = {e.code for e in source.finished.errors}
-    reasons = {e.code for e in wrong} - {"connection-lost", "channel-lost", "peer-closed"}
-    return f"the destination ended with {sorted(reasons)}, the source with {sorted(told)}" if reasons - told else ""
+    if not getattr(system.endpoint(state, control.owner), "stage", ""):
+        return ""
+    return "; ".join(_wrongly_bound(destination, wires, control))
+
+
+def _wrongly_bound(destination: V2Destination, wires: dict[int, Wire], control: Wire) -> list[str]:
+    wrong = []
+    for name, conn, _ in destination.bound:
+        wire = wires[conn]
+        if (wire.owner, wire.name) != (control.owner, name):
+            wrong.append(f"{wire.name} is taken for {name}")
+    names = [n for n, _, _ in destination.bound]
+    return wrong + [f"{n} is bound twice" for n in sorted(set(names)) if names.count(n) > 1]
+
+
+def listens_again(system: System, state: State, final: bool) -> str:
+    """S7: an attempt that failed, or a stranger, leaves the destination listening, unless it had begun to load."""
+    source, destination = _sides(system, state)
+    if not final or system.link != "two-way" or source.finished is None or state.runs[DESTINATION]:
+        return ""
+    if source.finished.status in ("completed", "uncertain"):
+        return ""
+    if isinstance(destination, V1Destination):
+        return "the destination is gone" if destination.finished is not None else ""
+    if not isinstance(destination, V2Destination):
+        return ""
+    dirty = destination.finished is not None and destination._loader.state != "header"
+    held = [w for w in state.wires if w.accepted == destination.control and w.owner != SOURCE]
+    if not dirty and not held and destination.state != "listening":
+        return f"nobody is there any more and the destination is {destination.state}"
+    return ""
+
+
+def asks_gently(system: System, state: State, final: bool) -> str:
+    """S8: asking an old peer never kills it."""
+    source, destination = (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
+    asked = isinstance(source, (ProbingSource, V2Source)) and isinstance(destination, V1Destination)
+    if asked and not _disturbed(system, state) and destination.finished is not None:
+        end = destination.finished
+        return f"the old destination ends: {end.text}" if end.status == "failed" else ""
+    return ""
+
+
+def no_downgrade(system: System, state: State, final: bool) -> str:
+    """S10: two sides that both know v2 never end up with v1 without being told to."""
+    source, destination = (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
+    if not (isinstance(source, ProbingSource) and isinstance(destination, ProbingDestination)):
+        return ""
+    if final and source.mode == "v1" and system.link == "two-way" and state.wires:
+        return "both sides know v2, and the source went on with v1"
+    return ""
 
 
 def no_deadlock(system: System, state: State, final: bool) -> str:
-    """L1 and L3: where nothing more can happen, the source has ended."""
-    if final and system.endpoint(state, SOURCE).finished is None:
+    """L1: where nothing more can happen, the source has ended."""
+    if final and not _disturbed(system, state) and system.endpoint(state, SOURCE).finished is None:
         return f"nothing can happen any more and the source is {system.endpoint(state, SOURCE).status}"
     return ""
 
 
-def same_channels(system: System, state: State, final: bool) -> str:
-    """S6: a connection is taken for what the source opened it for."""
-    destination = system.endpoint(state, DESTINATION)
-    names = {w.accepted: w.name for w in state.wires if w.accepted >= 0}
-    bound = [(name, conn) for name, conn, _ in getattr(destination, "bound", ())]
-    bound += [
-        (f"multifd[{c.index}]" if c.kind == "multifd" else c.kind, n)
-        for n, c in enumerate(getattr(destination, "connections", ()))
-        if c.kind in ("main", "multifd", "preempt")
-    ]
-    wrong = [f"{names[conn]} is taken for {name}" for name, conn in bound if names.get(conn, name) != name]
-    return "; ".join(wrong)
+def arrives(system: System, state: State, final: bool) -> str:
+    """L2: undisturbed, a compatible pair migrates, in every order."""
+    if not final or _disturbed(system, state) or not system.model.compatible or system.model.alarms:
+        return ""
+    end = system.endpoint(state, SOURCE).finished
+    if end is not None and not (end.status == "completed" and state.runs[DESTINATION]):
+        return f"nothing went wrong and the source ends with {end.status}: {end.text}"
+    return ""
+
+
+def ends_after_faults(system: System, state: State, final: bool) -> str:
+    """L3: every run ends after a cut, a lost connection, a cancel, or a stranger."""
+    if not final or not _disturbed(system, state):
+        return ""
+    source, destination = _sides(system, state)
+    if source.finished is None:
+        return f"the source is {source.status} for ever"
+    stuck = isinstance(destination, V2Destination) and destination.finished is None
+    held = [w for w in state.wires if w.accepted == getattr(destination, "control", -1) and w.owner != SOURCE]
+    if stuck and not held and destination.state not in ("listening", "going"):
+        return f"the destination is {destination.state} for ever"
+    return ""
+
+
+def floods_end(system: System, state: State, final: bool) -> str:
+    """L4: ignorable frames can't go on for ever: whoever floods is shown the door."""
+    floods = [w for w in state.wires if w.name == "stranger: flood" and w.accepted >= 0 and not w.there]
+    kept = [w for w in floods if not w.ended[1] and not w.broken]
+    return "a flood of ignorable frames is still listened to" if final and kept else ""
 
 
 PROPERTIES: dict[str, Property] = {
-    "S3 truth": truth, "S4 no loss": no_loss, "S5 one guest": one_guest, "S6 same channels": same_channels,
-    "L1 no deadlock": no_deadlock,
+    "S1 agreement": agreement, "S2 protocols apart": protocols, "S3 truth": truth, "S4 no loss": no_loss,
+    "S5 one guest": one_guest, "S6 same channels": same_channels, "S7 listens again": listens_again,
+    "S8 asks gently": asks_gently, "S10 no downgrade": no_downgrade, "L1 no deadlock": no_deadlock,
+    "L2 arrives": arrives, "L3 ends after faults": ends_after_faults, "L4 floods end": floods_end,
 }  # fmt: skip

@@ -1,17 +1,32 @@
-"""Breadth first, each state once; the shortest counterexample of each property, as a trace that people read."""
+"""Breadth first, each state once: every order of events, and the shortest way to whatever goes wrong.
+
+Two reductions, both switched off by `plain=True`: states that differ only in names are one (symmetry.py), and a step
+that only changes what one side knows of one connection goes first, alone (`System.silent`), since nobody could tell
+when it happened.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..handshake import interface as i
-from ..trace import Trace
-from .properties import PROPERTIES, Violation
-from .system import DESTINATION, SOURCE, Action, Report, State, System
+from .properties import PROPERTIES
+from .symmetry import canonical
+from .system import SOURCE, Action, Model, State, System
 
-SIDES = {SOURCE: "source", DESTINATION: "destination"}
+FAULTS = ("cut", "lose", "order", "alarm", "stranger")  # may happen, need not
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A property, what was wrong, and the shortest way there."""
+
+    name: str
+    text: str
+    path: tuple[Action, ...]
 
 
 @dataclass(slots=True)
@@ -22,85 +37,121 @@ class Found:
     transitions: int = 0
     depth: int = 0
     complete: bool = True
-    violations: dict[str, tuple[Violation, tuple[Action, ...]]] = field(default_factory=dict)
+    violations: dict[str, Violation] = field(default_factory=dict)
     endings: dict[tuple[str, str], int] = field(default_factory=dict)  # source's status, where the guest is
 
 
-def search(
-    system: System, limit: int = 1_000_000, tell: Callable[[Found, int], None] = lambda found, waiting: None
-) -> Found:
-    """Visit every state, or `limit` of them. `tell(found, waiting)` is called now and then."""
-    first = system.initial()
-    parents: dict[State, tuple[State, Action] | None] = {first: None}
-    depths = {first: 0}
-    queue = deque([first])
-    found = Found()
-    while queue:
-        state = queue.popleft()
-        found.states += 1
-        found.depth = depths[state]
-        actions = list(system.actions(state))
-        final = all(a[0] in ("cut", "cancel", "alarm", "stranger") for a in actions)
-        _check(system, state, final, parents, found)
+Tell = Callable[[Found, int], None]
+
+
+class Search:
+    """One search of a model. `run` may be interrupted: `found` then says what was covered."""
+
+    def __init__(self, model: Model, plain: bool = False, stop_at: str = "") -> None:
+        self.system = System(model)
+        self.plain = plain
+        self.stop_at = stop_at  # a property whose first violation is enough
+        self.found = Found(complete=False)
+        self.numbers: dict[Any, int] = {}
+        self.parents = array("l")
+        self.actions: list[Action] = []
+        self.depths = array("H")
+        self.edges: list[array[int]] = []
+        self.waiting: deque[tuple[int, State]] = deque()
+
+    def run(self, limit: int = 5_000_000, tell: Tell = lambda found, waiting: None) -> Found:
+        """Visit every state, or `limit` of them. `tell(found, waiting)` is called now and then."""
+        found = self.found
+        self._number(self.system.initial(), -1, ())
+        while self.waiting and not self._enough():
+            number, state = self.waiting.popleft()
+            found.states += 1
+            found.depth = max(found.depth, self.depths[number])
+            self._visit(number, state, limit)
+            if found.states % 1000 == 0:
+                tell(found, len(self.waiting))
+        found.complete = not self.waiting and len(self.numbers) < limit
+        if found.complete:
+            self._check_cycles()
+        return found
+
+    def _enough(self) -> bool:
+        return bool(self.stop_at) and self.stop_at in self.found.violations
+
+    def _number(self, state: State, parent: int, action: Action) -> int:
+        key = state if self.plain else canonical(self.system, state)
+        number = self.numbers.setdefault(key, len(self.numbers))
+        if number == len(self.parents):
+            self.parents.append(parent)
+            self.actions.append(action)
+            self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
+            self.edges.append(array("l"))
+            self.waiting.append((number, state))
+        return number
+
+    def _visit(self, number: int, state: State, limit: int) -> None:
+        actions = list(self.system.actions(state))
+        final = all(a[0] in FAULTS for a in actions)
+        self._check(number, state, final)
+        if not self.plain:
+            actions = self._enough_of(state, actions)
         for action in actions:
-            found.transitions += 1
-            after = system.step(state, action)
-            if after not in parents:
-                if len(parents) >= limit:
-                    found.complete = False
-                    continue
-                parents[after] = state, action
-                depths[after] = depths[state] + 1
-                queue.append(after)
-        if found.states % 5000 == 0:
-            tell(found, len(queue))
-    return found
+            self.found.transitions += 1
+            if len(self.numbers) < limit:
+                after = self._number(self.system.step(state, action), number, action)
+                self.edges[number].append(after)
+
+    def _enough_of(self, state: State, actions: list[Action]) -> list[Action]:
+        """Fewer actions that show as much."""
+        for action in actions:
+            if self.system.silent(state, action):
+                return [action]
+        if state.wires and all(w.broken for w in state.wires):  # the sides can't reach each other any more
+            own = [a for a in actions if self.system.acts(state, a) == SOURCE]
+            return own or actions
+        return actions
+
+    def _check(self, number: int, state: State, final: bool) -> None:
+        for name, holds in PROPERTIES.items():
+            if name not in self.found.violations:
+                wrong = holds(self.system, state, final)
+                if wrong:
+                    self.found.violations[name] = Violation(name, wrong, self._path(number))
+        if final:
+            end = self.system.endpoint(state, SOURCE).finished
+            at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(state.runs, "paused")
+            key = (end.status if end else "waits", at)
+            self.found.endings[key] = self.found.endings.get(key, 0) + 1
+
+    def _path(self, number: int) -> tuple[Action, ...]:
+        path = []
+        while self.parents[number] >= 0:
+            path.append(self.actions[number])
+            number = self.parents[number]
+        return tuple(reversed(path))
+
+    def _check_cycles(self) -> None:
+        """A livelock is a cycle: take away, one by one, states that nothing leads to any more; a cycle stays."""
+        into = array("l", bytes(8 * len(self.edges)))
+        for targets in self.edges:
+            for target in targets:
+                into[target] += 1
+        free = [n for n, count in enumerate(into) if count == 0]
+        left = len(into) - len(free)
+        while free:
+            for target in self.edges[free.pop()]:
+                into[target] -= 1
+                if into[target] == 0:
+                    free.append(target)
+                    left -= 1
+        if left > 0:
+            first = next(n for n, count in enumerate(into) if count > 0)
+            text = f"{left} states lead to one another for ever"
+            self.found.violations["L2 no livelock"] = Violation("L2 no livelock", text, self._path(first))
 
 
-def _check(
-    system: System, state: State, final: bool, parents: dict[State, tuple[State, Action] | None], found: Found
-) -> None:
-    for name, holds in PROPERTIES.items():
-        if name not in found.violations:
-            wrong = holds(system, state, final)
-            if wrong:
-                found.violations[name] = Violation(name, wrong), _path(state, parents)
-    if final:
-        end = system.endpoint(state, SOURCE).finished
-        at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(state.runs, "paused")
-        key = (end.status if end else "waits", at)
-        found.endings[key] = found.endings.get(key, 0) + 1
+def search(model: Model, *, plain: bool = False, limit: int = 5_000_000, stop_at: str = "") -> Found:
+    """Visit every state of a model; the whole search in one call."""
+    return Search(model, plain, stop_at).run(limit)
 
 
-def _path(state: State, parents: dict[State, tuple[State, Action] | None]) -> tuple[Action, ...]:
-    actions = []
-    while (step := parents[state]) is not None:
-        state, action = step
-        actions.append(action)
-    return tuple(reversed(actions))
-
-
-def replay(system: System, path: tuple[Action, ...], title: str = "") -> Trace:
-    """The steps of a path as a trace; one millisecond a step, since there is no time in it."""
-    trace = Trace(title)
-    state = system.initial()
-    for number, action in enumerate(path):
-        wire = state.wires[action[1]].name if action[0] in ("connect", "accept", "deliver") else ""
-        text = f"a message reaches the {SIDES[action[-1]]}" if action[0] == "deliver" else str(action[0])
-        trace.note(number / 1e3, "link", "link", wire, text)
-        system.told = []
-        state = system.step(state, action)
-        for side, output in system.told:
-            trace.note(number / 1e3, SIDES[side], *_reported(output))
-    system.told = None
-    return trace
-
-
-def _reported(o: Report) -> tuple[str, str, str]:
-    if isinstance(o, (i.Said, i.Heard)):
-        return ("say" if isinstance(o, i.Said) else "hear"), str(o.conn), o.text
-    if isinstance(o, i.Entered):
-        return "state", "", o.status
-    if isinstance(o, i.Finished):
-        return "end", "", f"{o.status}: {o.text}" if o.text else o.status
-    return "print", "", o.text

@@ -1,248 +1,488 @@
-"""Two real endpoints, the link between them and their guests as one value, and what may happen next.
+"""Real endpoints, the links between them and their guests as one value, and all that may happen to it next.
 
-The link keeps order inside a connection and nowhere else: accepts come in any order, deliveries interleave in every
-way, an alarm may ring at any moment at which it is set, a cut or a cancel may come at any step. Time is left out.
+A link keeps order inside a connection and nowhere else: accepts come in any order, deliveries interleave in every way,
+an alarm may ring at any moment at which it is set, a cut or a cancel may come at any step. Time is left out. A close
+over unread bytes is a reset that destroys all that its sender still had under way: the worst that TCP may do.
 
-Endpoints are interned: a state holds their numbers, and the real code runs once for each (endpoint state, input).
+Endpoints and inputs are interned: a state holds their numbers, and the real code runs once for each pair of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..endpoints import Setup
 from ..handshake import interface as i
+from ..strangers import WORDS
+from . import symmetry
 
-SOURCE, DESTINATION = 0, 1
-PAGE = 4096
-RESET = "Connection reset by peer"
+SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
+SIDES = ("source", "destination", "rival", "stranger")
+PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
+RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
+ORDERS = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """One connection: what is under way in each direction, and who has closed or accepted it."""
+class Wire(NamedTuple):
+    """One connection. Queues hold numbers of inputs; pairs are (at its opener, at the destination)."""
 
     name: str
-    connected: bool = False  # the source knows
-    accepted: int = -1  # the destination's number for it
-    there: tuple[i.Input, ...] = ()  # inputs for the destination, with the source's connection number
-    back: tuple[i.Input, ...] = ()
-    closed: tuple[bool, bool] = (False, False)  # by the source, by the destination
+    owner: int  # who opened it
+    number: int  # what its opener calls it
+    connected: bool = False  # its opener knows
+    accepted: int = -1  # what the destination calls it
+    there: tuple[int, ...] = ()
+    back: tuple[int, ...] = ()
+    ended: tuple[bool, bool] = (False, False)  # says no more
+    dropped: tuple[bool, bool] = (False, False)  # closed both ways
     paused: tuple[bool, bool] = (False, False)
+    owed: tuple[bool, bool] = (False, False)  # waits to be told that what it sent was taken
+    broken: bool = False  # nothing moves on it any more
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How often what may go wrong may go wrong."""
+class Faults(NamedTuple):
+    """What may still go wrong, or be ordered: how often, and which."""
 
-    cuts: int = 0
-    cancels: int = 0
-    strangers: int = 0
-    alarms: bool = False
+    cuts: int = 0  # of all connections at once
+    losses: int = 0  # of one connection
+    orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
+    strangers: tuple[str, ...] = ()  # what each says: a word of simlib.strangers, replay, or forge
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """One moment. Equal states behave alike."""
 
-    ends: tuple[int, int]  # interned endpoints
+    ends: tuple[int, ...]  # interned endpoints
     wires: tuple[Wire, ...] = ()
-    answers: tuple[tuple[int, i.Input], ...] = ()  # of guests, on their way to a side
+    answers: tuple[tuple[int, int], ...] = ()  # of guests, on their way to a side
     alarms: tuple[tuple[int, str], ...] = ()
     runs: tuple[bool, bool] = (True, False)
     passes: int = 0
-    budget: Budget = Budget()
+    faults: Faults = Faults()
+    sink: tuple[int, ...] = ()  # what a one-way pipe has swallowed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the real code did with one input: asks without reports, reports, and whether only its own view of that
+    connection changed (then its moment is of no consequence to anybody else)."""
+
+    after: int
+    asks: tuple[i.Output, ...]
+    reports: tuple[i.Output, ...]
+    silent: bool
 
 
 Action = tuple[Any, ...]
-Report = i.Said | i.Heard | i.Entered | i.Finished | i.Printed  # what a side says of itself
+REPORTS = (i.Said, i.Heard, i.Entered, i.Printed)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is searched: endpoints of a scenario, the faults that may come, and how deep a connection's buffers are
+    (messages; 0: endless). `wrap` changes fresh endpoints: a mutant, a peer from the future."""
+
+    setup: Setup
+    faults: Faults = Faults()
+    alarms: bool = False
+    rival: bool = False  # a second source that wants the same destination
+    room: int = 0
+    compatible: bool = True  # undisturbed, the guest is expected to arrive
+    wrap: Callable[[Any], Any] = lambda endpoint: endpoint
+
+    @property
+    def link(self) -> str:
+        """two-way, one-way (nothing comes back), or echo."""
+        return {"exec-cat": "one-way", "file": "one-way", "exec-tee": "echo"}.get(
+            self.setup.scenario.link.transport, "two-way"
+        )
 
 
 class System:
-    """The transition relation. `make` gives fresh endpoints."""
+    """The transition relation of a model."""
 
-    def __init__(self, make: Callable[[], tuple[Any, Any]], budget: Budget, stranger: bytes = b"") -> None:
-        self.make, self.budget, self.stranger = make, budget, stranger
-        self.table: list[Any] = []
-        self.numbers: dict[tuple[int, Any], int] = {}
-        self.steps: dict[tuple[int, i.Input], tuple[int, tuple[i.Output, ...]]] = {}
-        self.told: list[tuple[int, Report]] | None = None
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.link = model.link
+        self.table: list[Any] = []  # endpoints by number
+        self.inputs: list[i.Input] = []
+        self.parts: list[symmetry.Parts] = []  # of each endpoint
+        self.shapes: list[tuple[Any, ...]] = []  # of each input
+        self.names: list[str] = []  # the channel that it opens, if it opens one
+        self._endpoints: dict[tuple[int, Any], int] = {}
+        self._inputs: dict[i.Input, int] = {}
+        self.steps: dict[tuple[int, int, int], Step] = {}
+        self.told: list[tuple[int, i.Output]] | None = None  # a replay listens
 
     def initial(self) -> State:
-        source, destination = self.make()
-        ends = self._intern(SOURCE, source), self._intern(DESTINATION, destination)
-        state = State(ends, budget=self.budget)
-        return self._tell(self._tell(state, DESTINATION, i.Start()), SOURCE, i.Start())
+        setup = self.model.setup
+        made = [setup.source(), setup.destination(), *([setup.source("rival")] if self.model.rival else [])]
+        ends = tuple(self._intern(side, self.model.wrap(endpoint)) for side, endpoint in enumerate(made))
+        moment = Moment(self, State(ends, faults=self.model.faults))
+        if self.link == "two-way":
+            moment.tell(DESTINATION, self.input(i.Start()))
+        for side in (SOURCE, RIVAL)[: len(ends) - 1]:
+            moment.tell(side, self.input(i.Start()))
+        return moment.state()
 
     def endpoint(self, state: State, side: int) -> Any:
         return self.table[state.ends[side]]
 
     def _intern(self, side: int, endpoint: Any) -> int:
-        key = side, endpoint.key()
-        number = self.numbers.setdefault(key, len(self.table))
+        number = self._endpoints.setdefault((side, endpoint.key()), len(self.table))
         if number == len(self.table):
             self.table.append(endpoint)
+            self.parts.append(symmetry.parts(endpoint))
         return number
+
+    def input(self, told: i.Input) -> int:
+        """The number of an input; those of the link have connection 0."""
+        number = self._inputs.setdefault(told, len(self.inputs))
+        if number == len(self.inputs):
+            self.inputs.append(told)
+            self.shapes.append(symmetry.shape(told))
+            self.names.append(symmetry.channel_name(told))
+        return number
+
+    def run(self, side: int, before: int, told: int, conn: int) -> Step:
+        """The real code, once for each endpoint and input."""
+        key = before, told, conn
+        found = self.steps.get(key)
+        if found is None:
+            endpoint = self.table[before].fork()
+            told_as = self.inputs[told]
+            outputs = list(endpoint.handle(told_as if conn < 0 else replace(told_as, conn=conn)))  # type: ignore[call-arg]
+            if not self.model.room:  # buffers are endless: all that was sent has been taken
+                fresh = outputs
+                while sent := dict.fromkeys(o.conn for o in fresh if isinstance(o, i.Send)):
+                    fresh = [o for c in sent for o in endpoint.handle(i.Drained(c))]
+                    outputs += fresh
+            after = self._intern(side, endpoint)
+            mute = REPORTS if self.model.alarms else (*REPORTS, i.SetAlarm, i.StopAlarm)
+            asks = tuple(o for o in outputs if not isinstance(o, mute))
+            same = self.parts[before].rest == self.parts[after].rest
+            found = self.steps[key] = Step(
+                after, asks, tuple(o for o in outputs if isinstance(o, (*REPORTS, i.Finished))),
+                same and self.parts[after].local is not None and all(getattr(o, "conn", None) == conn for o in asks),
+            )  # fmt: skip
+        return found
 
     # --- what may happen --------------------------------------------------------------------------------------------
     def actions(self, state: State) -> Iterator[Action]:
-        """Everything that may happen next, in a fixed order."""
-        destination = self.endpoint(state, DESTINATION)
+        """Everything that may happen next, in a fixed order; faults last."""
+        listening = self.link == "two-way" and self.endpoint(state, DESTINATION).accepting
         for number, wire in enumerate(state.wires):
-            if not wire.connected and wire.name != "stranger":
+            if not wire.connected and wire.owner != STRANGER:
                 yield "connect", number
-            if wire.accepted < 0 and destination.accepting:
+            if wire.accepted < 0 and listening:
                 yield "accept", number
             if wire.there and wire.accepted >= 0 and not wire.paused[1]:
                 yield "deliver", number, DESTINATION
             if wire.back and wire.connected and not wire.paused[0]:
-                yield "deliver", number, SOURCE
+                yield "deliver", number, wire.owner
         for k in range(len(state.answers)):
             yield "guest", k
-        if state.budget.alarms:
-            for side, name in state.alarms:
-                yield "alarm", side, name
-        if self.endpoint(state, SOURCE).finished is None:
-            if state.budget.cuts and state.wires:
-                yield ("cut",)
-            if state.budget.cancels:
-                yield ("cancel",)
-        if state.budget.strangers and destination.finished is None:
-            yield ("stranger",)
+        for side, name in state.alarms:
+            yield "alarm", side, name
+        yield from self._faults(state)
+
+    def _faults(self, state: State) -> Iterator[Action]:
+        left = state.faults
+        if self.endpoint(state, SOURCE).finished is not None:
+            return
+        if left.cuts and state.wires:
+            yield ("cut",)
+        if left.losses:
+            for number, wire in enumerate(state.wires):
+                if wire.owner == SOURCE and not wire.broken:
+                    yield "lose", number
+        for order in dict.fromkeys(left.orders):
+            yield "order", order
+        for says in dict.fromkeys(left.strangers):
+            if says not in ("replay", "forge") or self.overheard(state, says):
+                yield "stranger", says
 
     def step(self, state: State, action: Action) -> State:
         """The state after an action."""
-        return getattr(self, "_do_" + action[0])(state, *action[1:])  # type: ignore[no-any-return]
+        moment = Moment(self, state)
+        getattr(moment, "do_" + action[0])(*action[1:])
+        return moment.state()
 
-    def _do_connect(self, state: State, number: int) -> State:
-        return self._tell(_wire(state, number, connected=True), SOURCE, i.Opened(number))
+    def acts(self, state: State, action: Action) -> int:
+        """The side that an action is told to; -1 for those that concern all."""
+        if action[0] in ("connect", "accept"):
+            return state.wires[action[1]].owner if action[0] == "connect" else DESTINATION
+        if action[0] in ("deliver", "guest"):
+            return int(action[2] if action[0] == "deliver" else state.answers[action[1]][0])
+        return SOURCE if action[0] == "order" else int(action[1]) if action[0] == "alarm" else -1
 
-    def _do_accept(self, state: State, number: int) -> State:
-        conn = sum(w.accepted >= 0 for w in state.wires)
-        return self._tell(_wire(state, number, accepted=conn), DESTINATION, i.Opened(conn))
-
-    def _do_deliver(self, state: State, number: int, side: int) -> State:
-        wire = state.wires[number]
-        if side == DESTINATION:
-            told, state = wire.there[0], _wire(state, number, there=wire.there[1:])
-            told = replace(told, conn=wire.accepted)  # type: ignore[arg-type]
+    def silent(self, state: State, action: Action) -> bool:
+        """Whether an action changes nothing but what one side knows of one connection."""
+        if action[0] not in ("accept", "deliver"):
+            return False
+        wire = state.wires[action[1]]
+        if action[0] == "accept":
+            conn = sum(w.accepted >= 0 for w in state.wires)
+            step = self.run(DESTINATION, state.ends[DESTINATION], self.input(i.Opened(0)), conn)
         else:
-            told, state = wire.back[0], _wire(state, number, back=wire.back[1:])
-        return self._tell(state, side, told)
+            side = action[2]
+            told, conn = (wire.there[0], wire.accepted) if side == DESTINATION else (wire.back[0], wire.number)
+            step = self.run(side, state.ends[side], told, conn)
+        nobody = wire.owner == STRANGER or wire.dropped[action[0] == "deliver" and action[2] != DESTINATION]
+        return step.silent and (not step.asks or nobody)
 
-    def _do_guest(self, state: State, k: int) -> State:
-        side, told = state.answers[k]
-        state = replace(state, answers=state.answers[:k] + state.answers[k + 1 :])
-        return self._tell(state, side, told)
+    def overheard(self, state: State, says: str) -> bytes:
+        """What a stranger can say on a plain link because it listens there: a channel's opening once more, while it is
+        under way, or one made up; empty when there is nothing yet."""
+        wires = [w for w in state.wires if w.owner == SOURCE and "CHANNEL_OPEN" in [self.shapes[m][0] for m in w.there]]
+        for wire in wires[:1]:
+            told = next(m for m in wire.there if self.shapes[m][0] == "CHANNEL_OPEN")
+            copied = self.inputs[told]
+            assert isinstance(copied, i.Received)
+            if says == "replay":
+                return copied.data
+            return symmetry.forged(copied.data)
+        return b""
 
-    def _do_alarm(self, state: State, side: int, name: str) -> State:
-        state = replace(state, alarms=tuple(a for a in state.alarms if a != (side, name)))
-        return self._tell(state, side, i.AlarmRang(name))
 
-    def _do_cut(self, state: State) -> State:
+class Moment:
+    """A state while one action changes it."""
+
+    def __init__(self, system: System, state: State) -> None:
+        self.system = system
+        self.ends, self.wires = list(state.ends), list(state.wires)
+        self.answers, self.alarms, self.runs = list(state.answers), set(state.alarms), list(state.runs)
+        self.passes, self.faults, self.sink = state.passes, state.faults, state.sink
+
+    def state(self) -> State:
+        return State(
+            tuple(self.ends), tuple(self.wires), tuple(self.answers), tuple(sorted(self.alarms)),
+            (self.runs[0], self.runs[1]), self.passes, self.faults, self.sink,
+        )  # fmt: skip
+
+    # --- actions ----------------------------------------------------------------------------------------------------
+    def do_connect(self, number: int) -> None:
+        wire = self.wires[number]
+        gone = self.system.table[self.ends[DESTINATION]].finished
+        refused = self.system.link == "two-way" and gone is not None and gone.exited and wire.accepted < 0
+        self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
+        told = i.Broken(0, REFUSED) if refused else i.Opened(0)
+        if not wire.dropped[0]:
+            self.tell(wire.owner, self.system.input(told), wire.number)
+
+    def do_accept(self, number: int) -> None:
+        conn = sum(w.accepted >= 0 for w in self.wires)
+        self.wires[number] = self.wires[number]._replace(accepted=conn)
+        self.tell(DESTINATION, self.system.input(i.Opened(0)), conn)
+
+    def do_deliver(self, number: int, side: int) -> None:
+        wire = self.wires[number]
+        if side == DESTINATION:
+            told, self.wires[number] = wire.there[0], wire._replace(there=wire.there[1:])
+            self._taken(number, 0)
+            self.tell(side, told, wire.accepted)
+        else:
+            told, self.wires[number] = wire.back[0], wire._replace(back=wire.back[1:])
+            self._taken(number, 1)
+            self.tell(side, told, wire.number)
+
+    def do_guest(self, k: int) -> None:
+        side, told = self.answers.pop(k)
+        self.tell(side, told)
+
+    def do_alarm(self, side: int, name: str) -> None:
+        self.alarms.discard((side, name))
+        self.tell(side, self.system.input(i.AlarmRang(name)))
+
+    def do_order(self, order: str) -> None:
+        left = list(self.faults.orders)
+        left.remove(order)
+        self.faults = self.faults._replace(orders=tuple(left))
+        self.tell(SOURCE, self.system.input(ORDERS[order]))
+
+    def do_cut(self) -> None:
         """Every connection is reset; what was under way is gone."""
-        wires = tuple(
-            replace(
-                w, there=() if w.closed[1] else (i.Broken(n, RESET),), back=() if w.closed[0] else (i.Broken(n, RESET),)
-            )
-            for n, w in enumerate(state.wires)
-        )
-        return replace(state, wires=wires, budget=replace(state.budget, cuts=state.budget.cuts - 1))
+        self.faults = self.faults._replace(cuts=self.faults.cuts - 1)
+        for number in range(len(self.wires)):
+            self._break(number)
 
-    def _do_cancel(self, state: State) -> State:
-        state = replace(state, budget=replace(state.budget, cancels=state.budget.cancels - 1))
-        return self._tell(state, SOURCE, i.Cancel())
+    def do_lose(self, number: int) -> None:
+        self.faults = self.faults._replace(losses=self.faults.losses - 1)
+        self._break(number)
 
-    def _do_stranger(self, state: State) -> State:
-        said: tuple[i.Input, ...] = (i.Received(len(state.wires), self.stranger),) if self.stranger else ()
-        wire = Wire("stranger", connected=True, there=said, closed=(True, False))
-        budget = replace(state.budget, strangers=state.budget.strangers - 1)
-        return replace(state, wires=(*state.wires, wire), budget=budget)
+    def _break(self, number: int) -> None:
+        wire, reset = self.wires[number], self.system.input(i.Broken(0, RESET))
+        here = () if wire.dropped[0] or wire.owner == STRANGER else (reset,)
+        self.wires[number] = wire._replace(broken=True, back=here, there=() if wire.dropped[1] else (reset,))
+
+    def do_stranger(self, says: str) -> None:
+        left = list(self.faults.strangers)
+        left.remove(says)
+        self.faults = self.faults._replace(strangers=tuple(left))
+        words = WORDS.get(says) if says in WORDS else self.system.overheard(self.state(), says)
+        there = (self.system.input(i.Received(0, words)),) if words else ()
+        if says == "scan":
+            there = (*there, self.system.input(i.Ended(0)))
+        self.wires.append(Wire(f"stranger: {says}", STRANGER, 0, connected=True, there=there))
 
     # --- an endpoint is told, and asks ------------------------------------------------------------------------------
-    def _tell(self, state: State, side: int, told: i.Input) -> State:
-        before = state.ends[side]
-        known = self.steps.get((before, told))
-        if known is None:
-            endpoint = self.table[before].fork()
-            outputs = tuple(endpoint.handle(told))
-            known = self.steps[before, told] = self._intern(side, endpoint), outputs
-        after, outputs = known
-        state = replace(state, ends=(after, state.ends[1]) if side == SOURCE else (state.ends[0], after))
-        if self.told is not None:  # a replay listens
-            self.told += ((side, o) for o in outputs if isinstance(o, Report))
-        for output in outputs:
-            state = self._ask(state, side, output)
-        for conn in dict.fromkeys(o.conn for o in outputs if isinstance(o, i.Send)):
-            state = self._tell(state, side, i.Drained(conn))  # buffers are endless here
-        return state
+    def tell(self, side: int, told: int, conn: int = -1) -> None:
+        step = self.system.run(side, self.ends[side], told, conn)
+        self.ends[side] = step.after
+        if self.system.told is not None:
+            self.system.told += ((side, o) for o in step.reports)
+        for ask in step.asks:
+            getattr(self, "_" + type(ask).__name__.lower())(side, ask)
+        if self.system.model.room:
+            for c in dict.fromkeys(o.conn for o in step.asks if isinstance(o, i.Send)):
+                self._may_drain(side, c)
 
-    def _ask(self, state: State, side: int, o: i.Output) -> State:
-        if isinstance(o, i.Open):
-            return replace(state, wires=(*state.wires, Wire(o.channel)))
-        if isinstance(o, (i.Send, i.Drop, i.End, i.Pause, i.Resume)):
-            return self._ask_link(state, side, o)
-        if isinstance(o, i.CollectRam):
-            last = o.last or state.passes > 0
-            told: i.Input = i.RamCollected(0 if state.passes else PAGE, last)
-            return replace(state, answers=(*state.answers, (side, told)), passes=state.passes + 1)
-        if isinstance(o, i.StopGuest):
-            return _answer(_runs(state, side, False), side, i.GuestStopped())
-        if isinstance(o, i.ResumeGuest):
-            return _runs(state, side, True)
-        if isinstance(o, i.RunGuest):
-            return _answer(_runs(state, side, True), side, i.GuestRunning())
-        if isinstance(o, i.Apply):
-            return _answer(state, side, i.Applied())
-        if isinstance(o, i.Load):
-            return _answer(state, side, i.Loaded())
-        if isinstance(o, i.SetAlarm):
-            return replace(state, alarms=tuple(sorted({*state.alarms, (side, o.name)})))
-        if isinstance(o, i.StopAlarm):
-            return replace(state, alarms=tuple(a for a in state.alarms if a != (side, o.name)))
-        if isinstance(o, i.Finished):
-            return replace(state, alarms=tuple(a for a in state.alarms if a[0] != side))
-        return state
+    def _find(self, side: int, conn: int) -> int:
+        if side == DESTINATION:
+            return next(n for n, w in enumerate(self.wires) if w.accepted == conn)
+        return next(n for n, w in enumerate(self.wires) if w.owner == side and w.number == conn)
 
-    def _ask_link(self, state: State, side: int, o: i.Send | i.Drop | i.End | i.Pause | i.Resume) -> State:
-        number = o.conn if side == SOURCE else next(n for n, w in enumerate(state.wires) if w.accepted == o.conn)
-        wire = state.wires[number]
-        if isinstance(o, (i.Pause, i.Resume)):
-            return _wire(state, number, paused=_at(wire.paused, side, isinstance(o, i.Pause)))
-        if isinstance(o, i.Send):
-            if wire.closed[side]:
-                return state
-            return self._put(state, number, side, i.Received(number, o.data, o.fill))
-        if not wire.closed[side]:
-            state = self._put(state, number, side, i.Ended(number))
-            wire = state.wires[number]
-        if isinstance(o, i.Drop):
-            mine = {"back": ()} if side == SOURCE else {"there": ()}
-            return _wire(state, number, closed=_at(wire.closed, side, True), **mine)
-        return _wire(state, number, closed=_at(wire.closed, side, True))
+    def _open(self, side: int, ask: i.Open) -> None:
+        self.wires.append(Wire(ask.channel, side, ask.conn))
 
-    def _put(self, state: State, number: int, side: int, told: i.Input) -> State:
-        """Onto the wire, unless the other side has dropped it."""
-        wire = state.wires[number]
-        if wire.name == "stranger" and side == DESTINATION:
-            return state
-        queue = "there" if side == SOURCE else "back"
-        return _wire(state, number, **{queue: (*getattr(wire, queue), told)})
+    def _send(self, side: int, ask: i.Send) -> None:
+        self._put(self._find(side, ask.conn), side, i.Received(0, ask.data, ask.fill))
+
+    def _put(self, number: int, side: int, told: i.Input) -> None:
+        """Onto the wire. A socket that was dropped answers with a reset."""
+        wire, at = self.wires[number], side == DESTINATION
+        if wire.broken or wire.ended[at] or (wire.owner == STRANGER and at):
+            return
+        link = self.system.link
+        if wire.dropped[not at]:
+            if not isinstance(told, i.Ended):
+                self._hear(number, side, i.Broken(0, PIPE))
+        elif link == "one-way":
+            self.sink = (*self.sink, self.system.input(told)) if wire.number == 0 else self.sink
+        else:
+            self._hear(number, side if link == "echo" else DESTINATION if side != DESTINATION else wire.owner, told)
+
+    def _hear(self, number: int, side: int, told: i.Input) -> None:
+        """To the end of what is under way to a side."""
+        wire, found = self.wires[number], self.system.input(told)
+        if side == DESTINATION and self.system.table[self.ends[DESTINATION]].finished is None:
+            self.wires[number] = wire._replace(there=(*wire.there, found))
+        elif side != DESTINATION and found not in wire.back[-1:]:
+            self.wires[number] = wire._replace(back=(*wire.back, found))
+
+    def _end(self, side: int, ask: i.End) -> None:
+        number, at = self._find(side, ask.conn), side == DESTINATION
+        self._put(number, side, i.Ended(0))
+        self.wires[number] = self.wires[number]._replace(ended=_at(self.wires[number].ended, at))
+
+    def _drop(self, side: int, ask: i.Drop) -> None:
+        number, at = self._find(side, ask.conn), side == DESTINATION
+        wire = self.wires[number]
+        if wire.dropped[at]:
+            return
+        unread = any(isinstance(self.system.inputs[m], i.Received) for m in (wire.there if at else wire.back))
+        if (unread or ask.unread) and not wire.broken and self.system.link == "two-way":
+            self._break(number)
+        else:
+            self._put(number, side, i.Ended(0))
+        wire = self.wires[number]
+        gone: dict[str, Any] = {"there": ()} if at else {"back": ()}
+        self.wires[number] = wire._replace(
+            ended=_at(wire.ended, at), dropped=_at(wire.dropped, at), owed=_at(wire.owed, at, False), **gone
+        )
+
+    def _pause(self, side: int, ask: i.Pause) -> None:
+        self._paused(side, ask.conn, True)
+
+    def _resume(self, side: int, ask: i.Resume) -> None:
+        self._paused(side, ask.conn, False)
+
+    def _paused(self, side: int, conn: int, value: bool) -> None:
+        number = self._find(side, conn)
+        wire = self.wires[number]
+        self.wires[number] = wire._replace(paused=_at(wire.paused, side == DESTINATION, value))
+
+    # --- back-pressure ----------------------------------------------------------------------------------------------
+    def _may_drain(self, side: int, conn: int) -> None:
+        number, at = self._find(side, conn), side == DESTINATION
+        wire = self.wires[number]
+        queue = wire.back if at else wire.there
+        full = len(queue) > self.system.model.room and not wire.broken and not wire.dropped[not at]
+        self.wires[number] = wire._replace(owed=_at(wire.owed, at, full))
+        if not full:
+            self.tell(side, self.system.input(i.Drained(0)), conn)
+
+    def _taken(self, number: int, at: int) -> None:
+        """Something was read: who waited for room may go on."""
+        wire = self.wires[number]
+        if wire.owed[at]:
+            self._may_drain(DESTINATION if at else wire.owner, wire.accepted if at else wire.number)
+
+    # --- the guest, and time ----------------------------------------------------------------------------------------
+    def _answer(self, side: int, told: i.Input) -> None:
+        self.answers.append((side, self.system.input(told)))
+
+    def _collectram(self, side: int, ask: i.CollectRam) -> None:
+        first = side == SOURCE and self.passes == 0
+        if side == SOURCE:
+            self.passes += 1
+        self._answer(side, i.RamCollected(PASS_BYTES if first else 0, ask.last or not ask.first))
+
+    def _stopguest(self, side: int, ask: i.StopGuest) -> None:
+        if side == SOURCE:
+            self.runs[SOURCE] = False
+        self._answer(side, i.GuestStopped())
+
+    def _resumeguest(self, side: int, ask: i.ResumeGuest) -> None:
+        if side == SOURCE:
+            self.runs[SOURCE] = True
+
+    def _apply(self, side: int, ask: i.Apply) -> None:
+        there = self.system.model.setup.scenario.destination
+        self._answer(side, i.Applied(there.apply_error, there.apply_code))
+
+    def _load(self, side: int, ask: i.Load) -> None:
+        self._answer(side, i.Loaded(self.system.model.setup.scenario.guest.post_load_error))
+
+    def _runguest(self, side: int, ask: i.RunGuest) -> None:
+        self.runs[DESTINATION] = True
+        self._answer(side, i.GuestRunning())
+
+    def _setalarm(self, side: int, ask: i.SetAlarm) -> None:
+        self.alarms.add((side, ask.name))
+
+    def _stopalarm(self, side: int, ask: i.StopAlarm) -> None:
+        self.alarms.discard((side, ask.name))
+
+    def _finished(self, side: int, ask: i.Finished) -> None:
+        """Whatever comes is not heard any more; a process that exits leaves its sockets to the kernel."""
+        self.alarms = {a for a in self.alarms if a[0] != side}
+        self.answers = [a for a in self.answers if a[0] != side]
+        for number, wire in enumerate(self.wires):
+            if side == DESTINATION and ask.exited:
+                self._exit(number, wire)
+            elif side == DESTINATION:
+                self.wires[number] = wire._replace(there=())
+            elif wire.owner == side:
+                self.wires[number] = wire._replace(back=())
+
+    def _exit(self, number: int, wire: Wire) -> None:
+        if wire.accepted < 0 and not wire.broken:
+            self._break(number)
+        elif not wire.dropped[1]:
+            self._drop(DESTINATION, i.Drop(wire.accepted))
+        self.wires[number] = self.wires[number]._replace(there=(), dropped=_at(self.wires[number].dropped, True))
+
+    def _starttls(self, side: int, ask: i.StartTls) -> None:
+        """Both sides are done once the destination takes part; Secured comes before all that is sent on it."""
+        if side == DESTINATION:
+            number = self._find(side, ask.conn)
+            wire = self.wires[number]
+            told = self.system.input(i.Secured(0, b"exporter"))
+            self.wires[number] = wire._replace(there=(told, *wire.there), back=(told, *wire.back))
 
 
-def _wire(state: State, number: int, **changes: Any) -> State:
-    wires = state.wires
-    return replace(state, wires=(*wires[:number], replace(wires[number], **changes), *wires[number + 1 :]))
-
-
-def _at(pair: tuple[bool, bool], side: int, value: bool) -> tuple[bool, bool]:
-    return (value, pair[1]) if side == SOURCE else (pair[0], value)
-
-
-def _runs(state: State, side: int, value: bool) -> State:
-    return replace(state, runs=_at(state.runs, side, value))
-
-
-def _answer(state: State, side: int, told: i.Input) -> State:
-    return replace(state, answers=(*state.answers, (side, told)))
+def _at(pair: tuple[bool, bool], at: bool, value: bool = True) -> tuple[bool, bool]:
+    return (pair[0], value) if at else (value, pair[1])

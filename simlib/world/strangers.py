@@ -1,13 +1,11 @@
-"""Those who connect without being asked: port scanners, monitors, crossed wires, and worse."""
+"""Those who connect without being asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..handshake import stream
-from ..handshake.machine import Machine
-from ..handshake.v2 import body, frames
 from ..scenario import Fault
+from ..strangers import WORDS
 from .net import End
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ class Stranger:
         if error:
             self._note(error)
             return
-        said = _WORDS[self.fault.says]
+        said = WORDS[self.fault.says]
         if self.fault.says == "scan":
             self._note("connects and leaves")
             self.world.net.close(end)
@@ -56,20 +54,3 @@ class Stranger:
 
     def drained(self, end: End) -> None:
         """What it said is on its way."""
-
-
-def _bad_channel() -> bytes:
-    told = {"session-id": "0" * 16, "name": "main", "role": "main", "index": 0, "nonce": "0" * 32, "mac": "0" * 64}
-    return frames.preface(frames.INITIATOR, bytes(16)) + frames.frame(frames.CHANNEL_OPEN, body.dump(told))
-
-
-_WORDS = {
-    "silent": b"",
-    "scan": b"",
-    "garbage": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
-    "half-magic": stream.MAGIC[:2],
-    "multifd": stream.multifd_initial(Machine(), 0),
-    "qevm": stream.MAGIC + b"\0\0\0\3",
-    "v2-hello": frames.preface(frames.INITIATOR, bytes(16)),
-    "bad-channel": _bad_channel(),
-}

@@ -70,7 +70,7 @@ class Destination(Session):
         self.session_id = self.digest = ""
         self.bound: tuple[tuple[str, int, str], ...] = ()  # name, connection, the source's nonce
         self.applied = self.postcopy = self.running = self.eof = False
-        self.ram_bytes = self.flushes = 0
+        self.main_bytes = self.flushes = 0
         self.lanes: tuple[tuple[int, stream.Lane], ...] = ()
         self._loader = stream.Loader(self.settings)
         self.exporter = self.key_bytes = self.sent = self.heard = b""
@@ -83,6 +83,10 @@ class Destination(Session):
     @property
     def inline(self) -> bool:
         return self.peer.main == "inline"
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.main_bytes + sum(lane.ram_bytes for _, lane in self.lanes)
 
     def _on_start(self, _: Start) -> None:
         if self.settings.transport == "file" or (self.settings.transport == "exec" and not self.identity.bidirectional):
@@ -146,7 +150,7 @@ class Destination(Session):
     def _first_frames(self, conn: int) -> tuple[int, ...]:
         return (frames.HELLO,)
 
-    def _opens_session(self, conn: int, type: int) -> bool:
+    def _apart(self, conn: int, type: int) -> bool:
         """HELLO on an unknown connection while a session is on: refused there, and the session goes on."""
         return type == frames.HELLO and self.control is not None and conn != self.control
 
@@ -305,7 +309,6 @@ class Destination(Session):
         before = dict(self.lanes)[conn]
         compression = str(self.agreement.parameter("multifd", "compression", "none"))
         lane = replace(before, buffer=before.buffer.add(data, fill)).read(compression, conn, 1 << 30)
-        self.ram_bytes += lane.ram_bytes - before.ram_bytes
         self.lanes = tuple((c, lane if c == conn else old) for c, old in self.lanes)
         self._loaded_when_complete()
 
@@ -316,7 +319,7 @@ class Destination(Session):
                 self._out.append(Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
             if event[0] == "ram":
                 assert isinstance(event[1], int)
-                self.ram_bytes += event[1]
+                self.main_bytes += event[1]
             elif event[0] == "flush":
                 self.flushes += 1
             elif event[0] == "command" and event[1] == stream.POSTCOPY_RUN:
@@ -421,9 +424,8 @@ class Destination(Session):
 
     def _turn_away(self, conn: int, error: Error) -> None:
         """Refuse one connection; the session, if any, goes on."""
-        self._say(
-            conn, frames.REJECT, messages.reject((error,), self.identity.limits), self._greeting(conn), error.code
-        )
+        told = messages.reject((error,), self.identity.limits)
+        self._say(conn, frames.REJECT, told, self._greeting(conn), error.code)
         self._let_go(conn)
 
     def _refuse(self, errors: tuple[Error, ...]) -> None:
@@ -437,11 +439,9 @@ class Destination(Session):
         codes = ", ".join(dict.fromkeys(e.code for e in errors))
         if self.state in ("ready", "loading", "loaded"):
             self._say(conn, frames.ERROR, {"errors": [e.body() for e in errors]}, note=codes)
-        elif self.state in ("listening", "greeted") or not self.key_bytes:
-            before = self._greeting(conn)
-            self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), before, codes)
         else:
-            self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), note=codes)
+            before = b"" if self.links[conn].spoke else self._greeting(conn)
+            self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), before, codes)
         self._let_go(conn)
         self._attempt_over(errors)
 

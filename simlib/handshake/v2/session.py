@@ -137,7 +137,7 @@ class Session(Endpoint):
             self._heard_data(conn, got)
             return
         told = body.load(got.payload, messages.SHAPES[got.type], heard)
-        if got.type not in (frames.CHANNEL_OPEN, frames.CHANNEL_OK) and not self._opens_session(conn, got.type):
+        if not self._apart(conn, got.type):
             after = states.next_state(self.role, self.state, got.type)
             if after is None:
                 raise PeerError("bad-state", f"{heard} while {self.state}", heard)
@@ -145,8 +145,9 @@ class Session(Endpoint):
         self._out.append(Heard(conn, heard))
         getattr(self, "_heard_" + heard.lower())(conn, told)
 
-    def _opens_session(self, conn: int, type: int) -> bool:
-        return False
+    def _apart(self, conn: int, type: int) -> bool:
+        """Whether the message concerns that connection alone, and no state of the session."""
+        raise NotImplementedError
 
     def _ping(self, conn: int, got: Frame) -> None:
         if len(got.payload) > 64:

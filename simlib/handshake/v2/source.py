@@ -213,6 +213,9 @@ class Source(Session):
     def _first_frames(self, conn: int) -> tuple[int, ...]:
         return frames.CHANNEL_OK, frames.REJECT
 
+    def _apart(self, conn: int, type: int) -> bool:
+        return conn != CONTROL
+
     def _greeted(self, conn: int, item: Preface) -> None:
         """The responder's preface; the frames say the rest."""
 
@@ -246,8 +249,9 @@ class Source(Session):
         name, ours = self.channels[conn], self.links[conn].nonce.hex()
         if not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, told["nonce"])):
             raise PeerError("channel-auth", f"the answer on channel {name} is not from our peer", f"channel[{name}]")
-        self._set(conn, kind=name)
+        self._set(conn, kind=name, reader=replace(self.links[conn].reader, unlimited=True))
         self.agreed = (*self.agreed, name)
+        self._begin_when_complete()
 
     def _heard_ready(self, conn: int, told: dict[str, Any]) -> None:
         if self.state == "closing":
@@ -256,16 +260,23 @@ class Source(Session):
         flat = [part for row in mine for part in row]
         if told["channels"] != mine or not binding.same(told["mac"], binding.mac(self.key_bytes, "READY", *flat)):
             raise PeerError("transcript", "READY does not name the channels that we opened", "READY")
-        for c, name in enumerate(self.channels):  # READY may overtake a CHANNEL_OK: nothing orders connections
-            self._set(c, kind=name, reader=replace(self.links[c].reader, unlimited=True))
-        self._enter("active")
-        self.stage = "setup"
-        self._advance()
+        self._begin_when_complete()
+
+    def _begin_when_complete(self) -> None:
+        """READY, and CHANNEL_OK on every connection of ours, in whatever order they come: then no copy of CHANNEL_OPEN
+        that somebody else has sent can have taken a channel's place."""
+        if self.state == "ready" and not self.stage and len(self.agreed) == len(self.channels) - 1:
+            self.links = tuple(replace(ln, reader=replace(ln.reader, unlimited=True)) for ln in self.links)
+            self._enter("active")
+            self.stage = "setup"
+            self._advance()
 
     def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
-        if conn != CONTROL:
-            self.state = "failed"
-        self._refused(messages.read_errors(told["errors"]), told)
+        errors = messages.read_errors(told["errors"])
+        if conn == CONTROL:
+            self._refused(errors, told)
+        elif self.state in ("agreed", "ready"):
+            self._give_up(*(errors or (Error("channel-lost", f"channel[{self._name(conn)}]", text=clean(told["text"])),)))
 
     _heard_abort = _heard_reject
 
