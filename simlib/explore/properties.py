@@ -15,7 +15,7 @@ from ..handshake.v1.destination import Destination as V1Destination
 from ..handshake.v2.destination import Destination as V2Destination
 from ..handshake.v2.source import Source as V2Source
 from ..handshake.variants import HEADER_4, ProbingDestination, ProbingSource
-from .system import DESTINATION, PASS_BYTES, SOURCE, STRANGER, State, System, Wire
+from .system import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, State, System, Wire
 
 Property = Callable[[System, State, bool], str]
 LOST = {"connection-lost", "channel-lost", "peer-closed", "connect", "cancelled", "deadline"}
@@ -29,13 +29,22 @@ def _sides(system: System, state: State) -> tuple[Any, Any]:
     )  # type: ignore[return-value]
 
 
+def arrived(system: System, state: State) -> bool:
+    """The source's guest runs at the destination (and not a rival's)."""
+    control = getattr(_sides(system, state)[1], "control", None)
+    rivals = [w for w in state.wires if w.owner == RIVAL and w.accepted == control and control is not None]
+    return state.runs[DESTINATION] and not rivals
+
+
 def _disturbed(system: System, state: State) -> bool:
     return state.faults != system.model.faults
 
 
 def agreement(system: System, state: State, final: bool) -> str:
-    """S1: both sides hold the same agreement, the same key, and know of the same extensions."""
+    """S1: both sides hold the same version, agreement and key, and know of the same extensions."""
     source, destination = _sides(system, state)
+    if modes := _modes(system, state):
+        return f"the two sides settle on {' and '.join(modes)}"
     if not (isinstance(source, V2Source) and isinstance(destination, V2Destination)):
         return ""
     if not source.session_id or destination.session_id != source.session_id or destination.state not in AGREED:
@@ -49,6 +58,13 @@ def agreement(system: System, state: State, final: bool) -> str:
     return ""
 
 
+def _modes(system: System, state: State) -> list[str]:
+    """What the source and the destination have settled on, where both probe and they differ."""
+    probes = [system.endpoint(state, side) for side in (SOURCE, DESTINATION)]
+    modes = [p.mode for p in probes if isinstance(p, (ProbingSource, ProbingDestination)) and p.mode]
+    return modes if len(set(modes)) == 2 else []
+
+
 def protocols(system: System, state: State, final: bool) -> str:
     """S2: no migration byte before READY, and no byte of one protocol taken for another's."""
     source, destination = _sides(system, state)
@@ -57,10 +73,11 @@ def protocols(system: System, state: State, final: bool) -> str:
             return "the source takes its own preface for the peer's"
         if source.stage and isinstance(destination, V2Destination) and destination.state in ("accepted", "started"):
             return "the source sends migration data before READY"
-    probes = [system.endpoint(state, side) for side in (SOURCE, DESTINATION)]
-    modes = [p.mode for p in probes if isinstance(p, (ProbingSource, ProbingDestination)) and p.mode]
-    if len(set(modes)) == 2:
-        return f"the source speaks {modes[0]} and the destination {modes[1]}"
+    modes = _modes(system, state)
+    shut = [ln for ln in getattr(destination, "links", ()) if ln.kind == "closed"]
+    failed = destination.finished is not None and destination.finished.status == "failed"
+    if modes and (failed or shut):
+        return f"{modes[0]} was spoken, and the destination read it as {modes[1]}"
     kept = [getattr(system.inputs[m], "data", b"") for m in state.sink]
     if HEADER_4 in kept[:1] and any(k.startswith(MAGIC) for k in kept[1:]):
         return "the pipe holds a header of version 4 and then another stream"
@@ -99,7 +116,7 @@ def no_loss(system: System, state: State, final: bool) -> str:
         return ""
     end = source.finished
     gone = destination.finished is not None and destination.finished.status == "failed"
-    if end is not None and end.status == "completed" and not state.runs[DESTINATION] and (final or gone):
+    if end is not None and end.status == "completed" and not arrived(system, state) and (final or gone):
         return "the source says completed and no guest runs at the destination"
     full = isinstance(destination, V2Destination) and not destination.postcopy and state.passes > 1
     if full and state.runs[DESTINATION] and destination.ram_bytes < PASS_BYTES:
@@ -109,7 +126,7 @@ def no_loss(system: System, state: State, final: bool) -> str:
 
 def one_guest(system: System, state: State, final: bool) -> str:
     """S5: never two running guests."""
-    return "the guest runs on both sides" if all(state.runs) else ""
+    return "the guest runs on both sides" if state.runs[SOURCE] and arrived(system, state) else ""
 
 
 def same_channels(system: System, state: State, final: bool) -> str:
@@ -192,7 +209,7 @@ def arrives(system: System, state: State, final: bool) -> str:
     if not final or _disturbed(system, state) or not system.model.compatible or system.model.alarms:
         return ""
     end = system.endpoint(state, SOURCE).finished
-    if end is not None and not (end.status == "completed" and state.runs[DESTINATION]):
+    if end is not None and not (end.status == "completed" and arrived(system, state)):
         return f"nothing went wrong and the source ends with {end.status}: {end.text}"
     return ""
 

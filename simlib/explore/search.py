@@ -17,7 +17,7 @@ from .properties import PROPERTIES
 from .symmetry import canonical
 from .system import SOURCE, Action, Model, State, System
 
-FAULTS = ("cut", "lose", "order", "alarm", "stranger")  # may happen, need not
+FAULTS = ("cut", "lose", "order", "stranger")  # may happen, need not; an alarm that is set will ring
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,24 +137,26 @@ class ProbingSource(_Prober):
             return self._v2(self.bytes[8:], "greeted")
         if self.variant in ("d", "d'") and len(self.bytes) >= 8:
             if self.bytes[:8] == _pong(COOKIE):
-                return self._v1("an old PONG came back", opened=True)
+                return self._v1("an old PONG came back", answered=True)
             if self.bytes[:8] == _pong(COOKIE ^ K) and self.variant == "d'":
                 return self._v2(self.bytes[8:], "the transformed PONG came back")
-            return self._v1("something else came back", opened=True)
+            return self._v1("something else came back", answered=True)
         return []
 
-    def _listen(self, input: Received) -> list[Output]:
-        """(a): a PROBE may come at any time while v1 is under way."""
-        self.bytes += input.data
+    def _listen(self, received: Received) -> list[Output]:
+        """(a): a PROBE may come at any time while v1 is under way; anything else is v1's."""
+        self.bytes += received.data
         if self.bytes[:8] == PROBE and self.chosen.status in ("setup", "active"):
-            rest = self.bytes[8:]
-            return [Send(MAIN, ACK2), *self._v2(rest, "probed")]
-        return []
+            return [Send(MAIN, ACK2), *self._v2(self.bytes[8:], "probed")]
+        if PROBE.startswith(self.bytes):
+            return []
+        told, self.bytes = self.bytes, b""
+        return list(self.chosen.handle(Received(MAIN, told, received.fill)))
 
-    def _v1(self, why: str, opened: bool = False) -> list[Output]:
-        """On with today's stream; what the probe has said of it is not said again."""
+    def _v1(self, why: str, answered: bool = False) -> list[Output]:
+        """On with today's stream; what the probe has said of it is not said again. Who answered has a return path."""
         settings = self.settings
-        if self.variant in ("d", "d'") and not settings.return_path:
+        if answered and not settings.return_path:
             settings = replace(settings, capabilities=(*settings.capabilities, "return-path"))
         out = self._choose(V1Source(settings), "v1", MAIN, b"", why)
         if self.variant == "a":  # it goes on listening, where v1 would not
@@ -164,8 +166,8 @@ class ProbingSource(_Prober):
         at = next(i for i, o in enumerate(out) if isinstance(o, Send))
         first = out[at]
         assert isinstance(first, Send)
-        said = len(stream.header(settings) + stream.command(stream.OPEN_RETURN_PATH)) + 9
-        rest = first.data[said:]
+        asked = len(stream.command(stream.OPEN_RETURN_PATH)) + 9 if settings.return_path else 0
+        rest = first.data[len(stream.header(settings)) + asked :]
         if rest:
             out[at] = Send(MAIN, rest)
             return out
