@@ -98,7 +98,7 @@ def truth(system: System, state: State, final: bool) -> str:
         return ""
     if isinstance(destination, V1Destination):
         why = destination.finished
-        if why is not None and why.status == "failed" and (end.status == "completed" or end.reason != "specific"):
+        if why is not None and why.status == "failed" and (end.status == "completed" or why.text not in end.text):
             return f"the destination ended with {why.text!r}, the source with {end.status} and {end.text!r}"
         return ""
     wrong = getattr(destination, "ended_as", ()) or (destination.finished.errors if destination.finished else ())

@@ -476,12 +476,17 @@ class Moment:
         self.wires[number] = self.wires[number]._replace(there=(), dropped=_at(self.wires[number].dropped, True))
 
     def _starttls(self, side: int, ask: i.StartTls) -> None:
-        """Both sides are done once the destination takes part; Secured comes before all that is sent on it."""
-        if side == DESTINATION:
-            number = self._find(side, ask.conn)
-            wire = self.wires[number]
+        """Both sides are done once the destination takes part, before anything is sent; a stranger can't."""
+        if side != DESTINATION:
+            return
+        number = self._find(side, ask.conn)
+        wire = self.wires[number]
+        if wire.owner != STRANGER:
             told = self.system.input(i.Secured(0, b"exporter"))
             self.wires[number] = wire._replace(there=(told, *wire.there), back=(told, *wire.back))
+        elif wire.there:
+            told = self.system.input(i.TlsFailed(0, "An unexpected TLS packet was received."))
+            self.wires[number] = wire._replace(there=(told,))
 
 
 def _at(pair: tuple[bool, bool], at: bool, value: bool = True) -> tuple[bool, bool]:

@@ -197,12 +197,15 @@ class Source(Session):
             ))  # fmt: skip
 
     def _channel_lost(self, name: str, how: str) -> None:
-        """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
-        so ABORT goes out and the report waits until control has ended."""
         when = "before READY" if self.state == "agreed" else "while the guest moved"
         text = f"Channel {name} was lost {when} ({clean(how)})."
-        self.lost = (Error("channel-lost", f"channel[{name}]", "closed", "", text, "", "later"),)
-        self._say(CONTROL, frames.ABORT, messages.abort(self.lost[0], self.state), note="channel-lost")
+        self._channel_over((Error("channel-lost", f"channel[{name}]", "closed", "", text, "", "later"),))
+
+    def _channel_over(self, errors: tuple[Error, ...]) -> None:
+        """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
+        so ABORT goes out and the report waits until control has ended."""
+        self.lost = errors
+        self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
         self.state = "closing"
         self._out += [ResumeGuest(), *(Drop(c) for c in range(len(self.links)) if c != CONTROL), End(CONTROL)]
 
@@ -276,7 +279,8 @@ class Source(Session):
         if conn == CONTROL:
             self._refused(errors, told)
         elif self.state in ("agreed", "ready"):
-            self._give_up(*(errors or (Error("channel-lost", f"channel[{self._name(conn)}]", text=clean(told["text"])),)))
+            item, text = f"channel[{self._name(conn)}]", clean(told["text"])
+            self._channel_over(errors or (Error(clean(told["code"], 80), item, text=text),))
 
     _heard_abort = _heard_reject
 

@@ -1,0 +1,184 @@
+"""The models that the lab searches, each with what it is expected to break: the claim, and a test holds it.
+
+`real` marks what a real QEMU of that version can be made to show (the real-QEMU check takes these).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..endpoints import Setup
+from ..scenario import GuestFacts, Link, Scenario, Side
+from .system import Faults, Model
+
+ALL_AT_ONCE = Faults(cuts=1, strangers=("garbage", "replay"))
+RETURN_PATH = ("return-path",)
+WITH_RNG = "pc-i440fx-7.2+virtio-rng"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model by name, and the properties that some order of events breaks: all of them, and no others."""
+
+    name: str
+    model: Model
+    breaks: tuple[str, ...] = ()
+    real: bool = False
+
+
+def side(channels: int = 0, *capabilities: str, **more: object) -> Side:
+    """One side with so many multifd channels."""
+    multifd = ("multifd",) if channels else ()
+    parameters: dict[str, int | str] = {"multifd-channels": channels} if channels else {}
+    return Side(capabilities=(*multifd, *capabilities), parameters=parameters, **more)  # type: ignore[arg-type]
+
+
+def scenario(name: str, source: Side, destination: Side | None = None, transport: str = "tcp", timeout_s: float = 0.0,
+             **more: object) -> Scenario:  # fmt: skip
+    ours = source if destination is None else destination
+    return Scenario(name, name, "", (), ("10.0",), source=source, destination=ours, link=Link(transport),
+                    detect_timeout_s=timeout_s, **more)  # type: ignore[arg-type]  # fmt: skip
+
+
+def v1(name: str, version: str, source: Side, destination: Side | None = None, faults: Faults = Faults(),
+       transport: str = "tcp", compatible: bool = True) -> Model:  # fmt: skip
+    setup = Setup(scenario(name, source, destination, transport), "v1", version)
+    return Model(setup, faults, compatible=compatible)
+
+
+def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> Model:
+    """A matched pair with so many multifd channels besides main."""
+    return Model(Setup(scenario(name, side(channels)), "v2", "10.0"), faults, **more)  # type: ignore[arg-type]
+
+
+def v1_cases() -> list[Case]:
+    lost = ("S4 no loss", "S6 same channels", "L2 arrives")
+    stranger = Faults(strangers=("multifd",))
+    found = [
+        Case(f"v1 {version}, {n} channels", v1("v1", version, side(n)), lost if version in ("5.2", "7.2") else (), True)
+        for version in ("5.2", "7.2", "8.2", "10.0", "11.1")
+        for n in (1, 2, 4, 8)
+    ]
+    hurt = ("S4 no loss", "S6 same channels", "S7 listens again")
+    found += [
+        Case("v1 7.2, 1 channel, stranger", v1("v1", "7.2", side(1), faults=stranger), (*hurt, "L2 arrives"), True),
+        Case("v1 10.0, 1 channel, stranger", v1("v1", "10.0", side(1), faults=stranger), hurt, True),
+        Case("v1 10.0, TLS, 1 channel", v1("v1", "10.0", tls(1)), (), True),
+        Case("v1 10.0, TLS, 1 channel, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
+        Case("v1 7.2, preempt", v1("v1", "7.2", side(0, "postcopy-ram", "postcopy-preempt")),
+             ("S6 same channels", "L1 no deadlock"), True),
+    ]
+    return found
+
+
+def tls(channels: int) -> Side:
+    found = side(channels)
+    return Side(capabilities=found.capabilities, parameters={**found.parameters, "tls-creds": "tls0"})
+
+
+def v1_mismatches() -> list[Case]:
+    """Sides that were not configured alike: section 3.2 of the design's prior art."""
+    odd = side(0, machine=WITH_RNG)
+    odd_answered = side(0, *RETURN_PATH, machine=WITH_RNG)
+    return [
+        Case("v1 7.2, device only at source", v1("d", "7.2", odd, side(), compatible=False),
+             ("S3 truth", "S4 no loss"), True),
+        Case("v1 7.2, device only at source, return path",
+             v1("d", "7.2", odd_answered, side(0, *RETURN_PATH), compatible=False),
+             ("S3 truth", "S7 listens again"), True),
+        Case("v1 7.2, multifd only at destination", v1("d", "7.2", side(), side(2), compatible=False),
+             ("S4 no loss",), True),
+        Case("v1 7.2, multifd only at destination, return path",
+             v1("d", "7.2", side(0, *RETURN_PATH), side(2, *RETURN_PATH), compatible=False),
+             ("L1 no deadlock",), True),
+        Case("v1 7.2, 2 and 4 channels", v1("d", "7.2", side(2), side(4), compatible=False),
+             ("S4 no loss", "S6 same channels"), True),
+        Case("v1 7.2, exec:cat, return path", v1("d", "7.2", side(0, *RETURN_PATH), transport="exec-cat"),
+             ("L1 no deadlock",), True),
+        Case("v1 10.0, cancel", v1("d", "10.0", side(0), faults=Faults(orders=("cancel",))), ("S7 listens again",)),
+    ]  # fmt: skip
+
+
+def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *capabilities: str,
+          transport: str = "tcp", compatible: bool = True, machine: str = Side.machine) -> Model:  # fmt: skip
+    ends = side(0, *capabilities, knows_v2=source_new, machine=machine), side(0, *capabilities, knows_v2=destination_new)
+    found = scenario("probe", *ends, transport=transport, timeout_s=1.0 if timer else 0.0)
+    return Model(Setup(found, variant, "7.2"), alarms=timer, compatible=compatible and transport == "tcp")
+
+
+def variant_cases() -> list[Case]:
+    """(a) to (d'): new and old peers, with and without a timer, on paths that return, do not return, or echo."""
+    s1, s2, s3, s4, s7, s10 = (
+        "S1 agreement", "S2 protocols apart", "S3 truth", "S4 no loss", "S7 listens again", "S10 no downgrade")
+    found = [
+        ("(a) new and new, timer", probe("a", True, True, True), (s1, s2, s3, s4, s7, s10)),
+        ("(a) new and new", probe("a", True, True, False), (s1, s2, s3, s4, s7, s10, "L2 arrives")),
+        ("(a) old source", probe("a", False, True, True), (s3, s4)),
+        ("(a) old destination", probe("a", True, False, True), ()),
+        ("(b) old destination", probe("b", True, False, False, *RETURN_PATH),
+         (s3, s7, "S8 asks gently", "L2 arrives")),
+        ("(b) new and new", probe("b", True, True, False), ()),
+        ("(b) new and new, timer", probe("b", True, True, True), (s1, s2, s4, s10)),
+        ("(b) exec:cat", probe("b", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
+        ("(b) exec:cat, timer", probe("b", True, True, True, transport="exec-cat"), (s2,)),
+        ("(c) new and new, timer", probe("c", True, True, True), (s3, s4, s10)),
+        ("(c) old destination", probe("c", True, False, False), ("L1 no deadlock",)),
+        ("(c) old source", probe("c", False, True, False), (s3, s4, "L2 arrives")),
+        ("(d) old destination", probe("d", True, False, False), ()),
+        ("(d) new and new", probe("d", True, True, False), (s10,)),
+        ("(d) machine types differ", probe("d", True, False, False, compatible=False, machine=WITH_RNG),
+         (s3, s7, "S8 asks gently")),
+        ("(d) exec:cat", probe("d", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
+        ("(d) new and new, timer", probe("d", True, True, True), (s3, s4, s10)),
+        ("(d') old destination", probe("d'", True, False, False), ()),
+        ("(d') new and new", probe("d'", True, True, False), ()),
+        ("(d') old source", probe("d'", False, True, False), ()),
+        ("(d') new and new, timer", probe("d'", True, True, True), (s3, s4, s10)),
+        ("(d') exec:cat", probe("d'", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
+    ]  # fmt: skip
+    return [Case(name, model, breaks) for name, model, breaks in found]
+
+
+def v2_cases() -> list[Case]:
+    """v2 breaks nothing, whoever comes and whatever is lost; the last ones are those in which it was lied to."""
+    twice = Setup(scenario("v2", side(1, machine=WITH_RNG), side(1)), "v2", "10.0")
+    loads_badly = Setup(scenario("v2", side(1), guest=GuestFacts(post_load_error="bad feature bits")), "v2", "10.0")
+    will_not_apply = Setup(scenario("v2", side(1), side(1, apply_error="no memory for it")), "v2", "10.0")
+    adaptive = Setup(scenario("v2", side(1), side(1, accept="v2-or-v1")), "v2", "10.0")
+    told_v1 = Setup(scenario("v2", side(), side(0, accept="v1")), "v2", "10.0")
+    old_source = Setup(scenario("v1", side(), side(0, accept="v2-or-v1")), "v1", "10.0")
+    one_way = Setup(scenario("v2", side(), transport="exec-cat"), "v2", "10.0")
+    found = [Case(f"v2, {n} channels", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
+    found += [Case(f"v2, {n} channels, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
+    found += [
+        Case(f"v2, 1 channel, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
+        for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
+    ]
+    found += [
+        Case("v2, 1 channel, a connection lost", v2("v2", 1, Faults(losses=1))),
+        Case("v2, 1 channel, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
+        Case("v2, 1 channel, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
+        Case("v2, postcopy", Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"),
+                                   Faults(cuts=1, orders=("postcopy",)))),
+        Case("v2, 1 channel, guards", v2("v2", 1, alarms=True)),
+        Case("v2, 1 channel, rival source", v2("v2", 1, rival=True, compatible=False)),
+        Case("v2, 2 channels, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
+        Case("v2, inline", Model(Setup(scenario("v2", side(), transport="exec-socat"), "v2", "10.0"), Faults(cuts=1))),
+        Case("v2, TLS, 1 channel", Model(Setup(scenario("v2", tls(1)), "v2", "10.0"), Faults(cuts=1))),
+        Case("v2, device only at source", Model(twice, Faults(cuts=1), compatible=False)),
+        Case("v2, post_load fails", Model(loads_badly, Faults(cuts=1), compatible=False)),
+        Case("v2, can't be applied", Model(will_not_apply, Faults(cuts=1), compatible=False)),
+        Case("v2, adaptive destination", Model(adaptive)),
+        Case("v1, adaptive destination", Model(old_source)),
+        Case("v2, echo", Model(Setup(scenario("v2", side(), transport="exec-tee"), "v2", "10.0"), compatible=False)),
+        Case("v2, destination told v1", Model(told_v1, compatible=False),
+             ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently")),
+        Case("v2, one-way pipe that was called two-way", Model(one_way, compatible=False), ("L1 no deadlock",)),
+    ]  # fmt: skip
+    return found
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [*v1_cases(), *v1_mismatches(), *variant_cases(), *v2_cases()]
+
