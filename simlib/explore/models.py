@@ -178,6 +178,11 @@ def v2_cases() -> list[Case]:
     return found
 
 
+def v2_named(name: str) -> Model:
+    """The model of a case of v2."""
+    return next(c.model for c in v2_cases() if c.name == name)
+
+
 def cases() -> list[Case]:
     """All of them."""
     return [*v1_cases(), *v1_mismatches(), *variant_cases(), *v2_cases()]

@@ -205,8 +205,14 @@ def no_deadlock(system: System, state: State, final: bool) -> str:
 
 
 def arrives(system: System, state: State, final: bool) -> str:
-    """L2: undisturbed, a compatible pair migrates, in every order."""
-    if not final or _disturbed(system, state) or not system.model.compatible or system.model.alarms:
+    """L2: a compatible pair migrates, in every order, even while v2's destination is visited by strangers who have not
+    listened to the conversation."""
+    if not final or not system.model.compatible or system.model.alarms:
+        return ""
+    left, came = state.faults.strangers, list(system.model.faults.strangers)
+    known = any(came.count(says) > left.count(says) for says in ("replay", "v2-hello"))
+    v2 = isinstance(system.endpoint(state, DESTINATION), V2Destination)
+    if state.faults != system.model.faults._replace(strangers=left) or known or (came != list(left) and not v2):
         return ""
     end = system.endpoint(state, SOURCE).finished
     if end is not None and not (end.status == "completed" and arrived(system, state)):
@@ -232,7 +238,7 @@ def floods_end(system: System, state: State, final: bool) -> str:
     """L4: ignorable frames can't go on for ever: whoever floods is shown the door."""
     floods = [w for w in state.wires if w.name == "stranger: flood" and w.accepted >= 0 and not w.there]
     kept = [w for w in floods if not w.ended[1] and not w.broken]
-    return "a flood of ignorable frames is still listened to" if final and kept else ""
+    return "a flood of ignorable frames is still listened to" if kept else ""
 
 
 PROPERTIES: dict[str, Property] = {

@@ -1,0 +1,248 @@
+"""Each safety rule of v2 taken away, one at a time: what breaks then, and in which model.
+
+A rule whose loss breaks nothing would be one too many, or a property is missing. A mutant is a subclass of the real
+endpoint with one method bent; in its model the whole engine breaks nothing. Some models need a peer that differs
+from ours (a future version, one whose negotiation has drifted): those stand here too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..endpoints import Setup
+from ..handshake import interface as i
+from ..handshake.detect import Adaptive
+from ..handshake.errors import Error
+from ..handshake.v2 import binding, body, features, frames, messages
+from ..handshake.v2.destination import Destination
+from ..handshake.v2.frames import Frame
+from ..handshake.v2.source import CONTROL, Source, agreement_body, channel_plan
+from .models import v2, v2_named
+from .system import Faults, Model
+
+
+# --- who may connect ------------------------------------------------------------------------------------------------
+class AnyMac(Destination):
+    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+        right = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, told["name"], told["nonce"])
+        super()._heard_channel_open(conn, told | {"mac": right})
+
+
+class LastIsKept(Destination):
+    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+        self.bound = tuple(b for b in self.bound if b[0] != told["name"])
+        super()._heard_channel_open(conn, told)
+
+
+class ReadyIsEnough(Source):
+    def _begin_when_complete(self) -> None:
+        before, self.agreed = self.agreed, self.channels[1:]
+        super()._begin_when_complete()
+        self.agreed = before
+
+
+class NeverBusy(Destination):
+    def _apart(self, conn: int, type: int) -> bool:
+        if type == frames.HELLO:
+            self.control, self.state = None, "listening"
+        return super()._apart(conn, type)
+
+
+class EndlessPatience(Destination):
+    def _add_link(self) -> int:
+        conn = super()._add_link()
+        limits = replace(self.identity.limits, ignorable=1 << 30)
+        self._set(conn, reader=replace(self.links[conn].reader, limits=limits))
+        return conn
+
+
+class SpeaksFirst(Adaptive):
+    def _opened(self, conn: int) -> list[i.Output]:
+        return [*super()._opened(conn), i.Send(conn, frames.preface(frames.RESPONDER, bytes(16)))]
+
+
+class OneMagic(Source):
+    peer_magic = frames.INITIATOR
+
+
+# --- agreement ------------------------------------------------------------------------------------------------------
+class Drifted(Destination):
+    """A peer whose negotiation has come to differ: it never takes multifd."""
+
+    def _heard_offer(self, conn: int, told: dict[str, Any]) -> None:
+        kept = [f for f in told["features"] if f["name"] != "multifd"]
+        super()._heard_offer(conn, told | {"features": kept})
+
+
+class DriftedTrusting(Drifted):
+    def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
+        super()._heard_start(conn, {"agreement": self.digest, "mac": binding.mac(self.key_bytes, "START", self.digest)})
+
+
+class Trusting(Source):
+    def _heard_accept(self, conn: int, told: dict[str, Any]) -> None:
+        agreed = features.resolve(self.stances, messages.read_stances(told["features"]))
+        own = agreement_body(agreed, channel_plan(agreed, self.inline), told["session-id"])
+        super()._heard_accept(conn, told | {"agreement": json.loads(body.dump(own))})
+
+
+class Overheard(Source):
+    """Somebody on the way changes an ignorable bit of what it says."""
+
+    def _connected(self, conn: int) -> None:
+        super()._connected(conn)
+        if conn == CONTROL:
+            self.sent = self.sent[:14] + bytes([self.sent[14] ^ 1]) + self.sent[15:]
+
+
+class AnyStart(Destination):
+    def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
+        right = binding.mac(self.key_bytes, "START", self.digest)
+        super()._heard_start(conn, told | {"mac": right})
+
+
+class Future(Source):
+    """A later version that counts on a key which ours has never heard of."""
+
+    extensions = ("encrypt",)
+
+    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
+        return super()._say(conn, type, told | ({"encrypt": True} if type == frames.OFFER else {}), before, note)
+
+
+class Lenient(Destination):
+    def _got_message(self, conn: int, got: Frame) -> None:
+        told = json.loads(got.payload)
+        told.pop("encrypt", None)
+        super()._got_message(conn, replace(got, payload=body.dump(told)))
+
+
+# --- order ----------------------------------------------------------------------------------------------------------
+class EarlyReady(Destination):
+    def _ready_when_complete(self) -> None:
+        plan, there = self.plan, {name for name, _, _ in self.bound}
+        self.plan = tuple(name for name in plan if name in there)
+        super()._ready_when_complete()
+        self.plan = plan
+
+
+class NoReady(Source):
+    def _begin_when_complete(self) -> None:
+        before, self.state = self.state, "ready"
+        super()._begin_when_complete()
+        if not self.stage:
+            self.state = before
+
+
+class EarlyLoaded(Destination):
+    def _loaded_when_complete(self) -> None:
+        before, self.lanes = self.lanes, ()
+        super()._loaded_when_complete()
+        self.lanes = before
+
+
+class NoGo(Destination):
+    def _on_loaded(self, loaded: i.Loaded) -> None:
+        super()._on_loaded(loaded)
+        self._out.append(i.RunGuest())
+
+
+# --- endings --------------------------------------------------------------------------------------------------------
+class NeverUncertain(Source):
+    def _uncertain(self, how: str) -> None:
+        self._end_attempt((Error("connection-lost", text=how),))
+
+
+class CancelAnyTime(Source):
+    def _on_cancel(self, cancel: i.Cancel) -> None:
+        self._end_attempt((Error(cancel.code, text="cancelled"),))
+
+
+class EveryEndCounts(Source):
+    def _lost(self, conn: int, how: str) -> None:
+        if self.state == "loaded":
+            self._uncertain(how)
+        else:
+            super()._lost(conn, how)
+
+
+class NoReject(Destination):
+    def _refuse(self, errors: tuple[Error, ...]) -> None:
+        self._attempt_over(errors)
+
+
+class FirstWord(Source):
+    def _channel_over(self, errors: tuple[Error, ...]) -> None:
+        self._give_up(*errors)
+
+
+class WaitsForEver(Destination):
+    def _lost(self, conn: int, how: str) -> None:
+        if conn != self.control:
+            super()._lost(conn, how)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A rule, the mutants of the endpoints without it, the property that notices, and the model where."""
+
+    rule: str
+    classes: tuple[type, ...]
+    killed_by: str
+    where: str
+    model: Model
+
+    def mutated(self) -> Model:
+        """The model without the rule."""
+        return replace(self.model, wrap=lambda endpoint: become(self.model.wrap(endpoint), self.classes))
+
+
+def become(endpoint: Any, classes: tuple[type, ...]) -> Any:
+    """The endpoint as an instance of the one of `classes` that bends its class."""
+    for bent in classes:
+        if type(endpoint) in bent.__bases__:
+            endpoint.__class__ = bent
+            break
+    return endpoint
+
+
+def _with(model: Model, *classes: type) -> Model:
+    return replace(model, wrap=lambda endpoint: become(endpoint, classes))
+
+
+def mutants() -> list[Mutant]:
+    """The table. Each model is one in which the whole engine breaks nothing (a test holds that too)."""
+    matched, cut, copied = v2("v2", 1), v2("v2", 1, Faults(cuts=1)), v2("v2", 1, Faults(strangers=("replay",)))
+    forged = v2("v2", 1, Faults(strangers=("forge",)))
+    drift, tampered, future = (replace(_with(matched, c), compatible=False) for c in (Drifted, Overheard, Future))
+    old = Model(Setup(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
+    s1, s2, s3, s4, s5, s6, l2, l3 = (
+        "S1 agreement", "S2 protocols apart", "S3 truth", "S4 no loss", "S5 one guest", "S6 same channels",
+        "L2 arrives", "L3 ends after faults")  # fmt: skip
+    return [
+        Mutant("a channel proves that it knows the key", (AnyMac,), l2, "a stranger forges an opening", forged),
+        Mutant("... and the source waits for the answer too", (AnyMac, ReadyIsEnough), s6, "the same", forged),
+        Mutant("of two that open a channel the first is kept", (LastIsKept,), s6, "an opening is copied", copied),
+        Mutant("CHANNEL_OK must come on every connection of ours", (ReadyIsEnough,), s6, "the same", copied),
+        Mutant("one session at a time", (NeverBusy,), s2, "a rival source", v2_named("v2, 1 channel, rival source")),
+        Mutant("ignorable frames are counted", (EndlessPatience,), "L4 floods end", "a flood",
+               v2("v2", 1, Faults(strangers=("flood",)))),
+        Mutant("silence until eight good bytes", (SpeaksFirst,), s4, "an old source", old),
+        Mutant("each role has its own magic", (OneMagic,), s2, "a pipe that echoes", v2_named("v2, echo")),
+        Mutant("both sides compare their agreements", (Trusting, DriftedTrusting), s1, "a drifted peer", drift),
+        Mutant("START proves the conversation", (AnyStart,), s1, "somebody changes a bit", tampered),
+        Mutant("an unknown key is refused", (Lenient,), s1, "a peer from the future", future),
+        Mutant("READY waits for every planned channel", (EarlyReady,), l2, "a matched pair", matched),
+        Mutant("no data before READY", (NoReady,), s2, "a matched pair", matched),
+        Mutant("LOADED waits for every lane", (EarlyLoaded,), s4, "a matched pair", matched),
+        Mutant("the guest runs on GO alone", (NoGo,), s5, "a cut", cut),
+        Mutant("after GO the source is uncertain", (NeverUncertain,), s5, "a cut", cut),
+        Mutant("nobody cancels after GO", (CancelAnyTime,), s5, "a cancel", v2("v2", 1, Faults(orders=("cancel",)))),
+        Mutant("after GO only control's end counts", (EveryEndCounts,), l2, "a matched pair", matched),
+        Mutant("a refusal says why", (NoReject,), s3, "a device too many", v2_named("v2, device only at source")),
+        Mutant("a lost channel waits for control's word", (FirstWord,), s3, "agreed, but can't be set",
+               v2_named("v2, can't be applied")),
+        Mutant("control's end ends the attempt", (WaitsForEver,), l3, "a cut", cut),
+    ]  # fmt: skip
