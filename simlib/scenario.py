@@ -80,6 +80,8 @@ class GuestFacts:
     working_set_mib: float = 8.0
     load_ms: float = 1.0
     post_load_error: str = ""
+    source_ms: Numbers = ()  # when its answers come at the source, for an exact replay; empty: when they are ready
+    destination_ms: Numbers = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,19 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When one connection is up and its messages arrive, in ms from the start: replays one order of events exactly.
+    A negative time: it is lost in its sender's buffer. What is not listed stays there (to the destination), or takes its
+    normal time (to the source)."""
+
+    connection: str
+    connected_ms: float = -1.0  # its opener knows; negative: never
+    accepted_ms: float = -1.0
+    to_destination_ms: Numbers = ()
+    to_source_ms: Numbers = ()
+
+
+@dataclass(frozen=True)
 class Scenario:
     name: str = ""
     title: str = ""
@@ -128,6 +143,7 @@ class Scenario:
     guest: GuestFacts = field(default_factory=GuestFacts)
     management: Management = field(default_factory=Management)
     faults: tuple[Fault, ...] = ()
+    schedule: tuple[Timing, ...] = ()
     detect_timeout_s: float = 1.0
 
     def vary(self, **changes: Any) -> Scenario:

@@ -103,7 +103,7 @@ def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *c
           transport: str = "tcp", compatible: bool = True, machine: str = Side.machine) -> Model:  # fmt: skip
     ends = side(0, *capabilities, knows_v2=source_new, machine=machine), side(0, *capabilities, knows_v2=destination_new)
     found = scenario("probe", *ends, transport=transport, timeout_s=1.0 if timer else 0.0)
-    return Model(Setup(found, variant, "7.2"), alarms=timer, compatible=compatible and transport == "tcp")
+    return Model(Setup(found, variant, "7.2"), alarms=("detect",) if timer else (), compatible=compatible and transport == "tcp")
 
 
 def variant_cases() -> list[Case]:
@@ -160,7 +160,7 @@ def v2_cases() -> list[Case]:
         Case("v2, 1 channel, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
         Case("v2, postcopy", Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"),
                                    Faults(cuts=1, orders=("postcopy",)))),
-        Case("v2, 1 channel, guards", v2("v2", 1, alarms=True)),
+        Case("v2, 1 channel, guards", v2("v2", 1, alarms=("guard",))),
         Case("v2, 1 channel, rival source", v2("v2", 1, rival=True, compatible=False)),
         Case("v2, 2 channels, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
         Case("v2, inline", Model(Setup(scenario("v2", side(), transport="exec-socat"), "v2", "10.0"), Faults(cuts=1))),

@@ -7,6 +7,7 @@ when it happened.
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -61,6 +62,13 @@ class Search:
 
     def run(self, limit: int = 5_000_000, tell: Tell = lambda found, waiting: None) -> Found:
         """Visit every state, or `limit` of them. `tell(found, waiting)` is called now and then."""
+        gc.disable()  # nothing here is a cycle, and millions of tuples would be looked at again and again
+        try:
+            return self._run(limit, tell)
+        finally:
+            gc.enable()
+
+    def _run(self, limit: int, tell: Tell) -> Found:
         found = self.found
         self._number(self.system.initial(), -1, ())
         while self.waiting and not self._enough():

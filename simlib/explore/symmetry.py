@@ -192,11 +192,10 @@ def canonical(system: System, state: State) -> Any:
     for w in sorted(state.wires, key=lambda w: w.owner):  # strangers last: they may copy others
         mine = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
         theirs = taken[1].local.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
-        item = _number((
-            w.name.partition("[")[0], w.owner, mine, theirs, w.accepted in guards, w.connected, w.accepted >= 0,
-            tuple(system.shapes[m] for m in w.there), tuple(system.shapes[m] for m in w.back), w[7:],
-            _copied(system, state, w, named) if w.owner >= 2 else None,
-        ))  # fmt: skip
+        known = w, mine, theirs, w.accepted in guards, _copied(system, state, w, named) if w.owner >= 2 else None
+        item = system.items.get(known)
+        if item is None:
+            item = system.items[known] = _item(system, *known)
         named[w.name] = item
         items.append(item)
     alarms = tuple(a for a in state.alarms if not a[1].startswith("guard-"))
@@ -205,6 +204,12 @@ def canonical(system: System, state: State) -> Any:
         *(part.rest for part in taken), len(keys), tuple(sorted(items)), state.answers, alarms, state.runs,
         state.passes, state.faults, state.sink,
     )  # fmt: skip
+
+
+def _item(system: System, w: Wire, *known: Any) -> int:
+    """A number for a connection without its name, its numbers, and what is random on it."""
+    queues = tuple(system.shapes[m] for m in w.there), tuple(system.shapes[m] for m in w.back)
+    return _number((w.name.partition("[")[0], w.owner, w.connected, w.accepted >= 0, *queues, w[7:], *known))
 
 
 def _copied(system: System, state: State, wire: Wire, named: dict[str, int]) -> int | None:

@@ -86,7 +86,7 @@ class Model:
 
     setup: Setup
     faults: Faults = Faults()
-    alarms: bool = False
+    alarms: tuple[str, ...] = ()  # which may ring, at any moment: detect, guard
     rival: bool = False  # a second source that wants the same destination
     room: int = 0
     compatible: bool = True  # undisturbed, the guest is expected to arrive
@@ -110,6 +110,7 @@ class System:
         self.inputs: list[i.Input] = []
         self.parts: list[symmetry.Parts] = []  # of each endpoint
         self.shapes: list[tuple[Any, ...]] = []  # of each input
+        self.items: dict[Any, int] = {}  # connections without their names, numbered
         self.names: list[str] = []  # the channel that it opens, if it opens one
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
@@ -160,14 +161,17 @@ class System:
                     fresh = [o for c in sent for o in endpoint.handle(i.Drained(c))]
                     outputs += fresh
             after = self._intern(side, endpoint)
-            mute = REPORTS if self.model.alarms else (*REPORTS, i.SetAlarm, i.StopAlarm)
-            asks = tuple(o for o in outputs if not isinstance(o, mute))
+            asks = tuple(o for o in outputs if not isinstance(o, REPORTS) and not self._mute(o))
             same = self.parts[before].rest == self.parts[after].rest
             found = self.steps[key] = Step(
                 after, asks, tuple(o for o in outputs if isinstance(o, (*REPORTS, i.Finished))),
                 same and self.parts[after].local is not None and all(getattr(o, "conn", None) == conn for o in asks),
             )  # fmt: skip
         return found
+
+    def _mute(self, o: i.Output) -> bool:
+        """An alarm that does not ring in this model."""
+        return isinstance(o, (i.SetAlarm, i.StopAlarm)) and o.name.partition("-")[0] not in self.model.alarms
 
     # --- what may happen --------------------------------------------------------------------------------------------
     def actions(self, state: State) -> Iterator[Action]:
@@ -180,13 +184,17 @@ class System:
                 yield "accept", number
             if wire.there and wire.accepted >= 0 and not wire.paused[1]:
                 yield "deliver", number, DESTINATION
-            if wire.back and wire.connected and not wire.paused[0]:
+            if wire.back and wire.connected and (not wire.paused[0] or self._breaks(wire.back[0])):
                 yield "deliver", number, wire.owner
         for k in range(len(state.answers)):
             yield "guest", k
         for side, name in state.alarms:
             yield "alarm", side, name
         yield from self._faults(state)
+
+    def _breaks(self, told: int) -> bool:
+        """A reset is noticed by who reads nothing, too: its next write fails."""
+        return isinstance(self.inputs[told], i.Broken)
 
     def _faults(self, state: State) -> Iterator[Action]:
         left = state.faults
@@ -325,7 +333,8 @@ class Moment:
         there = (self.system.input(i.Received(0, words)),) if words else ()
         if says == "scan":
             there = (*there, self.system.input(i.Ended(0)))
-        self.wires.append(Wire(f"stranger: {says}", STRANGER, 0, connected=True, there=there))
+        number = sum(w.owner == STRANGER for w in self.wires)
+        self.wires.append(Wire(f"stranger: {says}", STRANGER, number, connected=True, there=there))
 
     # --- an endpoint is told, and asks ------------------------------------------------------------------------------
     def tell(self, side: int, told: int, conn: int = -1) -> None:

@@ -54,6 +54,7 @@ class Guest:
     post_load_error: str = ""
     apply_error: str = ""
     apply_code: str = "apply-failed"
+    answers_ms: tuple[float, ...] = ()  # when each answer comes, where that is given
     passes: int = 0
     collected_bytes: int = 0
     collected_s: float = 0.0
@@ -273,16 +274,24 @@ class Host:
     def _stop_alarm(self, o: i.StopAlarm) -> None:
         self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
 
+    def _guest_answers(self, delay_s: float, call: Callable[[], None]) -> None:
+        """After its time, or when an exact replay says so."""
+        if self.guest.answers_ms:
+            at_ms, *rest = self.guest.answers_ms
+            self.guest.answers_ms = tuple(rest)
+            delay_s = at_ms / 1e3 - self.env.now
+        self.net.after(delay_s, call)
+
     def _collect(self, o: i.CollectRam) -> None:
         if o.first:
             self.guest.passes = self.guest.collected_bytes = 0
         rest_s = 0.0 if o.last or not self.guest.passes else PASS_S
-        self.net.after(rest_s, lambda: self.feed(self.guest.collect(self.env.now, o.last)))
+        self._guest_answers(rest_s, lambda: self.feed(self.guest.collect(self.env.now, o.last)))
 
     def _stop_guest(self, _: i.StopGuest) -> None:
         self.guest.running, self.guest.stopped_s = False, self.env.now
         self.note("guest", "guest stops")
-        self.net.after(0, lambda: self.feed(i.GuestStopped()))
+        self._guest_answers(0, lambda: self.feed(i.GuestStopped()))
 
     def _resume_guest(self, _: i.ResumeGuest) -> None:
         if not self.guest.running:
@@ -292,19 +301,19 @@ class Host:
     def _apply(self, o: i.Apply) -> None:
         named = ", ".join(name if value is True else f"{name}={value}" for name, value in o.config)
         self.note("guest", f"sets {named or 'nothing'}")
-        self.net.after(0.001, lambda: self.feed(i.Applied(self.guest.apply_error, self.guest.apply_code)))
+        self._guest_answers(0.001, lambda: self.feed(i.Applied(self.guest.apply_error, self.guest.apply_code)))
 
     def _load(self, o: i.Load) -> None:
         def loaded() -> None:
             self.note("guest", self.guest.post_load_error or "devices are loaded")
             self.feed(i.Loaded(self.guest.post_load_error))
 
-        self.net.after(self.guest.load_s, loaded)
+        self._guest_answers(self.guest.load_s, loaded)
 
     def _run_guest(self, _: i.RunGuest) -> None:
         self.guest.running, self.guest.started_s = True, self.env.now
         self.note("guest", "guest runs here")
-        self.net.after(0, lambda: self.feed(i.GuestRunning()))
+        self._guest_answers(0, lambda: self.feed(i.GuestRunning()))
 
     def _said(self, o: i.Said) -> None:
         self.note("say", o.text, o.conn)
@@ -335,7 +344,7 @@ class Host:
         for made in self.net.connections:
             for end in (made.client, made.server):
                 if end.owner is self:
-                    self.net.close(end)
+                    self.net.close(end, unread=not made.accepted)  # of those in the accept queue nobody has read
 
     def freeze(self) -> None:
         self.frozen = True

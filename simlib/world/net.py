@@ -18,10 +18,13 @@ from typing import Protocol
 
 import simpy
 
+from ..scenario import Timing
+
 SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
 SYN_ACK_GAP_S = 1.0
 FIRST_RTO_S = 0.2
 PIECES = 32
+FOREVER, LOST = float("inf"), float("-inf")  # arrivals
 RESET, PIPE, TIMED_OUT, REFUSED = (
     "Connection reset by peer",
     "Broken pipe",
@@ -74,6 +77,7 @@ class End:
     fin_arrived: bool = False
     draining: bool = False
     dead: bool = False  # reset: nothing moves any more
+    arrived: int = 0  # messages whose arrival was scheduled, so far
     depth: int = 0  # one-way trips that led to what arrived last
 
     @property
@@ -120,6 +124,7 @@ class Net:
         self.on_cut: Callable[[], None] = lambda: None
         self.establish_after: dict[str, float] = {}  # name -> extra time until the server sees it
         self.hold: dict[str, float] = {}  # name -> until when the client's bytes are held back
+        self.schedule: dict[str, Timing] = {}  # by connection
         self.packet: Callable[[Connection, bool, str, bytes, int], None] = lambda *_: None
 
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
@@ -166,10 +171,27 @@ class Net:
         if self.paths[True].syn_loss and self.rng.random() < self.paths[True].syn_loss:
             extra += SYN_ACK_GAP_S  # until the SYN-ACK comes again; data on the connection would be sooner
         ack_s = back_s + self.paths[True].delay(self.rng) + extra
-        self.after(back_s, lambda: done(made.client, ""))
-        self.after(ack_s, lambda: self._establish(made))
+        if made.name in self.schedule:
+            timing = self.schedule[made.name]
+            back_s, ack_s = (self._wait_s(ms) for ms in (timing.connected_ms, timing.accepted_ms))
+        for wait_s, call in ((back_s, lambda: done(made.client, "")), (ack_s, lambda: self._establish(made))):
+            if wait_s < FOREVER:
+                self.after(wait_s, call)
         if extra:
             made.client.last_arrival = self.env.now + ack_s  # its data can't arrive before the connection does
+
+    def _wait_s(self, at_ms: float) -> float:
+        return max(at_ms / 1e3 - self.env.now, 0.0) if at_ms >= 0 else FOREVER
+
+    def _turn(self, end: End) -> float | None:
+        """When the next message of a scheduled connection arrives (absolute); None where nothing is scheduled."""
+        timing = self.schedule.get(end.connection.name)
+        if timing is None:
+            return None
+        times = timing.to_destination_ms if end.from_source else timing.to_source_ms
+        if end.arrived < len(times):
+            return times[end.arrived] / 1e3
+        return FOREVER if end.from_source else None
 
     def _establish(self, made: Connection) -> None:
         if made.established:
@@ -225,6 +247,9 @@ class Net:
             end.fin_sent = True
             self.packet(end.connection, end.from_source, "fin", b"", 0)
             arrival = max(self.env.now, end.busy_until, end.last_arrival) + path.delay(self.rng)
+            arrival = self._scheduled(end, arrival)
+            if arrival == LOST:
+                return
             end.last_arrival = max(arrival, end.last_arrival)
             self._fly(end, lambda: self._fin_arrives(end.peer))
 
@@ -245,16 +270,29 @@ class Net:
         if path.loss:
             arrival += _retransmissions(self.rng, path.loss)
         until = self.hold.get(end.connection.name, 0.0) if end.from_source else 0.0
+        arrival = self._scheduled(end, arrival)
+        if arrival == LOST:
+            return
         arrival = max(arrival, until, end.last_arrival)
         end.in_flight += size
         if lost:
             self.after(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
-        elif arrival != float("inf"):
+        elif arrival != FOREVER or end.connection.name in self.schedule:
             end.last_arrival = arrival
             self._fly(end, lambda: self._arrive(end, data, fill, depth, swallowed))
 
+    def _scheduled(self, end: End, arrival: float) -> float:
+        """The arrival of this message: as scheduled, or as the path has it."""
+        turn = self._turn(end)
+        if turn is None:
+            return arrival
+        end.arrived += 1
+        return max(turn, self.env.now) if turn >= 0 else LOST
+
     def _fly(self, end: End, land: Callable[[], None]) -> None:
         """`land` at `last_arrival`, behind all that is in flight: rounded times must not let one overtake another."""
+        if end.last_arrival == FOREVER:
+            return
         end.flight.append((end.departs, land))
         self.after(end.last_arrival - self.env.now, lambda: end.flight.popleft()[1]())
 
@@ -316,7 +354,7 @@ class Net:
         peer = end.peer
         self.packet(end.connection, end.from_source, "rst", b"", 0)
         path = self.paths[end.from_source]
-        arrival = max(self.env.now + path.delay(self.rng), end.last_arrival)
+        arrival = max(self._scheduled(end, self.env.now + path.delay(self.rng)), end.last_arrival)
         if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
             return
         end.last_arrival = arrival

@@ -53,6 +53,7 @@ class World:
         link = scenario.link
         self.net = Net(self.env, self.rng, _path(link), _path(link))
         self.net.packet = self._packet
+        self.net.schedule = {t.connection: t for t in scenario.schedule}
         self.source = self._host("source", self.setup.source(), scenario.guest)
         self.destination = self._host("destination", self.setup.destination(), scenario.guest)
         self.source.other, self.destination.other = self.destination, self.source
@@ -72,6 +73,7 @@ class World:
             load_s=facts.load_ms / 1e3, post_load_error=facts.post_load_error,
             apply_error=self.scenario.destination.apply_error,
             apply_code=self.scenario.destination.apply_code,
+            answers_ms=facts.source_ms if side == "source" else facts.destination_ms,
         )  # fmt: skip
         return Host(side, endpoint, self.env, self.net, self.trace, guest, self.rng)
 

@@ -1,0 +1,158 @@
+"""A path through the states as people read it, and as a scenario that other runners replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..handshake import interface as i
+from ..scenario import Fault, Scenario, Timing
+from ..trace import Trace
+from .search import FAULTS
+from .system import SIDES, SOURCE, Action, Model, State, System, Wire
+
+STEP_MS = 200.0  # between two steps of a replay: longer than any guest takes for its part
+NEVER_MS, LOST_MS = 1e9, -1.0  # still under way at the end; lost in its sender's buffer
+RAM_MIB = 0.5  # small enough to be one message
+Path = tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a path ends: the source's status, and where the guest runs."""
+
+    source: str
+    guest_at: str
+
+
+def ending(system: System, state: State) -> Ending:
+    end = system.endpoint(state, SOURCE).finished
+    at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(state.runs, "nobody")
+    return Ending(end.status if end else "waits", at)
+
+
+def to_the_end(system: System, path: Path) -> Path:
+    """The path, and on from there to where nothing more can happen; timers ring last, and no more faults come."""
+    state = system.initial()
+    for action in path:
+        state = system.step(state, action)
+    more = list(path)
+    while actions := [a for a in system.actions(state) if a[0] not in FAULTS]:
+        action = next((a for a in actions if a[0] != "alarm"), actions[0])
+        state = system.step(state, action)
+        more.append(action)
+    return tuple(more)
+
+
+def replay(model: Model, path: Path, title: str = "") -> tuple[Trace, Ending]:
+    """The steps of a path as a trace, STEP_MS apart, since there is no time in it; and how it ends."""
+    system, trace = System(model), Trace(title)
+    state = system.initial()
+    for number, action in enumerate(path, 1):
+        time_s = number * STEP_MS / 1e3
+        if action[0] != "deliver":
+            wire = state.wires[action[1]].name if action[0] in ("connect", "accept", "lose") else ""
+            what = f"the guest of the {SIDES[state.answers[action[1]][0]]} goes on" if action[0] == "guest" else ""
+            what = what or " ".join(str(part) for part in action if not isinstance(part, int))
+            trace.note(time_s, "link", "guest" if action[0] == "guest" else "link", wire, what)
+        system.told = []
+        before, state = state, system.step(state, action)
+        for side, output in system.told:
+            trace.note(time_s, SIDES[side], *_reported(before, state, side, output))
+    return trace, ending(system, state)
+
+
+def _reported(before: State, after: State, side: int, o: i.Output) -> tuple[str, str, str]:
+    if isinstance(o, (i.Said, i.Heard)):
+        number = [w.accepted if side == 1 else w.number for w in after.wires if side == 1 or w.owner == side]
+        named = [w.name for w in after.wires if side == 1 or w.owner == side]
+        name = named[number.index(o.conn)] if o.conn in number else str(o.conn)
+        return ("say" if isinstance(o, i.Said) else "hear"), name, o.text
+    if isinstance(o, i.Entered):
+        return "state", "", o.status
+    if isinstance(o, i.Finished):
+        return "end", "", f"{o.status}: {o.text}" if o.text else o.status
+    assert isinstance(o, i.Printed)
+    return "print", "", o.text
+
+
+def as_scenario(model: Model, path: Path, name: str, title: str) -> Scenario:
+    """A scenario in which the simulated world takes these steps in this order, STEP_MS apart."""
+    system = System(model)
+    state, times = system.initial(), _Times(system)
+    for number, action in enumerate(path, 1):
+        after = system.step(state, action)
+        times.note(number * STEP_MS, action, state, after)
+        state = after
+    times.leave_the_rest(state)
+    setup = model.setup
+    return replace(
+        setup.scenario, name=name, title=title, versions=(setup.version,), protocols=(setup.protocol,),
+        guest=replace(setup.scenario.guest, ram_mib=RAM_MIB, source_ms=(*times.guests[0], NEVER_MS),
+                      destination_ms=(*times.guests[1], NEVER_MS)),
+        faults=tuple(times.faults),
+        management=replace(setup.scenario.management, observe_s=len(path) * STEP_MS / 1e3 + 60, **times.orders),
+        schedule=tuple(Timing(name, *given) for name, given in times.wires.items() if system.link == "two-way"),
+        detect_timeout_s=times.timeout_s if model.alarms else setup.scenario.detect_timeout_s,
+    )  # fmt: skip
+
+
+class _Times:
+    """When each thing happens, collected along a path."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.wires: dict[str, list[Any]] = {}
+        self.faults: list[Fault] = []
+        self.orders: dict[str, float] = {}
+        self.set_ms = 0.0  # when the timer of detection was set
+        self.timeout_s = 1e4  # it never rings
+        self.guests: list[tuple[float, ...]] = [(), ()]
+
+    def note(self, at_ms: float, action: Action, before: State, after: State) -> None:
+        kind = action[0]
+        if kind in ("connect", "accept"):
+            self._given(before.wires[action[1]])[0 if kind == "connect" else 1] = at_ms
+        elif kind == "guest":
+            side = before.answers[action[1]][0]
+            self.guests[side] = (*self.guests[side], at_ms)
+        elif kind == "order":
+            key = {"cancel": "cancel_at_s", "deadline": "deadline_s", "postcopy": "postcopy_at_s"}[action[1]]
+            self.orders[key] = at_ms / 1e3
+        elif kind == "stranger":
+            self.faults.append(Fault("stranger", says=action[1], at_s=at_ms / 1e3))
+        elif kind == "cut":
+            self.faults.append(Fault("cut", at_s=at_ms / 1e3))
+        elif kind == "alarm":
+            self.timeout_s = (at_ms - self.set_ms) / 1e3
+        for number, (old, new) in enumerate(zip(before.wires, after.wires, strict=False)):
+            for at, queue in ((2, "there"), (3, "back")):
+                taken = kind == "deliver" and action[1] == number and (action[2] == SOURCE) == (at == 3)
+                self._arrivals(at_ms, at, taken, old, new, queue)
+        if {name for _, name in after.alarms} > {name for _, name in before.alarms}:
+            self.set_ms = at_ms
+
+    def _arrivals(self, at_ms: float, at: int, taken: bool, old: Wire, new: Wire, queue: str) -> None:
+        """What was delivered arrived now. What a reset destroyed never left its sender. What the source closed over
+        had arrived if it did not care to read it, and else is still under way."""
+        waiting, left = getattr(old, queue), getattr(new, queue)
+        given = self._given(old)
+        if taken:
+            given[at], waiting = (*given[at], at_ms), waiting[1:]
+        if left[: len(waiting)] == waiting:
+            return
+        if at == 3 and new.dropped[0] and not old.dropped[0]:
+            wanted = old.paused[0] and all(isinstance(self.system.inputs[m], i.Received) for m in waiting)
+            given[at] = (*given[at], at_ms - STEP_MS / 2 if wanted else NEVER_MS, NEVER_MS, NEVER_MS)
+        elif at == 3 or not new.dropped[1]:
+            given[at] = (*given[at], *(LOST_MS for _ in waiting))
+
+    def leave_the_rest(self, state: State) -> None:
+        """What nobody has read at the end is still under way."""
+        for wire in state.wires:
+            given = self._given(wire)
+            given[3] = (*given[3], NEVER_MS, NEVER_MS)
+
+    def _given(self, wire: Wire) -> list[Any]:
+        name = wire.name if wire.owner == SOURCE else f"stranger[{wire.number}]"
+        return self.wires.setdefault(name, [-1.0, -1.0, (), ()])
