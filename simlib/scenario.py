@@ -118,14 +118,16 @@ class Fault:
 @dataclass(frozen=True)
 class Timing:
     """When one connection is up and its messages arrive, in ms from the start: replays one order of events exactly.
-    A negative time: it is lost in its sender's buffer. What is not listed stays there (to the destination), or takes its
-    normal time (to the source)."""
+    A negative time: it is lost in its sender's buffer. What is not listed stays there (to the destination), or takes
+    its normal time (to the source)."""
 
     connection: str
     connected_ms: float = -1.0  # its opener knows; negative: never
     accepted_ms: float = -1.0
     to_destination_ms: Numbers = ()
     to_source_ms: Numbers = ()
+    reset_at_destination_ms: float = -1.0  # that side learns that the connection is broken
+    reset_at_source_ms: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,29 @@ def find(name: str) -> Scenario:
     if name in known:
         return load(DATA / "scenarios" / f"{name}.toml")
     raise ScenarioError(f"there is no scenario {name!r}{_nearest(name, known)}; `simlib list` shows all {len(known)}")
+
+
+def dumps(scenario: Scenario) -> str:
+    """The scenario as TOML: what differs from the defaults."""
+    import tomli_w
+
+    return tomli_w.dumps({k: v for k, v in _changed(scenario).items() if k != "name"})
+
+
+def _changed(part: Any) -> dict[str, Any]:
+    found = {}
+    for f in fields(part):
+        value = getattr(part, f.name)
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if value != default:
+            found[f.name] = _told(value)
+    return found
+
+
+def _told(value: Any) -> Any:
+    if is_dataclass(value):
+        return _changed(value)
+    return [_told(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -27,8 +27,8 @@ OURS = {
     "simlib.strangers": {"simlib.handshake", "simlib.handshake.v2"},
     "simlib.endpoints": {"simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.scenario"},
     "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
-    "simlib.explore": {"simlib.endpoints", "simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.scenario", "simlib.strangers",
-                       "simlib.trace"},
+    "simlib.explore": {"simlib.endpoints", "simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2",
+                       "simlib.scenario", "simlib.strangers", "simlib.trace"},
     "simlib.study": {"simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart", "simlib.compare"},
     "simlib.world": {"simlib.chart", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.outcome",
                      "simlib.scenario", "simlib.strangers", "simlib.trace"},
@@ -48,7 +48,7 @@ HANDSHAKE_ALLOWS = {
     "struct",
     "typing",
 }
-OWNERS = {"simpy": "simlib.world", "pandas": "simlib.study", "matplotlib": "simlib.study", "numpy": "simlib.study"}
+OWNERS = {"simpy": "simlib.world", "tomli_w": "simlib.scenario", "pandas": "simlib.study", "matplotlib": "simlib.study", "numpy": "simlib.study"}
 
 
 def imports(path: Path) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..endpoints import Setup
 from ..scenario import GuestFacts, Link, Scenario, Side
-from .system import Faults, Model
+from .state import Faults, Model
 
 ALL_AT_ONCE = Faults(cuts=1, strangers=("garbage", "replay"))
 RETURN_PATH = ("return-path",)
@@ -65,8 +65,12 @@ def v1_cases() -> list[Case]:
         Case("v1 10.0, 1 channel, stranger", v1("v1", "10.0", side(1), faults=stranger), hurt, True),
         Case("v1 10.0, TLS, 1 channel", v1("v1", "10.0", tls(1)), (), True),
         Case("v1 10.0, TLS, 1 channel, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
-        Case("v1 7.2, preempt", v1("v1", "7.2", side(0, "postcopy-ram", "postcopy-preempt")),
-             ("S6 same channels", "L1 no deadlock"), True),
+        Case(
+            "v1 7.2, preempt",
+            v1("v1", "7.2", side(0, "postcopy-ram", "postcopy-preempt")),
+            ("S6 same channels", "L1 no deadlock"),
+            True,
+        ),
     ]
     return found
 
@@ -101,15 +105,24 @@ def v1_mismatches() -> list[Case]:
 
 def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *capabilities: str,
           transport: str = "tcp", compatible: bool = True, machine: str = Side.machine) -> Model:  # fmt: skip
-    ends = side(0, *capabilities, knows_v2=source_new, machine=machine), side(0, *capabilities, knows_v2=destination_new)
-    found = scenario("probe", *ends, transport=transport, timeout_s=1.0 if timer else 0.0)
-    return Model(Setup(found, variant, "7.2"), alarms=("detect",) if timer else (), compatible=compatible and transport == "tcp")
+    """A detection variant between new and old peers."""
+    source = side(0, *capabilities, knows_v2=source_new, machine=machine)
+    destination = side(0, *capabilities, knows_v2=destination_new)
+    found = scenario("probe", source, destination, transport, 1.0 if timer else 0.0)
+    alarms = ("detect",) if timer else ()
+    return Model(Setup(found, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
 
 
 def variant_cases() -> list[Case]:
     """(a) to (d'): new and old peers, with and without a timer, on paths that return, do not return, or echo."""
     s1, s2, s3, s4, s7, s10 = (
-        "S1 agreement", "S2 protocols apart", "S3 truth", "S4 no loss", "S7 listens again", "S10 no downgrade")
+        "S1 agreement",
+        "S2 protocols apart",
+        "S3 truth",
+        "S4 no loss",
+        "S7 listens again",
+        "S10 no downgrade",
+    )
     found = [
         ("(a) new and new, timer", probe("a", True, True, True), (s1, s2, s3, s4, s7, s10)),
         ("(a) new and new", probe("a", True, True, False), (s1, s2, s3, s4, s7, s10, "L2 arrives")),
@@ -186,4 +199,3 @@ def v2_named(name: str) -> Model:
 def cases() -> list[Case]:
     """All of them."""
     return [*v1_cases(), *v1_mismatches(), *variant_cases(), *v2_cases()]
-

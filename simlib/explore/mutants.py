@@ -20,7 +20,7 @@ from ..handshake.v2.destination import Destination
 from ..handshake.v2.frames import Frame
 from ..handshake.v2.source import CONTROL, Source, agreement_body, channel_plan
 from .models import v2, v2_named
-from .system import Faults, Model
+from .state import Faults, Model
 
 
 # --- who may connect ------------------------------------------------------------------------------------------------

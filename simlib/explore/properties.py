@@ -1,4 +1,4 @@
-"""What must hold in every state, and in every state in which nothing more need happen: S1 to S10, L1 to L4 of v2's design.
+"""What must hold in every state, and in those in which nothing more need happen: S1 to S10, L1 to L4 of v2's design.
 
 Each takes the system, a state and whether it is final, and says what is wrong, or nothing. They ask the real endpoints,
 of v1, v2 and the detection variants alike. S9 (negotiation is monotone) is no matter of order: tests/handshake holds
@@ -15,7 +15,8 @@ from ..handshake.v1.destination import Destination as V1Destination
 from ..handshake.v2.destination import Destination as V2Destination
 from ..handshake.v2.source import Source as V2Source
 from ..handshake.variants import HEADER_4, ProbingDestination, ProbingSource
-from .system import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, State, System, Wire
+from .state import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, State, Wire
+from .system import System
 
 Property = Callable[[System, State, bool], str]
 LOST = {"connection-lost", "channel-lost", "peer-closed", "connect", "cancelled", "deadline"}
@@ -26,7 +27,7 @@ def _sides(system: System, state: State) -> tuple[Any, Any]:
     """Source and destination as they are now: whom a prober has chosen, or the prober while it has not."""
     return tuple(
         getattr(e, "chosen", None) or e for e in (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
-    )  # type: ignore[return-value]
+    )
 
 
 def arrived(system: System, state: State) -> bool:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .properties import PROPERTIES
+from .state import SOURCE, Action, Model, State
 from .symmetry import canonical
-from .system import SOURCE, Action, Model, State, System
+from .system import System
 
 FAULTS = ("cut", "lose", "order", "stranger")  # may happen, need not; an alarm that is set will ring
 
@@ -161,5 +162,3 @@ class Search:
 def search(model: Model, *, plain: bool = False, limit: int = 5_000_000, stop_at: str = "") -> Found:
     """Visit every state of a model; the whole search in one call."""
     return Search(model, plain, stop_at).run(limit)
-
-

@@ -9,7 +9,8 @@ from ..handshake import interface as i
 from ..scenario import Fault, Scenario, Timing
 from ..trace import Trace
 from .search import FAULTS
-from .system import SIDES, SOURCE, Action, Model, State, System, Wire
+from .state import SIDES, SOURCE, Action, Model, State, Wire
+from .system import System
 
 STEP_MS = 200.0  # between two steps of a replay: longer than any guest takes for its part
 NEVER_MS, LOST_MS = 1e9, -1.0  # still under way at the end; lost in its sender's buffer
@@ -56,13 +57,15 @@ def replay(model: Model, path: Path, title: str = "") -> tuple[Trace, Ending]:
             what = what or " ".join(str(part) for part in action if not isinstance(part, int))
             trace.note(time_s, "link", "guest" if action[0] == "guest" else "link", wire, what)
         system.told = []
-        before, state = state, system.step(state, action)
+        state = system.step(state, action)
         for side, output in system.told:
-            trace.note(time_s, SIDES[side], *_reported(before, state, side, output))
+            if isinstance(output, i.Input):
+                continue
+            trace.note(time_s, SIDES[side], *_reported(state, side, output))
     return trace, ending(system, state)
 
 
-def _reported(before: State, after: State, side: int, o: i.Output) -> tuple[str, str, str]:
+def _reported(after: State, side: int, o: i.Output) -> tuple[str, str, str]:
     if isinstance(o, (i.Said, i.Heard)):
         number = [w.accepted if side == 1 else w.number for w in after.wires if side == 1 or w.owner == side]
         named = [w.name for w in after.wires if side == 1 or w.owner == side]
@@ -104,7 +107,7 @@ class _Times:
         self.system = system
         self.wires: dict[str, list[Any]] = {}
         self.faults: list[Fault] = []
-        self.orders: dict[str, float] = {}
+        self.orders: dict[str, Any] = {}
         self.set_ms = 0.0  # when the timer of detection was set
         self.timeout_s = 1e4  # it never rings
         self.guests: list[tuple[float, ...]] = [(), ()]
@@ -137,7 +140,10 @@ class _Times:
         had arrived if it did not care to read it, and else is still under way."""
         waiting, left = getattr(old, queue), getattr(new, queue)
         given = self._given(old)
-        if taken:
+        if taken and isinstance(self.system.inputs[waiting[0]], i.Broken):
+            given[at + 2], waiting = at_ms, waiting[1:]
+            given[at] = (*given[at], NEVER_MS)
+        elif taken:
             given[at], waiting = (*given[at], at_ms), waiting[1:]
         if left[: len(waiting)] == waiting:
             return
@@ -155,4 +161,4 @@ class _Times:
 
     def _given(self, wire: Wire) -> list[Any]:
         name = wire.name if wire.owner == SOURCE else f"stranger[{wire.number}]"
-        return self.wires.setdefault(name, [-1.0, -1.0, (), ()])
+        return self.wires.setdefault(name, [-1.0, -1.0, (), (), -1.0, -1.0])

@@ -25,7 +25,8 @@ from ..handshake.v2.session import Link
 from ..handshake.v2.source import Source as V2Source
 
 if TYPE_CHECKING:
-    from .system import State, System, Wire
+    from .state import State, Wire
+    from .system import System
 
 SECRET = ("nonce", "mac", "name", "role", "index", "channels", "secret", "session-id", "agreement")  # of message bodies
 
@@ -105,9 +106,7 @@ def _v1_source(endpoint: V1Source) -> tuple[Any, dict[int, Any]]:
     rest = _rest(endpoint, "channels", "ready", "undrained", "broken")
     broken = dict(endpoint.broken)
     known = endpoint.ready, endpoint.undrained
-    local = {
-        c: (n.partition("[")[0], *(c in k for k in known), broken.get(c)) for c, n in enumerate(endpoint.channels)
-    }
+    local = {c: (n.partition("[")[0], *(c in k for k in known), broken.get(c)) for c, n in enumerate(endpoint.channels)}
     return rest, local
 
 
@@ -188,7 +187,8 @@ def canonical(system: System, state: State) -> Any:
     if any(part.local is None for part in taken):
         return state
     guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
-    items, named = [], {}
+    items: list[int] = []
+    named: dict[str, int] = {}
     for w in sorted(state.wires, key=lambda w: w.owner):  # strangers last: they may copy others
         mine = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
         theirs = taken[1].local.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]

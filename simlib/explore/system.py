@@ -9,95 +9,30 @@ Endpoints and inputs are interned: a state holds their numbers, and the real cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
-from ..endpoints import Setup
 from ..handshake import interface as i
 from ..strangers import WORDS
 from . import symmetry
-
-SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
-SIDES = ("source", "destination", "rival", "stranger")
-PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
-RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
-ORDERS = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
-
-
-class Wire(NamedTuple):
-    """One connection. Queues hold numbers of inputs; pairs are (at its opener, at the destination)."""
-
-    name: str
-    owner: int  # who opened it
-    number: int  # what its opener calls it
-    connected: bool = False  # its opener knows
-    accepted: int = -1  # what the destination calls it
-    there: tuple[int, ...] = ()
-    back: tuple[int, ...] = ()
-    ended: tuple[bool, bool] = (False, False)  # says no more
-    dropped: tuple[bool, bool] = (False, False)  # closed both ways
-    paused: tuple[bool, bool] = (False, False)
-    owed: tuple[bool, bool] = (False, False)  # waits to be told that what it sent was taken
-    broken: bool = False  # nothing moves on it any more
-
-
-class Faults(NamedTuple):
-    """What may still go wrong, or be ordered: how often, and which."""
-
-    cuts: int = 0  # of all connections at once
-    losses: int = 0  # of one connection
-    orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
-    strangers: tuple[str, ...] = ()  # what each says: a word of simlib.strangers, replay, or forge
-
-
-class State(NamedTuple):
-    """One moment. Equal states behave alike."""
-
-    ends: tuple[int, ...]  # interned endpoints
-    wires: tuple[Wire, ...] = ()
-    answers: tuple[tuple[int, int], ...] = ()  # of guests, on their way to a side
-    alarms: tuple[tuple[int, str], ...] = ()
-    runs: tuple[bool, bool] = (True, False)
-    passes: int = 0
-    faults: Faults = Faults()
-    sink: tuple[int, ...] = ()  # what a one-way pipe has swallowed
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the real code did with one input: asks without reports, reports, and whether only its own view of that
-    connection changed (then its moment is of no consequence to anybody else)."""
-
-    after: int
-    asks: tuple[i.Output, ...]
-    reports: tuple[i.Output, ...]
-    silent: bool
-
-
-Action = tuple[Any, ...]
-REPORTS = (i.Said, i.Heard, i.Entered, i.Printed)
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is searched: endpoints of a scenario, the faults that may come, and how deep a connection's buffers are
-    (messages; 0: endless). `wrap` changes fresh endpoints: a mutant, a peer from the future."""
-
-    setup: Setup
-    faults: Faults = Faults()
-    alarms: tuple[str, ...] = ()  # which may ring, at any moment: detect, guard
-    rival: bool = False  # a second source that wants the same destination
-    room: int = 0
-    compatible: bool = True  # undisturbed, the guest is expected to arrive
-    wrap: Callable[[Any], Any] = lambda endpoint: endpoint
-
-    @property
-    def link(self) -> str:
-        """two-way, one-way (nothing comes back), or echo."""
-        return {"exec-cat": "one-way", "file": "one-way", "exec-tee": "echo"}.get(
-            self.setup.scenario.link.transport, "two-way"
-        )
+from .state import (
+    DESTINATION,
+    ORDERS,
+    PASS_BYTES,
+    PIPE,
+    REFUSED,
+    REPORTS,
+    RESET,
+    RIVAL,
+    SOURCE,
+    STRANGER,
+    Action,
+    Model,
+    State,
+    Step,
+    Wire,
+)  # fmt: skip
 
 
 class System:
@@ -115,7 +50,7 @@ class System:
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
         self.steps: dict[tuple[int, int, int], Step] = {}
-        self.told: list[tuple[int, i.Output]] | None = None  # a replay listens
+        self.told: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
 
     def initial(self) -> State:
         setup = self.model.setup
@@ -124,7 +59,7 @@ class System:
         moment = Moment(self, State(ends, faults=self.model.faults))
         if self.link == "two-way":
             moment.tell(DESTINATION, self.input(i.Start()))
-        for side in (SOURCE, RIVAL)[: len(ends) - 1]:
+        for side in (SOURCE, RIVAL) if self.model.rival else (SOURCE,):
             moment.tell(side, self.input(i.Start()))
         return moment.state()
 
@@ -154,7 +89,7 @@ class System:
         if found is None:
             endpoint = self.table[before].fork()
             told_as = self.inputs[told]
-            outputs = list(endpoint.handle(told_as if conn < 0 else replace(told_as, conn=conn)))  # type: ignore[call-arg]
+            outputs = list(endpoint.handle(told_as if conn < 0 else replace(told_as, conn=conn)))  # type: ignore[arg-type]
             if not self.model.room:  # buffers are endless: all that was sent has been taken
                 fresh = outputs
                 while sent := dict.fromkeys(o.conn for o in fresh if isinstance(o, i.Send)):
@@ -184,7 +119,7 @@ class System:
                 yield "accept", number
             if wire.there and wire.accepted >= 0 and not wire.paused[1]:
                 yield "deliver", number, DESTINATION
-            if wire.back and wire.connected and (not wire.paused[0] or self._breaks(wire.back[0])):
+            if wire.back and wire.connected and not (wire.paused[0] and self._waits(wire.back[0])):
                 yield "deliver", number, wire.owner
         for k in range(len(state.answers)):
             yield "guest", k
@@ -192,9 +127,9 @@ class System:
             yield "alarm", side, name
         yield from self._faults(state)
 
-    def _breaks(self, told: int) -> bool:
+    def _waits(self, told: int) -> bool:
         """A reset is noticed by who reads nothing, too: its next write fails."""
-        return isinstance(self.inputs[told], i.Broken)
+        return not isinstance(self.inputs[told], i.Broken)
 
     def _faults(self, state: State) -> Iterator[Action]:
         left = state.faults
@@ -330,9 +265,8 @@ class Moment:
         left.remove(says)
         self.faults = self.faults._replace(strangers=tuple(left))
         words = WORDS.get(says) if says in WORDS else self.system.overheard(self.state(), says)
-        there = (self.system.input(i.Received(0, words)),) if words else ()
-        if says == "scan":
-            there = (*there, self.system.input(i.Ended(0)))
+        there: tuple[int, ...] = (self.system.input(i.Received(0, words)),) if words else ()
+        there += (self.system.input(i.Ended(0)),) if says == "scan" else ()
         number = sum(w.owner == STRANGER for w in self.wires)
         self.wires.append(Wire(f"stranger: {says}", STRANGER, number, connected=True, there=there))
 
@@ -341,6 +275,7 @@ class Moment:
         step = self.system.run(side, self.ends[side], told, conn)
         self.ends[side] = step.after
         if self.system.told is not None:
+            self.system.told.append((side, self.system.inputs[told]))
             self.system.told += ((side, o) for o in step.reports)
         for ask in step.asks:
             getattr(self, "_" + type(ask).__name__.lower())(side, ask)

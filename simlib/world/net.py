@@ -10,6 +10,7 @@ Stand-in bytes travel in at most 32 pieces a message, so that a large guest cost
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -174,6 +175,9 @@ class Net:
         if made.name in self.schedule:
             timing = self.schedule[made.name]
             back_s, ack_s = (self._wait_s(ms) for ms in (timing.connected_ms, timing.accepted_ms))
+            for end, ms in ((made.server, timing.reset_at_destination_ms), (made.client, timing.reset_at_source_ms)):
+                if ms >= 0:
+                    self.after(self._wait_s(ms), functools.partial(self._break, end, RESET))
         for wait_s, call in ((back_s, lambda: done(made.client, "")), (ack_s, lambda: self._establish(made))):
             if wait_s < FOREVER:
                 self.after(wait_s, call)

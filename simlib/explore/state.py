@@ -1,0 +1,93 @@
+"""What is searched (`Model`), and one moment of it (`State`): endpoints, connections, guests, and what may still go
+wrong. Values only: equal states behave alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..endpoints import Setup
+from ..handshake import interface as i
+
+SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
+SIDES = ("source", "destination", "rival", "stranger")
+PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
+RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
+ORDERS: dict[str, i.Input] = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
+
+
+class Wire(NamedTuple):
+    """One connection. Queues hold numbers of inputs; pairs are (at its opener, at the destination)."""
+
+    name: str
+    owner: int  # who opened it
+    number: int  # what its opener calls it
+    connected: bool = False  # its opener knows
+    accepted: int = -1  # what the destination calls it
+    there: tuple[int, ...] = ()
+    back: tuple[int, ...] = ()
+    ended: tuple[bool, bool] = (False, False)  # says no more
+    dropped: tuple[bool, bool] = (False, False)  # closed both ways
+    paused: tuple[bool, bool] = (False, False)
+    owed: tuple[bool, bool] = (False, False)  # waits to be told that what it sent was taken
+    broken: bool = False  # nothing moves on it any more
+
+
+class Faults(NamedTuple):
+    """What may still go wrong, or be ordered: how often, and which."""
+
+    cuts: int = 0  # of all connections at once
+    losses: int = 0  # of one connection
+    orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
+    strangers: tuple[str, ...] = ()  # what each says: a word of simlib.strangers, replay, or forge
+
+
+class State(NamedTuple):
+    """One moment. Equal states behave alike."""
+
+    ends: tuple[int, ...]  # interned endpoints
+    wires: tuple[Wire, ...] = ()
+    answers: tuple[tuple[int, int], ...] = ()  # of guests, on their way to a side
+    alarms: tuple[tuple[int, str], ...] = ()
+    runs: tuple[bool, bool] = (True, False)
+    passes: int = 0
+    faults: Faults = Faults()
+    sink: tuple[int, ...] = ()  # what a one-way pipe has swallowed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the real code did with one input: asks without reports, reports, and whether only its own view of that
+    connection changed (then its moment is of no consequence to anybody else)."""
+
+    after: int
+    asks: tuple[i.Output, ...]
+    reports: tuple[i.Output, ...]
+    silent: bool
+
+
+Action = tuple[Any, ...]
+REPORTS = (i.Said, i.Heard, i.Entered, i.Printed)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is searched: endpoints of a scenario, the faults that may come, and how deep a connection's buffers are
+    (messages; 0: endless). `wrap` changes fresh endpoints: a mutant, a peer from the future."""
+
+    setup: Setup
+    faults: Faults = Faults()
+    alarms: tuple[str, ...] = ()  # which may ring, at any moment: detect, guard
+    rival: bool = False  # a second source that wants the same destination
+    room: int = 0
+    compatible: bool = True  # undisturbed, the guest is expected to arrive
+    wrap: Callable[[Any], Any] = lambda endpoint: endpoint
+
+    @property
+    def link(self) -> str:
+        """two-way, one-way (nothing comes back), or echo."""
+        return {"exec-cat": "one-way", "file": "one-way", "exec-tee": "echo"}.get(
+            self.setup.scenario.link.transport, "two-way"
+        )
