@@ -20,6 +20,7 @@ compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and 
 
 results: compare ## the picture and the table that are committed
 	@mkdir -p data/results && cp build/compare/outcomes.svg build/compare/table.csv data/results/
+	@$(PY) -m simlib explore --out data/results
 
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

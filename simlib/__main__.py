@@ -48,10 +48,37 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="folder to write to")
     run.add_argument("--json", action="store_true", help="the row and the steps as JSON")
     run.set_defaults(call=_run)
+    _add_explore(verbs)
     shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
     shown.add_argument("--json", action="store_true", help="as JSON")
     shown.set_defaults(call=_list)
     return parser
+
+
+def _add_explore(verbs: Any) -> None:
+    explore = verbs.add_parser(
+        "explore", help="every order of events: what holds, and the shortest story of what does not",
+        description="Searches every interleaving of the real endpoints of a scenario: deliveries, accepts, timers in "
+        "any order, and the faults that you allow at any moment. The scenario's own faults and times are left out. "
+        "Without a scenario: all models of the lab, every mutant, and the argument about detection.",
+        epilog="simlib explore matched_multifd --protocol v2 --cuts 1 --stranger garbage --stranger replay",
+    )  # fmt: skip
+    explore.add_argument("scenario", nargs="?", help="a name that `simlib list` shows, or a TOML file")
+    explore.add_argument("--protocol", default="", help="v1, v2, or a detection variant: a, b, c, d, d' (default: v1)")
+    explore.add_argument("--qemu", default="", metavar="VERSION", help='QEMU of both sides, as "10.0", or "10.0>7.2"')
+    explore.add_argument("--cuts", type=int, default=0, metavar="N", help="times that all connections may be reset")
+    explore.add_argument("--losses", type=int, default=0, metavar="N", help="times that one connection may be")
+    explore.add_argument("--order", action="append", default=[], help="the manager may: cancel, deadline, postcopy")
+    explore.add_argument("--stranger", action="append", default=[], metavar="WORD",
+                         help="one may come and be silent, say garbage, replay a channel's opening, ...")  # fmt: skip
+    explore.add_argument("--rival", action="store_true", help="a second source wants the same destination")
+    explore.add_argument("--timers", action="store_true", help="timers ring, at any moment")
+    explore.add_argument("--room", type=int, default=0, metavar="N", help="messages that a buffer holds (0: endless)")
+    explore.add_argument("--plain", action="store_true", help="without the two reductions")
+    explore.add_argument("--limit", type=int, default=2_000_000, metavar="N", help="states to visit (%(default)s)")
+    explore.add_argument("--out", type=Path, help="folder for each story: text, chart, and a scenario for `simlib run`")
+    explore.add_argument("--json", action="store_true", help="as JSON")
+    explore.set_defaults(call=_explore)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,6 +181,12 @@ def _write(out: Path, result: Any) -> None:
         for p in sorted(result.trace.packets, key=lambda p: p.time_s)
     )
     capture.write(out / "capture.pcapng", segments, result.trace.title)
+
+
+def _explore(options: Any) -> int:
+    from .explore import command
+
+    return command.run(options)
 
 
 def _list(options: Any) -> int:

@@ -48,7 +48,13 @@ HANDSHAKE_ALLOWS = {
     "struct",
     "typing",
 }
-OWNERS = {"simpy": "simlib.world", "tomli_w": "simlib.scenario", "pandas": "simlib.study", "matplotlib": "simlib.study", "numpy": "simlib.study"}
+OWNERS = {
+    "simpy": "simlib.world",
+    "tomli_w": "simlib.scenario",
+    "pandas": "simlib.study",
+    "matplotlib": "simlib.study",
+    "numpy": "simlib.study",
+}
 
 
 def imports(path: Path) -> set[str]:

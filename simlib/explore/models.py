@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..endpoints import Setup
 from ..scenario import GuestFacts, Link, Scenario, Side
+from .peers import NewerDestination, NewerSource, become
 from .state import Faults, Model
 
 ALL_AT_ONCE = Faults(cuts=1, strangers=("garbage", "replay"))
@@ -52,27 +53,32 @@ def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> M
 
 
 def v1_cases() -> list[Case]:
+    """Matched sides: versions, channels, return path, preempt, and a stranger who knows multifd's first packet."""
     lost = ("S4 no loss", "S6 same channels", "L2 arrives")
-    stranger = Faults(strangers=("multifd",))
-    found = [
-        Case(f"v1 {version}, {n} channels", v1("v1", version, side(n)), lost if version in ("5.2", "7.2") else (), True)
-        for version in ("5.2", "7.2", "8.2", "10.0", "11.1")
-        for n in (1, 2, 4, 8)
-    ]
     hurt = ("S4 no loss", "S6 same channels", "S7 listens again")
-    found += [
-        Case("v1 7.2, 1 channel, stranger", v1("v1", "7.2", side(1), faults=stranger), (*hurt, "L2 arrives"), True),
-        Case("v1 10.0, 1 channel, stranger", v1("v1", "10.0", side(1), faults=stranger), hurt, True),
-        Case("v1 10.0, TLS, 1 channel", v1("v1", "10.0", tls(1)), (), True),
-        Case("v1 10.0, TLS, 1 channel, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
-        Case(
-            "v1 7.2, preempt",
-            v1("v1", "7.2", side(0, "postcopy-ram", "postcopy-preempt")),
-            ("S6 same channels", "L1 no deadlock"),
-            True,
-        ),
+    stranger = Faults(strangers=("multifd",))
+    preempt = side(0, "postcopy-ram", "postcopy-preempt")
+    found = []
+    for version in ("5.2", "7.2", "8.2", "10.0", "11.1"):
+        old = version in ("5.2", "7.2")
+        found += [
+            Case(f"v1 {version}, {n} multifd", v1("v1", version, side(n)), lost if old else (), old)
+            for n in (1, 2, 4, 8)
+        ]
+        found += [
+            Case(f"v1 {version}, 2 multifd, return path", v1("v1", version, side(2, *RETURN_PATH)),
+                 ("S6 same channels", "L2 arrives") if old else (), old),
+            Case(f"v1 {version}, 1 multifd, stranger", v1("v1", version, side(1), faults=stranger),
+                 (*hurt, "L2 arrives") if old else hurt, True),
+        ]  # fmt: skip
+        if version != "5.2":  # an old machine type connects preempt at once; 11.1 blocks on its silence
+            breaks = ("S6 same channels", "L1 no deadlock") if version != "11.1" else ("L1 no deadlock",)
+            found.append(Case(f"v1 {version}, preempt", v1("v1", version, preempt), breaks, True))
+    return [
+        *found,
+        Case("v1 10.0, TLS, 1 multifd", v1("v1", "10.0", tls(1))),
+        Case("v1 10.0, TLS, 1 multifd, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
     ]
-    return found
 
 
 def tls(channels: int) -> Side:
@@ -161,28 +167,30 @@ def v2_cases() -> list[Case]:
     told_v1 = Setup(scenario("v2", side(), side(0, accept="v1")), "v2", "10.0")
     old_source = Setup(scenario("v1", side(), side(0, accept="v2-or-v1")), "v1", "10.0")
     one_way = Setup(scenario("v2", side(), transport="exec-cat"), "v2", "10.0")
-    found = [Case(f"v2, {n} channels", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
-    found += [Case(f"v2, {n} channels, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
+    found = [Case(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
+    found += [Case(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
     found += [
-        Case(f"v2, 1 channel, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
+        Case(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
         for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
     found += [
-        Case("v2, 1 channel, a connection lost", v2("v2", 1, Faults(losses=1))),
-        Case("v2, 1 channel, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
-        Case("v2, 1 channel, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
+        Case("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
+        Case("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
+        Case("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
         Case("v2, postcopy", Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"),
                                    Faults(cuts=1, orders=("postcopy",)))),
-        Case("v2, 1 channel, guards", v2("v2", 1, alarms=("guard",))),
-        Case("v2, 1 channel, rival source", v2("v2", 1, rival=True, compatible=False)),
-        Case("v2, 2 channels, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
+        Case("v2, 1 multifd, guards", v2("v2", 1, alarms=("guard",))),
+        Case("v2, 1 multifd, rival source", v2("v2", 1, rival=True, compatible=False)),
+        Case("v2, 2 multifd, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
         Case("v2, inline", Model(Setup(scenario("v2", side(), transport="exec-socat"), "v2", "10.0"), Faults(cuts=1))),
-        Case("v2, TLS, 1 channel", Model(Setup(scenario("v2", tls(1)), "v2", "10.0"), Faults(cuts=1))),
+        Case("v2, TLS, 1 multifd", Model(Setup(scenario("v2", tls(1)), "v2", "10.0"), Faults(cuts=1))),
         Case("v2, device only at source", Model(twice, Faults(cuts=1), compatible=False)),
         Case("v2, post_load fails", Model(loads_badly, Faults(cuts=1), compatible=False)),
         Case("v2, can't be applied", Model(will_not_apply, Faults(cuts=1), compatible=False)),
         Case("v2, adaptive destination", Model(adaptive)),
         Case("v1, adaptive destination", Model(old_source)),
+        Case("v2, a newer source", replace(v2("v2", 1), wrap=lambda e: become(e, (NewerSource,)))),
+        Case("v2, a newer destination", replace(v2("v2", 1), wrap=lambda e: become(e, (NewerDestination,)))),
         Case("v2, echo", Model(Setup(scenario("v2", side(), transport="exec-tee"), "v2", "10.0"), compatible=False)),
         Case("v2, destination told v1", Model(told_v1, compatible=False),
              ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently")),

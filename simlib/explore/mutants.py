@@ -1,8 +1,7 @@
 """Each safety rule of v2 taken away, one at a time: what breaks then, and in which model.
 
 A rule whose loss breaks nothing would be one too many, or a property is missing. A mutant is a subclass of the real
-endpoint with one method bent; in its model the whole engine breaks nothing. Some models need a peer that differs
-from ours (a future version, one whose negotiation has drifted): those stand here too.
+endpoint with one method bent; in its model the whole engine breaks nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from ..handshake.errors import Error
 from ..handshake.v2 import binding, body, features, frames, messages
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.frames import Frame
-from ..handshake.v2.source import CONTROL, Source, agreement_body, channel_plan
+from ..handshake.v2.source import Source, agreement_body, channel_plan
 from .models import v2, v2_named
+from .peers import Drifted, Future, Overheard, become
 from .state import Faults, Model
 
 
@@ -68,14 +68,6 @@ class OneMagic(Source):
 
 
 # --- agreement ------------------------------------------------------------------------------------------------------
-class Drifted(Destination):
-    """A peer whose negotiation has come to differ: it never takes multifd."""
-
-    def _heard_offer(self, conn: int, told: dict[str, Any]) -> None:
-        kept = [f for f in told["features"] if f["name"] != "multifd"]
-        super()._heard_offer(conn, told | {"features": kept})
-
-
 class DriftedTrusting(Drifted):
     def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
         super()._heard_start(conn, {"agreement": self.digest, "mac": binding.mac(self.key_bytes, "START", self.digest)})
@@ -88,28 +80,10 @@ class Trusting(Source):
         super()._heard_accept(conn, told | {"agreement": json.loads(body.dump(own))})
 
 
-class Overheard(Source):
-    """Somebody on the way changes an ignorable bit of what it says."""
-
-    def _connected(self, conn: int) -> None:
-        super()._connected(conn)
-        if conn == CONTROL:
-            self.sent = self.sent[:14] + bytes([self.sent[14] ^ 1]) + self.sent[15:]
-
-
 class AnyStart(Destination):
     def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
         right = binding.mac(self.key_bytes, "START", self.digest)
         super()._heard_start(conn, told | {"mac": right})
-
-
-class Future(Source):
-    """A later version that counts on a key which ours has never heard of."""
-
-    extensions = ("encrypt",)
-
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        return super()._say(conn, type, told | ({"encrypt": True} if type == frames.OFFER else {}), before, note)
 
 
 class Lenient(Destination):
@@ -199,15 +173,6 @@ class Mutant:
         return replace(self.model, wrap=lambda endpoint: become(self.model.wrap(endpoint), self.classes))
 
 
-def become(endpoint: Any, classes: tuple[type, ...]) -> Any:
-    """The endpoint as an instance of the one of `classes` that bends its class."""
-    for bent in classes:
-        if type(endpoint) in bent.__bases__:
-            endpoint.__class__ = bent
-            break
-    return endpoint
-
-
 def _with(model: Model, *classes: type) -> Model:
     return replace(model, wrap=lambda endpoint: become(endpoint, classes))
 
@@ -226,7 +191,7 @@ def mutants() -> list[Mutant]:
         Mutant("... and the source waits for the answer too", (AnyMac, ReadyIsEnough), s6, "the same", forged),
         Mutant("of two that open a channel the first is kept", (LastIsKept,), s6, "an opening is copied", copied),
         Mutant("CHANNEL_OK must come on every connection of ours", (ReadyIsEnough,), s6, "the same", copied),
-        Mutant("one session at a time", (NeverBusy,), s2, "a rival source", v2_named("v2, 1 channel, rival source")),
+        Mutant("one session at a time", (NeverBusy,), s2, "a rival source", v2_named("v2, 1 multifd, rival source")),
         Mutant("ignorable frames are counted", (EndlessPatience,), "L4 floods end", "a flood",
                v2("v2", 1, Faults(strangers=("flood",)))),
         Mutant("silence until eight good bytes", (SpeaksFirst,), s4, "an old source", old),

@@ -32,8 +32,9 @@ def ending(system: System, state: State) -> Ending:
     return Ending(end.status if end else "waits", at)
 
 
-def to_the_end(system: System, path: Path) -> Path:
+def to_the_end(model: Model, path: Path) -> Path:
     """The path, and on from there to where nothing more can happen; timers ring last, and no more faults come."""
+    system = System(model)
     state = system.initial()
     for action in path:
         state = system.step(state, action)
