@@ -27,13 +27,13 @@ OURS = {
     "simlib.strangers": {"simlib.handshake", "simlib.handshake.v2"},
     "simlib.endpoints": {"simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2", "simlib.scenario"},
     "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
-    "simlib.explore": {"simlib.endpoints", "simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2",
+    "simlib.explore": {"simlib.chart", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v1", "simlib.handshake.v2",
                        "simlib.scenario", "simlib.strangers", "simlib.trace"},
     "simlib.study": {"simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart", "simlib.compare"},
     "simlib.world": {"simlib.chart", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.outcome",
                      "simlib.scenario", "simlib.strangers", "simlib.trace"},
     "simlib.__main__": {"simlib", "simlib.world", "simlib.scenario", "simlib.compare", "simlib.capture",
-                        "simlib.chart"},
+                        "simlib.chart", "simlib.explore"},
 }  # fmt: skip
 BOTH_VERSIONS = {"detect.py", "variants.py"}  # of handshake: the only files that see v1 and v2
 HANDSHAKE_ALLOWS = {

@@ -180,7 +180,7 @@ def v2_cases() -> list[Case]:
         Case("v2, postcopy", Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"),
                                    Faults(cuts=1, orders=("postcopy",)))),
         Case("v2, 1 multifd, guards", v2("v2", 1, alarms=("guard",))),
-        Case("v2, 1 multifd, rival source", v2("v2", 1, rival=True, compatible=False)),
+        Case("v2, a rival source", v2("v2", 0, rival=True, compatible=False)),
         Case("v2, 2 multifd, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
         Case("v2, inline", Model(Setup(scenario("v2", side(), transport="exec-socat"), "v2", "10.0"), Faults(cuts=1))),
         Case("v2, TLS, 1 multifd", Model(Setup(scenario("v2", tls(1)), "v2", "10.0"), Faults(cuts=1))),

@@ -191,7 +191,7 @@ def mutants() -> list[Mutant]:
         Mutant("... and the source waits for the answer too", (AnyMac, ReadyIsEnough), s6, "the same", forged),
         Mutant("of two that open a channel the first is kept", (LastIsKept,), s6, "an opening is copied", copied),
         Mutant("CHANNEL_OK must come on every connection of ours", (ReadyIsEnough,), s6, "the same", copied),
-        Mutant("one session at a time", (NeverBusy,), s2, "a rival source", v2_named("v2, 1 multifd, rival source")),
+        Mutant("one session at a time", (NeverBusy,), s2, "a rival source", v2_named("v2, a rival source")),
         Mutant("ignorable frames are counted", (EndlessPatience,), "L4 floods end", "a flood",
                v2("v2", 1, Faults(strangers=("flood",)))),
         Mutant("silence until eight good bytes", (SpeaksFirst,), s4, "an old source", old),

@@ -209,7 +209,7 @@ class Moment:
     def do_connect(self, number: int) -> None:
         wire = self.wires[number]
         gone = self.system.table[self.ends[DESTINATION]].finished
-        refused = self.system.link == "two-way" and gone is not None and gone.exited and wire.accepted < 0
+        refused = self.system.link == "two-way" and gone is not None and not gone.listening and wire.accepted < 0
         self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
         told = i.Broken(0, REFUSED) if refused else i.Opened(0)
         if not wire.dropped[0]:
@@ -407,6 +407,8 @@ class Moment:
         for number, wire in enumerate(self.wires):
             if side == DESTINATION and ask.exited:
                 self._exit(number, wire)
+            elif side == DESTINATION and wire.accepted < 0 and not wire.broken and not ask.listening:
+                self._break(number)  # nobody listens any more
             elif side == DESTINATION:
                 self.wires[number] = wire._replace(there=())
             elif wire.owner == side:

@@ -333,6 +333,15 @@ class Host:
         self.note("end", o.status + (f": {o.text}" if o.text else ""))
         if o.exited:
             self.die("exits")
+        elif self.side == "destination" and not o.listening:
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        """Connections that nobody has accepted are reset."""
+        self.net.listening = False
+        for made in self.net.connections:
+            if not made.accepted and made.server.owner is self:
+                self.net.close(made.server, unread=True)
 
     def die(self, how: str) -> None:
         """The process is gone; its kernel closes what it had."""
@@ -340,11 +349,11 @@ class Host:
         self.guest.running = False
         self.note("link", f"process {how}")
         if self.side == "destination":
-            self.net.listening = False
+            self._stop_listening()
         for made in self.net.connections:
             for end in (made.client, made.server):
                 if end.owner is self:
-                    self.net.close(end, unread=not made.accepted)  # of those in the accept queue nobody has read
+                    self.net.close(end)
 
     def freeze(self) -> None:
         self.frozen = True
