@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import scenario
-from ..chart import sequence_svg
 from ..endpoints import Setup
 from ..strangers import WORDS
-from . import report, story
-from .search import Found, Search, Violation
+from . import report
+from .search import Found, Search
 from .state import ORDERS, Faults, Model
+from .story import Story
 
 SAYS = (*WORDS, "replay", "forge")
 
@@ -61,10 +61,10 @@ def _one(options: Any) -> int:
         interrupted = True
     found, seconds = search.found, time.monotonic() - started
     _clear()
-    stories = [_Story(model, violation) for violation in found.violations.values()]
+    stories = [Story(model, violation) for violation in found.violations.values()]
     if options.out:
         for told in stories:
-            told.save(options.out)
+            _save(told, options.out)
     if options.json:
         json.dump(_as_json(options, found, stories), sys.stdout, indent=1)
         print()
@@ -73,25 +73,14 @@ def _one(options: Any) -> int:
     return 130 if interrupted else 0
 
 
-class _Story:
-    """A violation, told: the shortest way there, and on to the end."""
-
-    def __init__(self, model: Model, violation: Violation) -> None:
-        self.violation = violation
-        self.name = f"{model.setup.scenario.name}-{violation.name.split()[0]}"
-        self.title = f"{violation.name}: {violation.text}"
-        self.path = story.to_the_end(model, violation.path)
-        self.trace, self.ending = story.replay(model, self.path, self.title)
-        self.scenario = story.as_scenario(model, self.path, self.name, self.title)
-
-    def save(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{self.name}.txt").write_text(f"{self.trace}\n", encoding="utf-8")
-        (out / f"{self.name}.svg").write_text(sequence_svg(self.trace, self.violation.name), encoding="utf-8")
-        (out / f"{self.name}.toml").write_text(scenario.dumps(self.scenario), encoding="utf-8")
+def _save(told: Story, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{told.name}.txt").write_text(f"{told}\n", encoding="utf-8")
+    (out / f"{told.name}.svg").write_text(told._repr_svg_(), encoding="utf-8")
+    (out / f"{told.name}.toml").write_text(scenario.dumps(told.scenario), encoding="utf-8")
 
 
-def _as_json(options: Any, found: Found, stories: list[_Story]) -> dict[str, Any]:
+def _as_json(options: Any, found: Found, stories: list[Story]) -> dict[str, Any]:
     return {
         "scenario": options.scenario, "states": found.states, "transitions": found.transitions, "depth": found.depth,
         "complete": found.complete,
@@ -101,9 +90,9 @@ def _as_json(options: Any, found: Found, stories: list[_Story]) -> dict[str, Any
     }  # fmt: skip
 
 
-def _tell(options: Any, found: Found, stories: list[_Story], seconds: float) -> None:
+def _tell(options: Any, found: Found, stories: list[Story], seconds: float) -> None:
     for told in stories:
-        print(f"{told.trace}\n")
+        print(f"{told}\n")
     covered = "every state" if found.complete else f"not every state: stopped after {found.states:,}"
     print(f"{covered}: {found.states:,} states, {found.transitions:,} steps between them, at most {found.depth} deep, "
           f"in {seconds:.1f} s")  # fmt: skip

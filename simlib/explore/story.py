@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..chart import sequence_svg
 from ..handshake import interface as i
 from ..scenario import Fault, Scenario, Timing
 from ..trace import Trace
-from .search import FAULTS
+from .search import FAULTS, Violation
 from .state import SIDES, SOURCE, Action, Model, State, Wire
 from .system import System
 
@@ -99,6 +100,24 @@ def as_scenario(model: Model, path: Path, name: str, title: str) -> Scenario:
         schedule=tuple(Timing(name, *given) for name, given in times.wires.items() if system.link == "two-way"),
         detect_timeout_s=times.timeout_s if model.alarms else setup.scenario.detect_timeout_s,
     )  # fmt: skip
+
+
+class Story:
+    """A violation, told: the shortest way there, and on to the end. A notebook shows it as a sequence chart."""
+
+    def __init__(self, model: Model, violation: Violation) -> None:
+        self.violation = violation
+        self.name = f"{model.setup.scenario.name}-{violation.name.split()[0]}"
+        self.title = f"{violation.name}: {violation.text}"
+        self.path = to_the_end(model, violation.path)
+        self.trace, self.ending = replay(model, self.path, self.title)
+        self.scenario = as_scenario(model, self.path, self.name, self.title)
+
+    def __repr__(self) -> str:
+        return str(self.trace)
+
+    def _repr_svg_(self) -> str:
+        return sequence_svg(self.trace, self.violation.name)
 
 
 class _Times:

@@ -57,7 +57,9 @@ def test_the_page_of_results_is_what_is_found(lines: dict[str, Line]) -> None:
 
 
 # --- the reductions -------------------------------------------------------------------------------------------------
-SMALL = [c for c in CASES if c.name.startswith(("v1", "(", "v2, 0", "v2, 1", "v2, p", "v2, c", "v2, d", "v2, i", "v2, a r"))]
+SMALL = [
+    c for c in CASES if c.name.startswith(("v1", "(", "v2, 0", "v2, 1", "v2, p", "v2, c", "v2, d", "v2, i", "v2, a r"))
+]
 SMALL = [c for c in SMALL if not any(word in c.name for word in ("4 multifd", "8 multifd", "and cut", "lost", "flood"))]
 
 

@@ -1,0 +1,61 @@
+"""Searches as tables and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas
+from matplotlib.figure import Figure
+
+from ..explore import Found, Model, search
+from ..explore.detection import pairs
+from ..explore.report import Line, search_mutants
+
+PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
+
+
+def models(lines: Iterable[Line]) -> pandas.DataFrame:
+    """A row a model: its states, and what some order of events breaks."""
+    rows = [(line.case.name, line.found.states, ", ".join(line.found.violations) or "nothing") for line in lines]
+    return pandas.DataFrame(rows, columns=["model", "states", "breaks"]).set_index("model")
+
+
+def rules() -> pandas.DataFrame:
+    """A row a rule of v2: what notices that it is gone, after how many steps."""
+    rows = [(m.rule, m.where, m.killed_by, len(f.violations[m.killed_by].path)) for m, f in search_mutants()]
+    return pandas.DataFrame(rows, columns=["rule taken away", "where", "noticed by", "steps"]).set_index(
+        "rule taken away"
+    )
+
+
+def histories() -> pandas.DataFrame:
+    """A row a detection strategy: what the source hears on both links, and where it errs."""
+    rows = [(p.strategy, " ".join(p.on_pipe), p.same, p.decides, p.errs) for p in pairs()]
+    columns = ["strategy", "heard on the pipe", "the same on a slow path", "it decides", "it errs"]
+    return pandas.DataFrame(rows, columns=columns).set_index("strategy")
+
+
+def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str) -> Figure:
+    """States against channels, plain and reduced, on a logarithmic axis."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for found, colour, marker, label in ((plain, PLAIN, "s", "plain"), (reduced, REDUCED, "o", "reduced")):
+        axes.plot(list(found), [f.states for f in found.values()], color=colour, marker=marker, label=label)
+        last = max(found)
+        axes.annotate(f"{label}: {found[last].states:,}", (last, found[last].states), (6, 6),
+                      textcoords="offset points", color=colour)  # fmt: skip
+    axes.set(yscale="log", xlabel="multifd channels", ylabel="states", title=title)
+    axes.margins(x=0.2, y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def over_channels(make: object, channels: Iterable[int], plain: bool = False) -> dict[int, Found]:
+    """The search of `make(n)` for each number of channels."""
+    assert callable(make)
+    found = {}
+    for n in channels:
+        model = make(n)
+        assert isinstance(model, Model)
+        found[n] = search(model, plain=plain)
+    return found
