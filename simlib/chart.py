@@ -32,7 +32,8 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     if left_out > 1:
         lines = [*lines[: LIMIT * 2 // 3], *lines[-(LIMIT - LIMIT * 2 // 3) :]]
     height = TOP + ROW * (len(lines) + 2)
-    at = {"source": width * 0.30, "destination": width * 0.72, "stranger": width * 0.9, "manager": 100, "link": 100}
+    at = {"source": width * 0.30, "destination": width * 0.72, "stranger": width - 10, "manager": 90,
+          "link": width * 0.51}  # fmt: skip
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
         f"{FONT} font-size='13' role='img'><title>{_safe(trace.title)}</title><desc>Sequence chart of a migration; it "
@@ -111,7 +112,7 @@ def _lines(trace: Trace) -> list[_Line]:
 def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
     s = line.step
     x = at[s.side]
-    if s.kind == "say":
+    if s.kind == "say" and not s.text.startswith("("):  # a remark in brackets is not a message
         return _arrow(line, at, y)
     if s.kind in ("state", "end"):
         text = s.text.partition(":")[0]
@@ -130,11 +131,13 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
             f"font-size='11'>{_safe(text)}</text></g>"
         )
     colour = "#1a7f37" if s.kind == "guest" else "#888"
-    anchor, dx = ("end", -10) if x < at["destination"] else ("start", 10)
+    anchor, dx = {
+        "source": ("end", -10), "destination": ("start", 10), "manager": ("start", 0), "stranger": ("end", 0),
+    }.get(s.side, ("middle", 0))  # fmt: skip
     where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
-    return (
-        f"<text {where} fill='{colour}' font-style='italic'>{_safe((s.connection + ' ' + s.text).strip()[:34])}</text>"
-    )
+    text = f"{s.connection} {s.text}".strip()
+    text = text if len(text) <= 48 else text[:45] + "…"
+    return f"<text {where} fill='{colour}' font-style='italic'>{_safe(text)}</text>"
 
 
 def _arrow(line: _Line, at: dict[str, float], y: float) -> str:

@@ -61,7 +61,9 @@ def test_unreadable_and_huge_and_binary_files_are_refused(tmp_path: Path) -> Non
     "args",
     [["run", "matched", "--protocol", "v9"], ["run", "matchd"], ["run", "matched", "--qemu", "new"],
      ["run", "matched", "--manager", "ovirt"], ["compare", "nonsense"], ["fly"], ["run"],
-     ["run", "matched", "--seed", "x"]],
+     ["run", "matched", "--seed", "x"], ["explore", "matchd"], ["explore", "matched", "--protocol", "v9"],
+     ["explore", "matched", "--order", "dance"], ["explore", "matched", "--stranger", "rude"],
+     ["explore", "matched", "--cuts", "some"]],
 )  # fmt: skip
 def test_wrong_usage_is_exit_2_and_no_traceback(args: list[str]) -> None:
     got = simlib(*args)
@@ -114,3 +116,21 @@ def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert len(json.loads((tmp_path / "out" / "table.json").read_text())["rows"]) >= 20 and "scenario" in out
+
+
+def test_explore_saves_a_story_that_run_plays_to_the_same_end(tmp_path: Path) -> None:
+    got = simlib("explore", "matched_multifd", "--protocol", "v1", "--qemu", "7.2", "--out", str(tmp_path), "--json")
+    violation = next(v for v in json.loads(got.stdout)["violations"] if v["property"] == "S4 no loss")
+    told = tmp_path / "matched_multifd-S4.toml"
+    assert {p.suffix for p in tmp_path.glob("matched_multifd-S4.*")} == {".txt", ".svg", ".toml"}
+    row = json.loads(simlib("run", str(told), "--json").stdout)["row"]
+    assert (row["source_status"], row["outcome"]) == (violation["source"], "lost")
+
+
+def test_explore_that_is_interrupted_tells_what_it_covered() -> None:
+    command = [sys.executable, "-m", "simlib", "explore", "matched_multifd", "--protocol", "v2", "--plain"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "not every state: stopped after" in out and "Traceback" not in err

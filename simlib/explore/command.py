@@ -43,7 +43,7 @@ def _model(options: Any) -> Model:
         raise ValueError(f"{found.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")
     faults = Faults(options.cuts, options.losses, tuple(options.order), tuple(options.stranger))
     return Model(setup, faults, ("detect", "guard") if options.timers else (), options.rival, options.room,
-                 compatible=not _odd(found))  # fmt: skip
+                 compatible=not (options.rival or _odd(found)))  # fmt: skip
 
 
 def _odd(found: scenario.Scenario) -> bool:
@@ -77,7 +77,8 @@ def _save(told: Story, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{told.name}.txt").write_text(f"{told}\n", encoding="utf-8")
     (out / f"{told.name}.svg").write_text(told._repr_svg_(), encoding="utf-8")
-    (out / f"{told.name}.toml").write_text(scenario.dumps(told.scenario), encoding="utf-8")
+    if told.scenario:
+        (out / f"{told.name}.toml").write_text(scenario.dumps(told.scenario), encoding="utf-8")
 
 
 def _as_json(options: Any, found: Found, stories: list[Story]) -> dict[str, Any]:
@@ -103,8 +104,9 @@ def _tell(options: Any, found: Found, stories: list[Story], seconds: float) -> N
     if not stories:
         print(f"  {'everything held' if found.complete else 'nothing was broken so far'}")
     if options.out and stories:
-        print(f"texts, charts and scenarios: {options.out}; again in the simulated world: simlib run "
-              f"{options.out}/{stories[0].name}.toml")  # fmt: skip
+        print(f"texts and charts: {options.out}")
+        if stories[0].scenario:
+            print(f"again in the simulated world: simlib run {options.out}/{stories[0].name}.toml")
 
 
 def _progress(started: float) -> Any:

@@ -8,7 +8,7 @@ it. A livelock is found by the search itself, as a cycle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..handshake.stream import MAGIC
 from ..handshake.v1.destination import Destination as V1Destination
@@ -32,9 +32,24 @@ def _sides(system: System, state: State) -> tuple[Any, Any]:
 
 def arrived(system: System, state: State) -> bool:
     """The source's guest runs at the destination (and not a rival's)."""
-    control = getattr(_sides(system, state)[1], "control", None)
-    rivals = [w for w in state.wires if w.owner == RIVAL and w.accepted == control and control is not None]
-    return state.runs[DESTINATION] and not rivals
+    mains = [w for w in state.wires if w.accepted >= 0 and w.name in ("main", "control")]
+    first = min((w.accepted for w in mains), default=None)  # of v1 and of the probes that is main
+    bound = getattr(_sides(system, state)[1], "control", first)
+    return state.runs[DESTINATION] and not any(w.owner == RIVAL and w.accepted == bound for w in mains)
+
+
+class Ending(NamedTuple):
+    """The source's status (or `waits`), and where its guest runs: source, destination, both, or paused."""
+
+    source: str
+    guest_at: str
+
+
+def ending(system: System, state: State) -> Ending:
+    end = system.endpoint(state, SOURCE).finished
+    runs = (state.runs[SOURCE], arrived(system, state))
+    at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(runs, "paused")
+    return Ending(end.status if end else "waits", at)
 
 
 def _disturbed(system: System, state: State) -> bool:

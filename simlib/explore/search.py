@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .properties import PROPERTIES
+from .properties import PROPERTIES, Ending, ending
 from .state import SOURCE, Action, Model, State
 from .symmetry import canonical
 from .system import System
@@ -40,7 +40,7 @@ class Found:
     depth: int = 0
     complete: bool = True
     violations: dict[str, Violation] = field(default_factory=dict)
-    endings: dict[tuple[str, str], int] = field(default_factory=dict)  # source's status, where the guest is
+    endings: dict[Ending, int] = field(default_factory=dict)
 
 
 Tell = Callable[[Found, int], None]
@@ -127,9 +127,7 @@ class Search:
                 if wrong:
                     self.found.violations[name] = Violation(name, wrong, self._path(number))
         if final:
-            end = self.system.endpoint(state, SOURCE).finished
-            at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(state.runs, "paused")
-            key = (end.status if end else "waits", at)
+            key = ending(self.system, state)
             self.found.endings[key] = self.found.endings.get(key, 0) + 1
 
     def _path(self, number: int) -> tuple[Action, ...]:

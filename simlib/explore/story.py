@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..chart import sequence_svg
 from ..handshake import interface as i
 from ..scenario import Fault, Scenario, Timing
 from ..trace import Trace
+from .properties import Ending, ending
 from .search import FAULTS, Violation
-from .state import SIDES, SOURCE, Action, Model, State, Wire
+from .state import DESTINATION, SIDES, SOURCE, Action, Model, State, Wire
 from .system import System
 
 STEP_MS = 200.0  # between two steps of a replay: longer than any guest takes for its part
 NEVER_MS, LOST_MS = 1e9, -1.0  # still under way at the end; lost in its sender's buffer
 RAM_MIB = 0.5  # small enough to be one message
 Path = tuple[Action, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a path ends: the source's status, and where the guest runs."""
-
-    source: str
-    guest_at: str
-
-
-def ending(system: System, state: State) -> Ending:
-    end = system.endpoint(state, SOURCE).finished
-    at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(state.runs, "nobody")
-    return Ending(end.status if end else "waits", at)
 
 
 def to_the_end(model: Model, path: Path) -> Path:
@@ -111,7 +98,8 @@ class Story:
         self.title = f"{violation.name}: {violation.text}"
         self.path = to_the_end(model, violation.path)
         self.trace, self.ending = replay(model, self.path, self.title)
-        self.scenario = as_scenario(model, self.path, self.name, self.title)
+        # the simulated world has one source
+        self.scenario = None if model.rival else as_scenario(model, self.path, self.name, self.title)
 
     def __repr__(self) -> str:
         return str(self.trace)
@@ -150,7 +138,7 @@ class _Times:
             self.timeout_s = (at_ms - self.set_ms) / 1e3
         for number, (old, new) in enumerate(zip(before.wires, after.wires, strict=False)):
             for at, queue in ((2, "there"), (3, "back")):
-                taken = kind == "deliver" and action[1] == number and (action[2] == SOURCE) == (at == 3)
+                taken = kind == "deliver" and action[1] == number and (action[2] != DESTINATION) == (at == 3)
                 self._arrivals(at_ms, at, taken, old, new, queue)
         if {name for _, name in after.alarms} > {name for _, name in before.alarms}:
             self.set_ms = at_ms

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from io import StringIO
 
+import matplotlib
 import pandas
+from IPython.display import SVG
 from matplotlib.figure import Figure
 
 from ..explore import Found, Model, search
 from ..explore.detection import pairs
 from ..explore.report import Line, search_mutants
 
+pandas.set_option("display.max_colwidth", None)  # what is told here is told whole
 PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
 
 
-def models(lines: Iterable[Line]) -> pandas.DataFrame:
+def models(lines: Mapping[str, Line]) -> pandas.DataFrame:
     """A row a model: its states, and what some order of events breaks."""
-    rows = [(line.case.name, line.found.states, ", ".join(line.found.violations) or "nothing") for line in lines]
+    rows = [(name, line.found.states, ", ".join(line.found.violations) or "nothing") for name, line in lines.items()]
     return pandas.DataFrame(rows, columns=["model", "states", "breaks"]).set_index("model")
 
 
@@ -35,7 +39,7 @@ def histories() -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=columns).set_index("strategy")
 
 
-def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str) -> Figure:
+def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str) -> SVG:
     """States against channels, plain and reduced, on a logarithmic axis."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -47,15 +51,12 @@ def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str
     axes.set(yscale="log", xlabel="multifd channels", ylabel="states", title=title)
     axes.margins(x=0.2, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    drawn = StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):  # the same bytes every time
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return SVG(drawn.getvalue())  # type: ignore[no-untyped-call]
 
 
-def over_channels(make: object, channels: Iterable[int], plain: bool = False) -> dict[int, Found]:
+def over_channels(make: Callable[[int], Model], channels: Iterable[int], plain: bool = False) -> dict[int, Found]:
     """The search of `make(n)` for each number of channels."""
-    assert callable(make)
-    found = {}
-    for n in channels:
-        model = make(n)
-        assert isinstance(model, Model)
-        found[n] = search(model, plain=plain)
-    return found
+    return {n: search(make(n), plain=plain) for n in channels}

@@ -197,7 +197,7 @@ class Source(Session):
             ))  # fmt: skip
 
     def _channel_lost(self, name: str, how: str) -> None:
-        when = "before READY" if self.state == "agreed" else "while the guest moved"
+        when = "while the guest moved" if self.stage else "before READY"
         text = f"Channel {name} was lost {when} ({clean(how)})."
         self._channel_over((Error("channel-lost", f"channel[{name}]", "closed", "", text, "", "later"),))
 
