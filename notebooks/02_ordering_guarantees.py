@@ -95,10 +95,13 @@ states_figure(reduced, plain, "v2, every order: states against channels")
 broken = {name: sorted(n for n, line in some.items() if line.found.violations)
           for name, some in (("v1", v1), ("probes", probes), ("v2", v2s))}  # fmt: skip
 states = sum(line.found.states for line in v2s.values())
+
+# %%
 Markdown(
     f"**Today** some order of events breaks {len(broken['v1'])} of {len(v1)} models of v1; where nothing does, both sides "
-    f"are set up alike, the destination peeks (8.0 and newer), and nobody else comes or TLS keeps them out. **Probing** breaks in {len(broken['probes'])} of "
-    f"{len(probes)}.\n\n**A handshake** breaks in {len(broken['v2'])} of {len(v2s)} ({'; '.join(broken['v2'])}), both times "
-    f"because the manager's word was wrong. The others hold S1 to S10 and L1 to L4 in all {states:,} states, and each of the "
-    f"{len(taken_away)} rules that was taken away was missed after at most {taken_away.steps.max()} steps."
+    f"are set up alike, the destination peeks (8.0 and newer), and nobody else comes or TLS keeps them out. **Probing** "
+    f"breaks in {len(broken['probes'])} of {len(probes)}.\n\n**A handshake** breaks in {len(broken['v2'])} of {len(v2s)} "
+    f"({'; '.join(broken['v2'])}), both times because the manager's word was wrong. The others hold S1 to S10 and L1 to L4 "
+    f"in all {states:,} states, and each of the {len(taken_away)} rules that was taken away was missed after at most "
+    f"{taken_away.steps.max()} steps."
 )

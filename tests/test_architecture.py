@@ -55,6 +55,7 @@ OWNERS = {
     "pandas": "simlib.study",
     "matplotlib": "simlib.study",
     "numpy": "simlib.study",
+    "IPython": "simlib.study",
 }
 
 
