@@ -16,9 +16,8 @@ from .handshake.v2.destination import Destination as V2Destination
 from .handshake.v2.messages import Identity
 from .handshake.v2.source import Source as V2Source
 from .handshake.variants import VARIANTS, ProbingDestination, ProbingSource
+from .host import MIB, Guest
 from .scenario import Scenario, Side, pair
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,17 @@ class Setup:
         if accept == "v2-or-v1":
             return Adaptive(settings, identity)
         return V1Destination(settings) if accept == "v1" else V2Destination(settings, identity)
+
+    def guest(self, at_source: bool) -> Guest:
+        """The simulated guest below one side."""
+        facts, side = self.scenario.guest, self.scenario.destination
+        return Guest(
+            ram_bytes=int(facts.ram_mib * MIB), dirty_bytes_s=facts.dirty_mib_s * MIB,
+            working_set_bytes=int(facts.working_set_mib * MIB),
+            downtime_bytes=int(self.scenario.link.rate_mib_s * MIB * 0.3), load_s=facts.load_ms / 1e3,
+            post_load_error=facts.post_load_error, apply_error=side.apply_error, apply_code=side.apply_code,
+            answers_ms=facts.source_ms if at_source else facts.destination_ms,
+        )  # fmt: skip
 
     def refused(self) -> tuple[str, Finished] | None:
         """Which side's QEMU refuses the command before anything starts, because it lacks the channel type (D3)."""

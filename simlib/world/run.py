@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
-from ..chart import sequence_svg
 from ..endpoints import Setup
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
-from ..handshake.v2.features import SHARED
-from ..handshake.v2.inventory import compare
-from ..outcome import Facts, Row, classify, guest_at
+from ..host import MIB
+from ..outcome import Facts, Row, guest_at
+from ..result import Result, facts, row
 from ..scenario import Link, Scenario
 from ..trace import Packet, Trace
 from . import faults
 from .files import File
-from .host import Guest, Host
+from .host import Host
 from .net import Net, Path
 
-MIB = 1 << 20
 RETRY_S = 1.0  # a manager's pause before it tries again
-
-
-@dataclass(slots=True, repr=False)
-class Result:
-    """A run: its row and its trace."""
-
-    row: Row
-    trace: Trace
-
-    def __repr__(self) -> str:
-        return f"{self.trace}\n{self.row.outcome}, the guest is at: {self.row.guest_at}"
-
-    def _repr_svg_(self) -> str:
-        """A notebook shows a run as its sequence chart."""
-        return sequence_svg(self.trace, self.row.outcome)
 
 
 class World:
@@ -54,8 +36,8 @@ class World:
         self.net = Net(self.env, self.rng, _path(link), _path(link))
         self.net.packet = self._packet
         self.net.schedule = {t.connection: t for t in scenario.schedule}
-        self.source = self._host("source", self.setup.source(), scenario.guest)
-        self.destination = self._host("destination", self.setup.destination(), scenario.guest)
+        self.source = self._host("source", self.setup.source())
+        self.destination = self._host("destination", self.setup.destination())
         self.source.other, self.destination.other = self.destination, self.source
         self.source.guest.running = True
         if protocol == "v1":
@@ -65,17 +47,8 @@ class World:
         self.net.backlog = max(self.setup.settings(False).channels, 1) if protocol == "v1" else 64
         self.refused: Finished | None = None  # by QMP, before anything started
 
-    def _host(self, side: str, endpoint: Any, facts: Any) -> Host:
-        bandwidth = self.scenario.link.rate_mib_s * MIB
-        guest = Guest(
-            ram_bytes=int(facts.ram_mib * MIB), dirty_bytes_s=facts.dirty_mib_s * MIB,
-            working_set_bytes=int(facts.working_set_mib * MIB), downtime_bytes=int(bandwidth * 0.3),
-            load_s=facts.load_ms / 1e3, post_load_error=facts.post_load_error,
-            apply_error=self.scenario.destination.apply_error,
-            apply_code=self.scenario.destination.apply_code,
-            answers_ms=facts.source_ms if side == "source" else facts.destination_ms,
-        )  # fmt: skip
-        return Host(side, endpoint, self.env, self.net, self.trace, guest, self.rng)
+    def _host(self, side: str, endpoint: Any) -> Host:
+        return Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
 
     def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
         self.trace.packets.append(Packet(self.env.now, made.number, from_source, kind, data, fill))
@@ -107,7 +80,7 @@ class World:
             return
         self.trace.note(self.env.now, "manager", "management", "", f"tries again ({attempt})")
         old = self.source
-        self.source = self._host("source", self.setup.source(), self.scenario.guest)
+        self.source = self._host("source", self.setup.source())
         self.source.guest.running, self.source.other, self.destination.other = True, self.destination, self.source
         self.source.tls_round_trips = old.tls_round_trips
         for shaper in self.net.shapers.values():
@@ -154,58 +127,19 @@ class World:
             self.refused = self.destination.endpoint.finished
 
     # --- how it ended -----------------------------------------------------------------------------------------------
-    def _row(self) -> Row:
-        source, destination = self.source, self.destination
-        facts = self.facts()
-        end = facts.source
-        after = None if source.finished_s is None else source.finished_s
-        if facts.destination_runs and destination.finished_s is not None and after is not None:
-            after = max(after, destination.finished_s)
-        trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
-        stopped, started = source.guest.stopped_s, destination.guest.started_s
-        at = guest_at(facts)
-        self._phase(f"Finish: the destination is {'gone' if destination.dead else destination.endpoint.status}")
-        if at == "nowhere" and self.setup.manager == "libvirt":
-            self._phase("Confirm: resumes the guest at the source")
-            at = "source"  # Finish saw that the destination has nothing
-        else:
-            self._phase(f"Confirm: the guest is at: {at}")
-        setup = self.setup
-        return Row(
-            self.scenario.name, setup.protocol, setup.manager, *setup.versions, setup.seed, classify(facts),
-            end.status if end else source.endpoint.status,
-            "gone" if destination.dead else destination.endpoint.status, at, end.reason if end else "none",
-            " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "", after, source.first_guest_byte_s, trips,
-            source.guest_bytes, started - stopped if started is not None and stopped is not None else None,
-            end.text if end else "", _printed(self.trace), self.scenario.management.lies,
-        )  # fmt: skip
-
     def facts(self) -> Facts:
-        source, destination = self.source, self.destination
-        end = self.refused or source.endpoint.finished
-        if isinstance(end, Finished) and end.status == "completed":
-            source.guest.running = False
-        # multifd's division and page rounding leave a few pages either way
-        complete = destination.endpoint.ram_bytes >= source.guest.collected_bytes - 4096 * 64
-        return Facts(
-            end, destination.endpoint.finished, source.guest.running, destination.guest.running, destination.dead,
-            complete, self._as_asked(),
-        )  # fmt: skip
+        return facts(self.setup, self.source, self.destination, self.refused)
 
-    def _as_asked(self) -> bool:
-        """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
-        if self.setup.protocol != "v1":
-            return True
-        ours, theirs = self.source.endpoint.settings, self.destination.endpoint.settings
-        both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
-        if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
-            return False
-        found = compare(ours.machine, theirs.machine)
-        return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in found)
-
-
-def _printed(trace: Trace) -> str:
-    return " | ".join(s.text for s in trace.steps if s.side == "destination" and s.kind == "print")
+    def _row(self) -> Row:
+        source = self.source
+        trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
+        found = row(self.setup, source, self.destination, self.refused, trips)
+        at = guest_at(self.facts())
+        self._phase(f"Finish: the destination is {found.destination_status}")
+        self._phase(
+            "Confirm: resumes the guest at the source" if at != found.guest_at else f"Confirm: the guest is at: {at}"
+        )
+        return found
 
 
 def _path(link: Link) -> Path:

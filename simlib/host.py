@@ -1,0 +1,206 @@
+"""What runs an endpoint, whatever its clock and its link are: the door, the guest below, alarms, and the trace.
+
+A runner (simulated world, real sockets) adds a clock (`now_s`, `after`) and does what the endpoint asks of the link.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args
+
+from .handshake import interface as i
+from .handshake.machine import Settings
+from .trace import Trace
+
+MIB = 1 << 20
+PASS_S = 0.1  # QEMU's rate-limit tick (migration.c, BUFFER_DELAY)
+DOES = {
+    o: re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", o.__name__) for o in get_args(i.Output)
+}  # SetAlarm: _set_alarm
+
+
+class Endpoint(Protocol):
+    finished: i.Finished | None
+    status: str
+    settings: Settings
+    ram_bytes: int  # of guest memory that has arrived (destination)
+
+    @property
+    def blocked(self) -> Any: ...
+    def handle(self, input: i.Input) -> list[i.Output]: ...
+
+
+@dataclass(slots=True)
+class Guest:
+    """The guest of one side: its memory at the source, its loading at the destination."""
+
+    running: bool = False
+    ram_bytes: int = 0  # to move in the first pass
+    dirty_bytes_s: float = 0.0
+    working_set_bytes: int = 0
+    downtime_bytes: int = 32 << 20  # what fits the downtime limit
+    load_s: float = 0.001
+    post_load_error: str = ""
+    apply_error: str = ""
+    apply_code: str = "apply-failed"
+    answers_ms: tuple[float, ...] = ()  # when each answer comes, where that is given
+    passes: int = 0
+    collected_bytes: int = 0
+    collected_s: float = 0.0
+    stopped_s: float | None = None
+    started_s: float | None = None
+
+    def collect(self, now_s: float, last: bool) -> i.RamCollected:
+        """The pages dirtied since the last pass; the first pass is everything."""
+        since = now_s - self.collected_s
+        if self.passes == 0:
+            size = self.ram_bytes
+        else:
+            size = min(self.working_set_bytes, int(self.dirty_bytes_s * since)) & ~4095
+        converged = last or (self.passes > 0 and size <= self.downtime_bytes)
+        if not last and converged:
+            return i.RamCollected(0, True)
+        self.passes += 1
+        self.collected_s = now_s
+        self.collected_bytes += size
+        return i.RamCollected(size, converged)
+
+
+class Host:
+    """One side. `cause` is whatever the runner gave with the input that is being handled."""
+
+    def __init__(self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest) -> None:
+        self.side, self.endpoint, self.trace, self.guest = side, endpoint, trace, guest
+        self.alarms: dict[str, int] = {}
+        self.inbox: deque[tuple[i.Input, Any]] = deque()
+        self.busy = self.frozen = self.dead = False  # frozen: SIGSTOP; its kernel goes on
+        self.cause: Any = None
+        self.guest_bytes = 0
+        self.first_guest_byte_s: float | None = None
+        self.finished_s: float | None = None
+        self.on_finished: Callable[[], object] = lambda: None
+
+    # --- what a runner adds -----------------------------------------------------------------------------------------
+    @property
+    def now_s(self) -> float:
+        """Seconds since the run began."""
+        raise NotImplementedError
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        raise NotImplementedError
+
+    def name(self, conn: int) -> str:
+        """What a person calls the connection."""
+        raise NotImplementedError
+
+    def idle(self) -> None:
+        """Every input was handled."""
+
+    # --- the door ---------------------------------------------------------------------------------------------------
+    def feed(self, input: i.Input, cause: Any = None) -> None:
+        """Tell the endpoint, and do what it asks, one input after the other."""
+        self.inbox.append((input, cause))
+        if self.busy or self.frozen or self.dead:
+            return
+        self.busy = True
+        while self.inbox and not self.dead:
+            input, self.cause = self.inbox.popleft()
+            for output in self.endpoint.handle(input):
+                getattr(self, DOES[type(output)])(output)
+        self.busy = False
+        self.idle()
+
+    def note(self, kind: str, text: str, conn: int | None = None) -> None:
+        self.trace.note(self.now_s, self.side, kind, "" if conn is None else self.name(conn), text)
+
+    # --- time, and the guest ----------------------------------------------------------------------------------------
+    def _set_alarm(self, o: i.SetAlarm) -> None:
+        turn = self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
+
+        def ring() -> None:
+            if self.alarms.get(o.name) == turn and self.endpoint.finished is None:
+                self.note("link", f"alarm {o.name}")
+                self.feed(i.AlarmRang(o.name))
+
+        self.after(o.delay_s, ring)
+
+    def _stop_alarm(self, o: i.StopAlarm) -> None:
+        self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
+
+    def _guest_answers(self, delay_s: float, call: Callable[[], None]) -> None:
+        """After its time, or when an exact replay says so."""
+        if self.guest.answers_ms:
+            at_ms, *rest = self.guest.answers_ms
+            self.guest.answers_ms = tuple(rest)
+            delay_s = at_ms / 1e3 - self.now_s
+        self.after(delay_s, call)
+
+    def _collect_ram(self, o: i.CollectRam) -> None:
+        if o.first:
+            self.guest.passes = self.guest.collected_bytes = 0
+        rest_s = 0.0 if o.last or not self.guest.passes else PASS_S
+        self._guest_answers(rest_s, lambda: self.feed(self.guest.collect(self.now_s, o.last)))
+
+    def _stop_guest(self, _: i.StopGuest) -> None:
+        self.guest.running, self.guest.stopped_s = False, self.now_s
+        self.note("guest", "guest stops")
+        self._guest_answers(0, lambda: self.feed(i.GuestStopped()))
+
+    def _resume_guest(self, _: i.ResumeGuest) -> None:
+        if not self.guest.running:
+            self.guest.running, self.guest.stopped_s = True, None
+            self.note("guest", "guest runs on here")
+
+    def _apply(self, o: i.Apply) -> None:
+        named = ", ".join(name if value is True else f"{name}={value}" for name, value in o.config)
+        self.note("guest", f"sets {named or 'nothing'}")
+        self._guest_answers(0.001, lambda: self.feed(i.Applied(self.guest.apply_error, self.guest.apply_code)))
+
+    def _load(self, o: i.Load) -> None:
+        def loaded() -> None:
+            self.note("guest", self.guest.post_load_error or "devices are loaded")
+            self.feed(i.Loaded(self.guest.post_load_error))
+
+        self._guest_answers(self.guest.load_s, loaded)
+
+    def _run_guest(self, _: i.RunGuest) -> None:
+        self.guest.running, self.guest.started_s = True, self.now_s
+        self.note("guest", "guest runs here")
+        self._guest_answers(0, lambda: self.feed(i.GuestRunning()))
+
+    # --- reports ----------------------------------------------------------------------------------------------------
+    def _said(self, o: i.Said) -> None:
+        self.note("say", o.text, o.conn)
+
+    def _heard(self, o: i.Heard) -> None:
+        self.note("hear", o.text, o.conn)
+
+    def _entered(self, o: i.Entered) -> None:
+        self.note("state", o.status)
+
+    def _printed(self, o: i.Printed) -> None:
+        self.note("print", o.text)
+
+    def _finished(self, o: i.Finished) -> None:
+        self.finished_s = self.now_s
+        self.on_finished()
+        self.note("end", o.status + (f": {o.text}" if o.text else ""))
+        if o.exited:
+            self.die("exits")
+        elif self.side == "destination" and not o.listening:
+            self.stop_listening()
+
+    def stop_listening(self) -> None:
+        """Connections that nobody has accepted are reset."""
+        raise NotImplementedError
+
+    def die(self, how: str) -> None:
+        """The process is gone; its kernel closes what it had."""
+        self.dead = True
+        self.guest.running = False
+        self.note("link", f"process {how}")
+        if self.side == "destination":
+            self.stop_listening()

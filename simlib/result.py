@@ -1,0 +1,74 @@
+"""How a run of two hosts ended, whatever ran them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .chart import sequence_svg
+from .endpoints import Setup
+from .handshake.interface import Finished
+from .handshake.v2.features import SHARED
+from .handshake.v2.inventory import compare
+from .host import Host
+from .outcome import Facts, Row, classify, guest_at
+from .trace import Trace
+
+
+@dataclass(slots=True, repr=False)
+class Result:
+    """A run: its row and its trace."""
+
+    row: Row
+    trace: Trace
+
+    def __repr__(self) -> str:
+        return f"{self.trace}\n{self.row.outcome}, the guest is at: {self.row.guest_at}"
+
+    def _repr_svg_(self) -> str:
+        """A notebook shows a run as its sequence chart."""
+        return sequence_svg(self.trace, self.row.outcome)
+
+
+def facts(setup: Setup, source: Host, destination: Host, refused: Finished | None = None) -> Facts:
+    """What both sides are now; `refused`: by QMP, before anything started."""
+    end = refused or source.endpoint.finished
+    if end is not None and end.status == "completed":
+        source.guest.running = False
+    # multifd's division and page rounding leave a few pages either way
+    complete = destination.endpoint.ram_bytes >= source.guest.collected_bytes - 4096 * 64
+    return Facts(
+        end, destination.endpoint.finished, source.guest.running, destination.guest.running, destination.dead, complete,
+        _as_asked(setup, source, destination),
+    )  # fmt: skip
+
+
+def _as_asked(setup: Setup, source: Host, destination: Host) -> bool:
+    """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
+    if setup.protocol != "v1":
+        return True
+    ours, theirs = source.endpoint.settings, destination.endpoint.settings
+    both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
+    if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
+        return False
+    found = compare(ours.machine, theirs.machine)
+    return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in found)
+
+
+def row(setup: Setup, source: Host, destination: Host, refused: Finished | None, round_trips: float | None) -> Row:
+    """The run as a row; its manager looks at both sides, once."""
+    found = facts(setup, source, destination, refused)
+    end, at, after = found.source, guest_at(found), source.finished_s
+    if found.destination_runs and destination.finished_s is not None and after is not None:
+        after = max(after, destination.finished_s)
+    if at == "nowhere" and setup.manager == "libvirt":
+        at = "source"  # its Finish phase saw that the destination has nothing, so that Confirm resumes the source
+    stopped, started = source.guest.stopped_s, destination.guest.started_s
+    printed = (s.text for s in source.trace.steps if s.side == "destination" and s.kind == "print")
+    return Row(
+        setup.scenario.name, setup.protocol, setup.manager, *setup.versions, setup.seed, classify(found),
+        end.status if end else source.endpoint.status,
+        "gone" if destination.dead else destination.endpoint.status, at, end.reason if end else "none",
+        " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "", after, source.first_guest_byte_s,
+        round_trips, source.guest_bytes, started - stopped if started is not None and stopped is not None else None,
+        end.text if end else "", " | ".join(printed), setup.scenario.management.lies,
+    )  # fmt: skip
