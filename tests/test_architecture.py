@@ -132,3 +132,9 @@ def test_importing_the_handshake_loads_no_simulator_and_no_pandas() -> None:
     code = "import sys, simlib.handshake.detect; print({'simpy', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "set()"
+
+
+def test_the_lock_holds_no_stranger_of_our_name() -> None:
+    """PyPI has a package called simlib; a dependency on ourselves by name would install that one."""
+    lock = (ROOT.parent / "requirements.lock").read_text()
+    assert "\nsimlib==" not in lock and "\nsimpy==" in lock

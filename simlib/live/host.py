@@ -1,0 +1,234 @@
+"""One real process: its endpoint on asyncio. What it is asked of the link it does; the rest is every host's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+
+from .. import host
+from ..handshake import interface as i
+from ..host import Endpoint, Guest
+from ..trace import Packet, Trace
+from .address import Address, connect, given, listen
+from .link import Link, words
+from .tls import Credentials, Tls
+
+RETRY_ACCEPT_S = 0.1  # after the process ran out of descriptors
+Names = dict[object, str]  # a socket's own name -> what it is for; both sides of a run in one process share it
+
+
+class Host(host.Host):
+    """`peer`: where the source connects. `trip_s`: how long a TCP connection takes to be made, where the link only
+    pretends to be long. `record` keeps what crosses the wire in `trace.packets`."""
+
+    def __init__(
+        self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest, *, peer: Address | None = None,
+        credentials: Credentials | None = None, names: Names | None = None, zero_s: float | None = None,
+        trip_s: float = 0.0, record: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(side, endpoint, trace, guest)
+        self.loop = asyncio.get_running_loop()
+        self.zero_s = self.loop.time() if zero_s is None else zero_s
+        self.peer, self.credentials, self.trip_s, self.record = peer, credentials, trip_s, record
+        self.names: Names = {} if names is None else names
+        self.links: dict[int, Link] = {}
+        self.called: dict[int, str] = {}
+        self.listener: socket.socket | None = None
+        self.listening = self.taking = False
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.timers: dict[int, asyncio.TimerHandle] = {}
+        self.secrets: list[bytes] = []
+        self.contexts: SSL.Context | None = None
+        self.changed = asyncio.Event()  # it was told something
+        self.received_bytes = 0
+        self.watch: tuple[float, Callable[[], None]] = (float("inf"), lambda: None)  # what to do after so many of them
+
+    # --- clock ------------------------------------------------------------------------------------------------------
+    @property
+    def now_s(self) -> float:
+        return self.loop.time() - self.zero_s
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        def ring() -> None:
+            del self.timers[id(handle)]
+            call()
+
+        handle = self.loop.call_later(max(delay_s, 0.0), ring)
+        self.timers[id(handle)] = handle
+
+    # --- what starts and stops it -----------------------------------------------------------------------------------
+    async def listen(self, address: Address, backlog: int = 128) -> None:
+        """Take connections there whenever the endpoint would; over fd: and exec: there is one, at once. OSError."""
+        if address.inline:
+            sock, process = given(address)
+            self.processes += [process] if process else []
+            self._adopt(sock)
+            return
+        self.listener = await listen(address, backlog)
+        self.idle()
+
+    def close(self) -> None:
+        """Nothing of it is left: no timer, task, socket, process or file."""
+        self.dead = True
+        for handle in list(self.timers.values()):
+            handle.cancel()
+        self.timers.clear()
+        for task in self.tasks:
+            task.cancel()
+        self.stop_listening()
+        for link in self.links.values():
+            if link.transport is not None:
+                link.transport.abort()
+        for process in self.processes:
+            with suppress(OSError):
+                process.terminate()
+            process.wait()
+
+    def stop_listening(self) -> None:
+        if self.listener is not None:
+            name = self.listener.getsockname()
+            self._listen(False)
+            self.listener.close()
+            self.listener = None
+            if isinstance(name, str):
+                Path(name).unlink(missing_ok=True)
+
+    def die(self, how: str) -> None:
+        super().die(how)
+        for link in self.links.values():
+            link.drop()
+
+    def freeze(self) -> None:
+        self.frozen = True
+        self.note("link", "process is frozen")
+        self._listen(False)
+        for link in self.links.values():
+            link.pause()
+
+    # --- connections ------------------------------------------------------------------------------------------------
+    def name(self, conn: int) -> str:
+        return self.called.get(conn, str(conn))
+
+    def feed(self, input: i.Input, cause: Any = None) -> None:
+        super().feed(input, cause)
+        self.changed.set()
+        if isinstance(input, i.Received):
+            self.received_bytes += len(input.data) + input.fill
+            limit, act = self.watch
+            if self.received_bytes >= limit:
+                self.watch = (float("inf"), act)
+                act()
+
+    def idle(self) -> None:
+        self._listen(not (self.taking or self.dead or self.frozen) and bool(getattr(self.endpoint, "accepting", False)))
+
+    def _listen(self, on: bool) -> None:
+        if self.listener is not None and on != self.listening:
+            self.listening = on
+            if on:
+                self.loop.add_reader(self.listener, self._accept)
+            else:
+                self.loop.remove_reader(self.listener)
+
+    def _accept(self) -> None:
+        assert self.listener is not None
+        try:
+            sock, peer = self.listener.accept()
+        except BlockingIOError:
+            return
+        except ConnectionAbortedError:
+            return
+        except OSError:  # no descriptor left: those who wait can wait a little longer
+            self._listen(False)
+            self.after(RETRY_ACCEPT_S, self.idle)
+            return
+        sock.setblocking(False)
+        self._adopt(sock, self.names.get(peer, ""))
+
+    def _adopt(self, sock: socket.socket, name: str = "") -> None:
+        conn = len(self.links)
+        if name:
+            self.called[conn] = name
+        link = self.links[conn] = self._link(conn)
+        self.taking = True
+        self._listen(False)
+
+        async def adopted() -> None:
+            await self.loop.connect_accepted_socket(lambda: link, sock)
+            self.taking = False
+            self.idle()
+
+        self._spawn(adopted())
+
+    def _link(self, conn: int) -> Link:
+        def record(outgoing: bool, kind: str, data: bytes, fill: int) -> None:
+            if self.record == "both" or (self.record and outgoing):
+                from_source = outgoing == (self.side == "source")
+                self.trace.packets.append(Packet(self.now_s, conn, from_source, kind, data, fill))
+
+        return Link(conn, self.feed, record)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.loop.call_exception_handler({"message": "in a task", "exception": task.exception()})
+
+    # --- what the endpoint asks of the link -------------------------------------------------------------------------
+    def _open(self, o: i.Open) -> None:
+        self.called[o.conn] = o.channel
+        link = self.links[o.conn] = self._link(o.conn)
+
+        async def opened() -> None:
+            assert self.peer is not None
+            try:
+                sock, process = await connect(self.peer, lambda own: self.names.__setitem__(own, o.channel))
+            except OSError as error:
+                self.feed(i.Broken(o.conn, words(error)))
+                return
+            self.processes += [process] if process else []
+            if self.trip_s:
+                await asyncio.sleep(self.trip_s)
+            await self.loop.create_connection(lambda: link, sock=sock)
+
+        self._spawn(opened())
+
+    def _start_tls(self, o: i.StartTls) -> None:
+        assert self.credentials is not None, "settings and credentials belong together"
+        server = self.side == "destination"
+        if self.contexts is None:
+            self.contexts = self.credentials.context(server, self.secrets.append)
+        self.links[o.conn].start_tls(Tls(self.contexts, server, self.credentials.hostname))
+
+    def _send(self, o: i.Send) -> None:
+        if o.fill:
+            self.guest_bytes += o.fill
+            if self.first_guest_byte_s is None:
+                self.first_guest_byte_s = self.now_s
+        if o.conn in self.links:
+            self.links[o.conn].send(o.data, o.fill)
+
+    def _pause(self, o: i.Pause) -> None:
+        self.links[o.conn].pause()
+
+    def _resume(self, o: i.Resume) -> None:
+        self.links[o.conn].resume()
+
+    def _end(self, o: i.End) -> None:
+        self.links[o.conn].end()
+
+    def _drop(self, o: i.Drop) -> None:
+        if o.conn in self.links:
+            self.links[o.conn].drop(o.unread)

@@ -1,0 +1,206 @@
+"""One real connection, TCP, unix or a pair of pipes: what asyncio tells about it as inputs, outputs as what it does.
+
+Half-close is kept, and so is back-pressure: nothing is read that the endpoint does not want, nothing more is written
+than the transport takes, and stand-in bytes become zeros only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..handshake import interface as i
+from .tls import CUT_SHORT, Tls, TlsError
+
+CHUNK = 1 << 18
+ZEROS = memoryview(bytes(CHUNK))
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+
+
+class Link(asyncio.Protocol):
+    """`tell` takes the inputs of its endpoint; `record` each piece of the wire: outgoing or not, kind, bytes, fill."""
+
+    def __init__(
+        self, conn: int, tell: Callable[[i.Input], None], record: Callable[[bool, str, bytes, int], None]
+    ) -> None:
+        self.conn, self.tell, self.record = conn, tell, record
+        self.transport: Any = None
+        self.sock: socket.socket | None = None
+        self.queue: deque[tuple[bytes, int]] = deque()
+        self.tls: Tls | None = None
+        self.full = self.draining = self.ending = self.said_end = self.heard_end = self.gone = False
+
+    # --- what asyncio tells -----------------------------------------------------------------------------------------
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(0)
+        self.sock = transport.get_extra_info("socket")
+        if self.sock is not None and self.sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.gone:  # it was dropped before it was there
+            transport.abort()
+            return
+        self.tell(i.Opened(self.conn))
+
+    def data_received(self, data: bytes) -> None:
+        if self.tls is None:
+            data, fill = _counted(data)
+            self.record(False, "data", data, fill)
+            self.tell(i.Received(self.conn, data, fill))
+        else:
+            self.record(False, "data", data, 0)
+            self.tls.arrived(data)
+            self._go_on()
+
+    def eof_received(self) -> bool:
+        self.record(False, "fin", b"", 0)
+        if self.tls is not None and not self.tls.secured:
+            self._tls_failed(CUT_SHORT)
+        elif not self.heard_end:
+            self.heard_end = True
+            self.tell(i.Ended(self.conn) if self.tls is None else i.Broken(self.conn, CUT_SHORT))
+        return True  # the other direction stays
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.gone:
+            self.gone = True
+            if error is not None:
+                self.record(False, "rst", b"", 0)
+                self.tell(i.Broken(self.conn, words(error)))
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self._pump()
+
+    # --- what the endpoint asks -------------------------------------------------------------------------------------
+    def send(self, data: bytes, fill: int) -> None:
+        if not (self.gone or self.ending):
+            self.queue.append((data, fill))
+            self.draining = True
+            self._pump()
+
+    def end(self) -> None:
+        """No more from here, once all was sent."""
+        self.ending = True
+        self._pump()
+
+    def drop(self, unread: bool = False) -> None:
+        """Close both ways; with `unread` as the kernel does over bytes that nobody read: by a reset, at once."""
+        if self.gone:
+            return
+        self.gone = True
+        if unread:
+            self.abort()
+        else:
+            self._pump()
+
+    def abort(self) -> None:
+        """Reset it."""
+        self.gone = True
+        if self.transport is not None:
+            self.record(True, "rst", b"", 0)
+            if self.sock is not None and self.sock.fileno() >= 0:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self.transport.abort()
+
+    def pause(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self.heard_end and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def start_tls(self, tls: Tls) -> None:
+        self.tls = tls
+        self._go_on()
+
+    # --- within -----------------------------------------------------------------------------------------------------
+    def _pump(self) -> None:
+        """Write what the transport takes; say so when it has all; close what was to be closed behind it."""
+        while self.queue and not self.full and not self.transport.is_closing():
+            data, fill = self.queue.popleft()
+            piece = data[:CHUNK] if data else ZEROS[: min(fill, CHUNK)]
+            rest = (data[CHUNK:], fill) if data else (b"", fill - len(piece))
+            if rest[0] or rest[1]:
+                self.queue.appendleft(rest)
+            if self.tls is None:
+                self.record(True, "data", bytes(piece) if data else b"", 0 if data else len(piece))
+                self.transport.write(piece)
+            else:
+                self.tls.write(piece)
+                self._flush()
+        if self.queue or self.full or self.transport is None or self.transport.is_closing():
+            return
+        if self.draining and not self.gone:
+            self.draining = False
+            asyncio.get_running_loop().call_soon(self._drained)
+        if (self.ending or self.gone) and not self.said_end:
+            self.said_end = True
+            if self.tls is not None and self.tls.secured:
+                self.tls.close()
+                self._flush()
+            self.record(True, "fin", b"", 0)
+            if not self.gone:
+                self.transport.write_eof()
+        if self.gone:
+            self.transport.close()
+
+    def _drained(self) -> None:
+        if not self.gone and not self.draining:
+            self.tell(i.Drained(self.conn))
+
+    def _flush(self) -> None:
+        assert self.tls is not None
+        records = self.tls.take()
+        if records:
+            self.record(True, "data", records, 0)
+            self.transport.write(records)
+
+    def _go_on(self) -> None:
+        """Let TLS make what it can of what has arrived."""
+        assert self.tls is not None
+        try:
+            if not self.tls.secured:
+                done = self.tls.shake()
+                self._flush()
+                if not done:
+                    return
+                self.tell(i.Secured(self.conn, self.tls.exporter))
+            data = self.tls.read()
+        except TlsError as error:
+            self._flush()
+            self._tls_failed(str(error))
+            return
+        self._flush()
+        if data and not self.gone:
+            self.tell(i.Received(self.conn, *_counted(data)))
+        if self.tls.ended and not self.heard_end and not self.gone:
+            self.heard_end = True
+            self.tell(i.Ended(self.conn))
+
+    def _tls_failed(self, text: str) -> None:
+        assert self.tls is not None
+        if self.gone:
+            return
+        self.tell(i.Broken(self.conn, text) if self.tls.secured else i.TlsFailed(self.conn, text))
+        self.drop()
+
+
+def _counted(data: bytes) -> tuple[bytes, int]:
+    """Guest memory is zeros here: many of them are told as a number."""
+    return (b"", len(data)) if len(data) >= 4096 and data == bytes(len(data)) else (data, 0)
+
+
+def words(error: BaseException) -> str:
+    """The system's word for it, as the simulated world and QEMU have it."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error) or type(error).__name__

@@ -1,0 +1,242 @@
+"""A link with faults, between two real sides: the same scenario file that the simulated world reads, on real sockets.
+
+Delay, jitter and rate are per connection and direction; cut, stall and swallow count the bytes of a direction over all
+connections, as in the world. It can't delay the kernel's own SYN: a source behind it waits that round trip itself
+(`Host.trip_s`), and it connects on to the destination when the third packet would have arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..host import MIB
+from ..scenario import Fault, Link, Scenario
+from .address import Address, bound, connect, listen
+from .host import Names
+from .link import RESET_ON_CLOSE
+
+LIMIT = float("inf")
+
+
+def delays(link: Link, rng: random.Random) -> Callable[[], float]:
+    """One-way delays in seconds, drawn as the scenario says."""
+    base, scale, shape = link.delay_ms / 1e3, link.jitter_ms / 1e3, link.shape
+    laws: dict[str, Callable[[], float]] = {
+        "constant": lambda: base,
+        "lognormal": lambda: base + scale * rng.lognormvariate(0.0, shape),
+        "pareto": lambda: base + scale * (rng.paretovariate(shape) - 1.0),
+        "exponential": lambda: base + (rng.expovariate(1.0 / scale) if scale else 0.0),
+        "empirical": lambda: base + rng.choice(link.samples_ms or (0.0,)) / 1e3,
+    }
+    return laws[link.delay_law]
+
+
+class _Shaper:
+    """What faults do to the data of one direction."""
+
+    def __init__(self) -> None:
+        self.swallow_after = self.stall_after = self.cut_after = LIMIT
+        self.passed = 0.0
+
+
+class _Leg(asyncio.Protocol):
+    """One of the two sockets of a connection through the proxy. What it hears goes, later, to `other`."""
+
+    def __init__(self, proxy: Proxy, to_destination: bool) -> None:
+        self.proxy, self.to_destination = proxy, to_destination
+        self.transport: Any = None
+        self.other: _Leg
+        self.waiting: list[Callable[[], None]] = []  # deeds for a transport that is not yet there
+        self.on_its_way = 0
+        self.last_s = self.busy_until_s = self.hold_until_s = 0.0
+        self.full = self.stalled = self.done = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(0)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for deed in self.waiting:
+            deed()
+
+    def data_received(self, data: bytes) -> None:
+        shaper = self.proxy.shapers[self.to_destination]
+        for limit in (shaper.swallow_after, shaper.stall_after, shaper.cut_after):
+            if shaper.passed < limit < shaper.passed + len(data):
+                at = int(limit - shaper.passed)
+                self.data_received(data[:at])
+                data = data[at:]
+        if shaper.passed >= shaper.stall_after:
+            self.stalled = True
+            self._flow()
+            return
+        if shaper.passed >= shaper.swallow_after:
+            return
+        shaper.passed += len(data)
+        self.on_its_way += len(data)
+        self._flow()
+        self._later(len(data), lambda: self._deliver(data))
+        if shaper.passed >= shaper.cut_after:
+            shaper.cut_after = LIMIT
+            self.proxy.cut()
+
+    def eof_received(self) -> bool:
+        shaper = self.proxy.shapers[self.to_destination]
+        if (
+            self.to_destination or shaper.passed < shaper.swallow_after
+        ):  # who swallows answers closes as the source does
+            self._later(0, lambda: self.other.do(self.other.end))
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done:
+            self.done = True
+            self._later(0, lambda: self.other.do(self.other.reset))
+
+    def pause_writing(self) -> None:
+        self.full = True
+        self.other._flow()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self.other._flow()
+
+    def do(self, deed: Callable[[], None]) -> None:
+        """Now, or as soon as the connection exists."""
+        if self.transport is None:
+            self.waiting.append(deed)
+        elif not self.done:
+            deed()
+
+    def end(self) -> None:
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def reset(self) -> None:
+        self.done = True
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.transport.abort()
+
+    def _later(self, size: int, call: Callable[[], None]) -> None:
+        proxy = self.proxy
+        now_s = proxy.loop.time()
+        self.busy_until_s = max(now_s, self.busy_until_s) + size / proxy.rate_bytes_s
+        self.last_s = max(self.last_s, self.busy_until_s + proxy.delay(), self.hold_until_s)
+        if self.last_s < LIMIT:
+            proxy.at(self.last_s, call)
+
+    def _deliver(self, data: bytes) -> None:
+        self.on_its_way -= len(data)
+        self.other.do(lambda: self.other.transport.write(data))
+        self._flow()
+
+    def _flow(self) -> None:
+        """Read while there is room on the way and beyond it."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self.stalled or self.other.full or self.on_its_way > self.proxy.buffer_bytes:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+
+class Proxy:
+    """Listens where the source connects; connects on to where the destination listens."""
+
+    def __init__(self, scenario: Scenario, seed: int, upstream: Address, names: Names, zero_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.upstream, self.names, self.zero_s = upstream, names, zero_s
+        self.rng = random.Random(f"{seed} {scenario.name} proxy")
+        self.delay = delays(scenario.link, self.rng)
+        self.rate_bytes_s = scenario.link.rate_mib_s * MIB
+        self.buffer_bytes = scenario.link.buffer_kib << 10
+        self.shapers = {True: _Shaper(), False: _Shaper()}
+        self.late_s: dict[str, float] = {}
+        self.hold_until_s: dict[str, float] = {}
+        self.legs: list[_Leg] = []
+        self.timers: set[asyncio.TimerHandle] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.listener: socket.socket | None = None
+        for fault in scenario.faults:
+            self._arrange(fault)
+
+    def _arrange(self, fault: Fault) -> None:
+        shaper = self.shapers[fault.direction == "to-destination"]
+        after = fault.after_mib * MIB if fault.at_s < 0 else LIMIT
+        for_s = fault.for_s if fault.for_s >= 0 else LIMIT
+        if fault.kind in ("cut", "stall", "swallow") and fault.at_s < 0:
+            setattr(shaper, f"{fault.kind}_after", max(after, 0))
+        elif fault.kind == "cut":
+            self.at(self.zero_s + fault.at_s, self.cut)
+        elif fault.kind in ("stall", "swallow"):
+            self.at(self.zero_s + fault.at_s, lambda: setattr(shaper, f"{fault.kind}_after", shaper.passed))
+        elif fault.kind == "order":
+            self.late_s |= {channel: rank * fault.gap_s for rank, channel in enumerate(fault.order)}
+        elif fault.kind == "late":
+            self.late_s[fault.connection] = for_s
+        elif fault.kind == "hold":
+            self.hold_until_s[fault.connection] = self.zero_s + for_s
+
+    async def listen(self, address: Address) -> Address:
+        self.listener = await listen(address, 128)
+        self.loop.add_reader(self.listener, self._accept)
+        return bound(self.listener)
+
+    def at(self, when_s: float, call: Callable[[], None]) -> None:
+        def ring() -> None:
+            self.timers.discard(handle)
+            call()
+
+        handle = self.loop.call_at(when_s, ring)
+        self.timers.add(handle)
+
+    def cut(self) -> None:
+        """Both sides' sockets are reset at once, as by a firewall that aborts."""
+        for leg in self.legs:
+            if leg.transport is not None and not leg.done:
+                leg.reset()
+
+    def close(self) -> None:
+        for handle in self.timers:
+            handle.cancel()
+        for task in self.tasks:
+            task.cancel()
+        for leg in self.legs:
+            leg.done = True
+            if leg.transport is not None:
+                leg.transport.abort()
+        if self.listener is not None:
+            self.loop.remove_reader(self.listener)
+            self.listener.close()
+
+    def _accept(self) -> None:
+        assert self.listener is not None
+        sock, peer = self.listener.accept()
+        sock.setblocking(False)
+        near, far = _Leg(self, True), _Leg(self, False)
+        near.other, far.other = far, near
+        self.legs += [near, far]
+        name = self.names.get(peer, "")
+        near.hold_until_s = self.hold_until_s.get(name, 0.0)
+        task = self.loop.create_task(self._join(sock, near, far, name))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _join(self, sock: socket.socket, near: _Leg, far: _Leg, name: str) -> None:
+        await self.loop.connect_accepted_socket(lambda: near, sock)
+        wait_s = 3 * self.delay() + self.late_s.get(name, 0.0)
+        if wait_s == LIMIT:
+            return
+        await asyncio.sleep(wait_s)
+        try:
+            onward, _ = await connect(self.upstream, lambda own: self.names.__setitem__(own, name))
+        except OSError:
+            near.do(near.reset)
+            return
+        if not near.done:
+            await self.loop.create_connection(lambda: far, sock=onward)
