@@ -5,10 +5,11 @@ A runner (simulated world, real sockets) adds a clock (`now_s`, `after`) and doe
 
 from __future__ import annotations
 
+import random
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
 
 from .handshake import interface as i
@@ -47,6 +48,8 @@ class Guest:
     apply_error: str = ""
     apply_code: str = "apply-failed"
     answers_ms: tuple[float, ...] = ()  # when each answer comes, where that is given
+    jitter_s: float = 0.0  # each answer may come so much later
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
     passes: int = 0
     collected_bytes: int = 0
     collected_s: float = 0.0
@@ -132,6 +135,7 @@ class Host:
 
     def _guest_answers(self, delay_s: float, call: Callable[[], None]) -> None:
         """After its time, or when an exact replay says so."""
+        delay_s += self.guest.jitter_s and self.guest.rng.random() * self.guest.jitter_s
         if self.guest.answers_ms:
             at_ms, *rest = self.guest.answers_ms
             self.guest.answers_ms = tuple(rest)

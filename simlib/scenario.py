@@ -79,6 +79,7 @@ class GuestFacts:
     dirty_mib_s: float = 0.0
     working_set_mib: float = 8.0
     load_ms: float = 1.0
+    jitter_ms: float = 0.0  # whatever the hosts do takes up to so much longer
     post_load_error: str = ""
     source_ms: Numbers = ()  # when its answers come at the source, for an exact replay; empty: when they are ready
     destination_ms: Numbers = ()

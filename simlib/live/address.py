@@ -64,6 +64,7 @@ async def connect(
     """One connection, and the process at its other end if that was asked for. `named` is told the socket's own name
     before the peer can see it. Raises OSError."""
     if address.inline:
+        named(address.kind)
         return given(address)
     sock, to = await _resolved(address)
     try:

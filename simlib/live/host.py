@@ -39,7 +39,7 @@ class Host(host.Host):
         self.peer, self.credentials, self.trip_s, self.record = peer, credentials, trip_s, record
         self.names: Names = {} if names is None else names
         self.links: dict[int, Link] = {}
-        self.called: dict[int, str] = {}
+        self.called: dict[int, object] = {}
         self.listener: socket.socket | None = None
         self.listening = self.taking = False
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -70,7 +70,7 @@ class Host(host.Host):
         if address.inline:
             sock, process = given(address)
             self.processes += [process] if process else []
-            self._adopt(sock)
+            self._adopt(sock, address.kind)
             return
         self.listener = await listen(address, backlog)
         self.idle()
@@ -85,7 +85,7 @@ class Host(host.Host):
             task.cancel()
         self.stop_listening()
         for link in self.links.values():
-            if link.transport is not None:
+            if link.transport is not None and not link.lost:
                 link.transport.abort()
         for process in self.processes:
             with suppress(OSError):
@@ -115,7 +115,7 @@ class Host(host.Host):
 
     # --- connections ------------------------------------------------------------------------------------------------
     def name(self, conn: int) -> str:
-        return self.called.get(conn, str(conn))
+        return self.names.get(self.called.get(conn), str(conn))
 
     def feed(self, input: i.Input, cause: Any = None) -> None:
         super().feed(input, cause)
@@ -151,12 +151,11 @@ class Host(host.Host):
             self.after(RETRY_ACCEPT_S, self.idle)
             return
         sock.setblocking(False)
-        self._adopt(sock, self.names.get(peer, ""))
+        self._adopt(sock, peer)
 
-    def _adopt(self, sock: socket.socket, name: str = "") -> None:
+    def _adopt(self, sock: socket.socket, peer: object) -> None:
         conn = len(self.links)
-        if name:
-            self.called[conn] = name
+        self.called[conn] = peer
         link = self.links[conn] = self._link(conn)
         self.taking = True
         self._listen(False)
@@ -188,7 +187,8 @@ class Host(host.Host):
 
     # --- what the endpoint asks of the link -------------------------------------------------------------------------
     def _open(self, o: i.Open) -> None:
-        self.called[o.conn] = o.channel
+        self.called[o.conn] = (self.side, o.conn)
+        self.names[self.side, o.conn] = o.channel
         link = self.links[o.conn] = self._link(o.conn)
 
         async def opened() -> None:

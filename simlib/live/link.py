@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..handshake import interface as i
@@ -33,7 +34,8 @@ class Link(asyncio.Protocol):
         self.sock: socket.socket | None = None
         self.queue: deque[tuple[bytes, int]] = deque()
         self.tls: Tls | None = None
-        self.full = self.draining = self.ending = self.said_end = self.heard_end = self.gone = False
+        self.full = self.draining = self.ending = self.said_end = self.heard_end = False
+        self.gone = self.lost = False  # dropped by us or broken; its transport is no more
 
     # --- what asyncio tells -----------------------------------------------------------------------------------------
     def connection_made(self, transport: Any) -> None:
@@ -67,6 +69,7 @@ class Link(asyncio.Protocol):
         return True  # the other direction stays
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
         if not self.gone:
             self.gone = True
             if error is not None:
@@ -78,7 +81,7 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
-        self._pump()
+        asyncio.get_running_loop().call_soon(self._pump)  # a transport may not be closed from within this call
 
     # --- what the endpoint asks -------------------------------------------------------------------------------------
     def send(self, data: bytes, fill: int) -> None:
@@ -105,9 +108,9 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         """Reset it."""
         self.gone = True
-        if self.transport is not None:
+        if self.transport is not None and not self.lost:
             self.record(True, "rst", b"", 0)
-            if self.sock is not None and self.sock.fileno() >= 0:
+            if self.sock is not None:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self.transport.abort()
 
@@ -150,7 +153,8 @@ class Link(asyncio.Protocol):
                 self._flush()
             self.record(True, "fin", b"", 0)
             if not self.gone:
-                self.transport.write_eof()
+                with suppress(OSError):  # reset meanwhile; connection_lost will say so
+                    self.transport.write_eof()
         if self.gone:
             self.transport.close()
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..host import MIB
@@ -51,9 +53,10 @@ class _Leg(asyncio.Protocol):
         self.transport: Any = None
         self.other: _Leg
         self.waiting: list[Callable[[], None]] = []  # deeds for a transport that is not yet there
+        self.flight: deque[tuple[float, Callable[[], None]]] = deque()  # when it left its sender, what arrives
         self.on_its_way = 0
         self.last_s = self.busy_until_s = self.hold_until_s = 0.0
-        self.full = self.stalled = self.done = False
+        self.full = self.stalled = self.done = self.lost = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -87,13 +90,16 @@ class _Leg(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         shaper = self.proxy.shapers[self.to_destination]
-        if (
-            self.to_destination or shaper.passed < shaper.swallow_after
-        ):  # who swallows answers closes as the source does
+        # who swallows the answers closes when the source does
+        if self.to_destination or shaper.passed < shaper.swallow_after:
             self._later(0, lambda: self.other.do(self.other.end))
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        if error is not None:  # a reset forgets what had not left its sender
+            now_s = self.proxy.loop.time()
+            self.flight = deque((at_s, call if at_s <= now_s else lambda: None) for at_s, call in self.flight)
         if not self.done:
             self.done = True
             self._later(0, lambda: self.other.do(self.other.reset))
@@ -115,7 +121,8 @@ class _Leg(asyncio.Protocol):
 
     def end(self) -> None:
         if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+            with suppress(OSError):  # reset meanwhile; connection_lost will say so
+                self.transport.write_eof()
 
     def reset(self) -> None:
         self.done = True
@@ -126,9 +133,10 @@ class _Leg(asyncio.Protocol):
         proxy = self.proxy
         now_s = proxy.loop.time()
         self.busy_until_s = max(now_s, self.busy_until_s) + size / proxy.rate_bytes_s
-        self.last_s = max(self.last_s, self.busy_until_s + proxy.delay(), self.hold_until_s)
-        if self.last_s < LIMIT:
-            proxy.at(self.last_s, call)
+        if not size or self.hold_until_s < LIMIT:  # what is held for ever never arrives, but the end does
+            self.last_s = max(self.last_s, self.busy_until_s + proxy.delay(), self.hold_until_s if size else 0.0)
+            self.flight.append((self.busy_until_s, call))  # timers of one moment ring in any order
+            proxy.at(self.last_s, lambda: self.flight.popleft()[1]())
 
     def _deliver(self, data: bytes) -> None:
         self.on_its_way -= len(data)
@@ -208,7 +216,7 @@ class Proxy:
             task.cancel()
         for leg in self.legs:
             leg.done = True
-            if leg.transport is not None:
+            if leg.transport is not None and not leg.lost:
                 leg.transport.abort()
         if self.listener is not None:
             self.loop.remove_reader(self.listener)

@@ -23,6 +23,7 @@ from .tls import Credentials, make_credentials
 
 QUIET_S = 0.3  # nothing happens any more on either side
 STUCK_S = 1.5  # ... and the source has not ended
+PLANNED_S = 3.0  # alarms that ring so soon are waited for
 LINK_FAULTS = ("cut", "stall", "swallow", "order", "late", "hold")
 
 
@@ -90,6 +91,7 @@ class _Run:
             await self._disturb()
             self.source.feed(Start())
             await self._until_quiet()
+            return Result(self._row(None), self.trace)
         finally:
             for timer in self.timers:
                 timer.cancel()
@@ -98,9 +100,8 @@ class _Run:
                     closing.close()
             await asyncio.sleep(0)  # transports close in the next turn
             await asyncio.sleep(0)
-        if self.failure is not None:
-            raise self.failure
-        return Result(self._row(None), self.trace)
+            if self.failure is not None:
+                raise self.failure
 
     def _row(self, refused: Finished | None) -> Row:
         return row(self.setup, self.source, self.destination, refused, None)
@@ -171,13 +172,14 @@ class _Run:
     async def _until_quiet(self) -> None:
         """Both have ended, or nothing has happened for a while and nothing is planned."""
         management, both = self.scenario.management, (self.source, self.destination)
-        pause_s = 4 * self.scenario.link.delay_ms / 1e3
+        link = self.scenario.link
+        pause_s = 4 * (link.delay_ms + 5 * link.jitter_ms) / 1e3 + self.scenario.guest.ram_mib / link.rate_mib_s
         while self.source.now_s < management.observe_s and self.failure is None:
             ends = [h.endpoint.finished is not None or h.dead for h in both]
             if all(ends):
                 break
-            planned = [t.when() - self.loop.time() for t in self.timers if not t.cancelled()] if not ends[0] else []
-            planned = [s for s in planned if s > 0]
+            timers = [*(self.timers if not ends[0] else ()), *(t for h in both for t in h.timers.values())]
+            planned = [s for t in timers if 0 < (s := t.when() - self.loop.time()) < PLANNED_S]
             for host in both:
                 host.changed.clear()
             wait_s = max([(QUIET_S if ends[0] else STUCK_S) + pause_s, *(s + QUIET_S for s in planned)])

@@ -242,7 +242,7 @@ class Net:
             self._transmit(end, part, part_fill, int(depth))
             if shaper.passed >= shaper.cut_after:
                 shaper.cut_after = float("inf")
-                self.after(0, self.on_cut)
+                self.after(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
         if not end.queue and end.draining and not end.dead:
             end.draining = False
             waiting = end.busy_until - path.buffer_bytes / path.rate_bytes_s - self.env.now
@@ -387,9 +387,9 @@ class Net:
 
     def cut(self) -> None:
         """Both sides' sockets are reset at once, as by a firewall that aborts."""
-        for made in self.connections:
-            self._break(made.client, RESET)
-            self._break(made.server, RESET)
+        ends = [end for made in self.connections for end in (made.client, made.server)]
+        for end in self.rng.sample(ends, len(ends)):
+            self._break(end, RESET)
 
 
 def _retransmissions(rng: random.Random, loss: float) -> float:
