@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="the row and the steps as JSON")
     run.set_defaults(call=_run)
     _add_explore(verbs)
+    _add_live(verbs)
     shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
     shown.add_argument("--json", action="store_true", help="as JSON")
     shown.set_defaults(call=_list)
@@ -79,6 +80,45 @@ def _add_explore(verbs: Any) -> None:
     explore.add_argument("--out", type=Path, help="folder for each story: text, chart, and a scenario for `simlib run`")
     explore.add_argument("--json", action="store_true", help="as JSON")
     explore.set_defaults(call=_explore)
+
+
+def _add_live(verbs: Any) -> None:
+    serve = verbs.add_parser(
+        "serve", help="the destination, on a real socket", description="Listens for a real handshake and takes the "
+        "guest. A refused attempt leaves it listening.", epilog="simlib serve tcp:127.0.0.1:4444")  # fmt: skip
+    connect = verbs.add_parser(
+        "connect", help="the source, on a real socket", description="Migrates a made-up guest to `simlib serve`; what "
+        "does not match is told before it moves. Exit status 0: migrated, 1: not.",
+        epilog="simlib connect tcp:127.0.0.1:4444 --channels 4 --profile pc-q35-7.2")  # fmt: skip
+    for verb, at_source in ((serve, False), (connect, True)):
+        verb.add_argument("address", help="tcp:HOST:PORT, unix:PATH, fd:N (an inherited socket), or exec:COMMAND")
+        verb.add_argument("--profile", default="pc-i440fx-7.2", metavar="MACHINE",
+                          help="this side's machine, from data/profiles (%(default)s)")  # fmt: skip
+        verb.add_argument("--qemu", default="10.0", metavar="VERSION", help="this side's QEMU (%(default)s)")
+        verb.add_argument("--protocol", default="v2", choices=("v1", "v2"), help="(%(default)s)")
+        verb.add_argument("--capability", action="append", default=[], help="a migration capability that is on")
+        verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="v2: it must be on")
+        verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="v2: it must not be on")
+        verb.add_argument("--session", default="", help="v2: the migration's name; both sides must say the same")
+        verb.add_argument("--psk-file", type=Path, help="v2: a secret that both sides share")
+        verb.add_argument("--tls", type=Path, metavar="FOLDER",
+                          help="certificates as for tls-creds-x509; `simlib certificates` makes some")  # fmt: skip
+        verb.add_argument("--pcap", type=Path, metavar="FILE", help="the bytes, with TLS keys, for Wireshark")
+        verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
+        verb.set_defaults(call=_connect if at_source else _serve)
+    serve.add_argument("--accept", default="v2", choices=("v2", "v2-or-v1"), help="what it takes (%(default)s)")
+    serve.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="v2: of doubts (%(default)s)")
+    for verb in (serve, connect):
+        verb.add_argument("--channels", type=int, default=0, metavar="N", help="multifd channels (%(default)s)")
+    connect.add_argument("--ram-mib", type=float, default=64.0, metavar="N", help="the guest's memory (%(default)s)")
+    connect.add_argument(
+        "--tls-hostname", default="", metavar="NAME", help="whom to expect; the address's host if none"
+    )
+    made = verbs.add_parser("certificates", help="certificates to try --tls with", description="Makes a CA, a server "
+                            "and a client in a folder laid out as QEMU's tls-creds-x509 wants it.")  # fmt: skip
+    made.add_argument("folder", type=Path)
+    made.add_argument("hostname", nargs="*", help="names and addresses of the destination (localhost)")
+    made.set_defaults(call=_certificates)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -181,6 +221,26 @@ def _write(out: Path, result: Any) -> None:
         for p in sorted(result.trace.packets, key=lambda p: p.time_s)
     )
     capture.write(out / "capture.pcapng", segments, result.trace.title)
+
+
+def _serve(options: Any) -> int:
+    return int(_live().serve(options))
+
+
+def _connect(options: Any) -> int:
+    return int(_live().connect(options))
+
+
+def _certificates(options: Any) -> int:
+    return int(_live().certificates(options))
+
+
+def _live() -> Any:
+    try:
+        from .live import command
+    except ModuleNotFoundError as error:
+        raise Failure(f"{error.name} is missing; `pip install 'simlib[live]'` brings it, `make` has it") from None
+    return command
 
 
 def _explore(options: Any) -> int:

@@ -42,12 +42,16 @@ class Trace:
 
     def __str__(self) -> str:
         """The run as text, one step a line."""
-        lines = [self.title] if self.title else []
-        for s in self.steps:
-            arrow = {"say": "says", "hear": "hears", "state": "is", "print": "prints", "end": "ends:"}.get(s.kind, "")
-            place = f" [{s.connection}]" if s.connection else ""
-            lines.append(f"{s.time_s * 1e3:12.3f} ms  {s.side:<11} {arrow + ' ' if arrow else ''}{s.text}{place}")
-        return "\n".join(lines)
+        return "\n".join([self.title] * bool(self.title) + [self.line(s) for s in self.steps])
+
+    @staticmethod
+    def line(step: Step) -> str:
+        """One step as text."""
+        word = {"say": "says ", "hear": "hears ", "state": "is ", "print": "prints ", "end": "ends: "}.get(
+            step.kind, ""
+        )
+        place = f" [{step.connection}]" if step.connection else ""
+        return f"{step.time_s * 1e3:12.3f} ms  {step.side:<11} {word}{step.text}{place}"
 
     def story(self) -> tuple[tuple[str, ...], ...]:
         """What was said and heard on each connection, and how each side went: the same for the same events whatever

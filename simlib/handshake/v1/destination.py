@@ -267,6 +267,8 @@ class Destination(Endpoint):
     def _read_packets(self, conn: int) -> None:
         """A multifd thread. It reads on alone until a SYNC and then waits for main to come to the same point."""
         found = self.connections[conn]
+        if found.kind != "multifd":  # another has failed meanwhile, and closed all
+            return
         try:
             lane = found.lane.read(self.settings.compression, found.index, self.syncs)
         except stream.StreamError as error:

@@ -1,0 +1,231 @@
+"""`simlib serve` and `simlib connect`: one side each, between any two hosts; `simlib certificates` for their TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import textwrap
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..capture import Segment, write
+from ..endpoints import Setup
+from ..handshake.errors import Error
+from ..handshake.interface import Cancel, Finished, Start
+from ..scenario import GuestFacts, Link, Scenario, ScenarioError, Side
+from ..trace import Trace
+from .address import bound, parse
+from .host import Host
+from .tls import Credentials, make_credentials
+
+
+class _Telling(Trace):
+    """A trace that is read while it grows."""
+
+    def __init__(self, title: str, shown: bool) -> None:
+        super().__init__(title)
+        self.shown = shown
+
+    def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
+        super().note(time_s, side, kind, connection, text)
+        if self.shown:
+            print(self.line(self.steps[-1]), flush=True)
+
+
+def _setup(options: Any, at_source: bool) -> Setup:
+    """Raises ValueError."""
+    address = parse(options.address)
+    transport = "exec-socat" if address.kind == "exec" else address.kind
+    channels = getattr(options, "channels", 0)
+    capabilities = tuple(options.capability) + (("multifd",) if channels else ())
+    if address.inline and channels:
+        raise ValueError(f"{address} is one pair of pipes: --channels needs tcp: or unix:")
+    side = Side(
+        machine=options.profile, capabilities=capabilities, exit_on_error=False,
+        parameters=({"multifd-channels": channels} if channels else {})
+        | ({"tls-creds": str(options.tls)} if options.tls else {}),
+        accept="v1" if options.protocol == "v1" else getattr(options, "accept", "v2"),
+        psk=_secret(options.psk_file), session=options.session, require=tuple(options.require),
+        forbid=tuple(options.forbid), on_maybe=getattr(options, "on_maybe", "warn"),
+    )  # fmt: skip
+    scenario = Scenario(name="live", title="live", versions=(options.qemu,), source=side, destination=side,
+                        link=Link(transport), guest=GuestFacts(ram_mib=getattr(options, "ram_mib", 0.0)))  # fmt: skip
+    setup = Setup(scenario, options.protocol, options.qemu, seed=secrets.randbits(128))
+    try:
+        setup.settings(at_source)
+    except ScenarioError as error:
+        raise ValueError(str(error).removeprefix("live: ")) from None
+    return setup
+
+
+def _secret(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        told = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: can't be read as a secret: {error}") from None
+    if len(told) < 16:
+        raise ValueError(f"{path}: a secret of {len(told)} characters is too short; 16 are the least")
+    return told
+
+
+def _host(options: Any, setup: Setup, at_source: bool, trace: Trace) -> Host:
+    address = parse(options.address)
+    credentials = None
+    if options.tls:
+        hostname = getattr(options, "tls_hostname", "") or (address.host if address.kind == "tcp" else "localhost")
+        credentials = Credentials(options.tls, hostname)
+        credentials.context(server=not at_source)  # complain now, not in the middle
+    host = Host(
+        "source" if at_source else "destination", setup.source() if at_source else setup.destination(), trace,
+        setup.guest(at_source), peer=address, credentials=credentials, record="both" if options.pcap else "",
+    )  # fmt: skip
+    host.guest.running = at_source
+    return host
+
+
+def serve(options: Any) -> int:
+    """Listen until a guest has come, or is told to stop."""
+    setup = _setup(options, at_source=False)
+    trace = _Telling("", not options.json)
+
+    async def work(stop: asyncio.Event) -> int:
+        host = _host(options, setup, False, trace)
+        try:
+            address = parse(options.address)
+            if not address.inline:
+                await host.listen(address)
+            host.feed(Start())
+            if address.inline:
+                await host.listen(address)
+            elif host.listener is not None:
+                print(f"listening on {bound(host.listener)} ({options.profile}, QEMU {options.qemu}); Ctrl-C ends it",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            await _ended(host, stop)
+            return _report(options, host, trace, stop.is_set())
+        finally:
+            await _close(host)
+
+    return _run(work, options.address)
+
+
+def connect(options: Any) -> int:
+    """One migration of a made-up guest. Ctrl-C cancels it."""
+    setup = _setup(options, at_source=True)
+    trace = _Telling("", not options.json)
+
+    async def work(stop: asyncio.Event) -> int:
+        host = _host(options, setup, True, trace)
+        try:
+            host.feed(Start())
+            await _ended(host, stop)
+            if stop.is_set() and host.endpoint.finished is None:
+                host.feed(Cancel())
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(_ended(host, asyncio.Event()), 2.0)
+            return _report(options, host, trace, stop.is_set())
+        finally:
+            await _close(host)
+
+    return _run(work, options.address)
+
+
+def certificates(options: Any) -> int:
+    """A CA, a server and a client, in the layout of QEMU's tls-creds-x509."""
+    if (options.folder / "ca-cert.pem").exists():
+        raise ValueError(f"{options.folder}: holds certificates already; name another folder")
+    make_credentials(options.folder, *options.hostname)
+    names = ", ".join(options.hostname) or "localhost"
+    print(
+        f"{options.folder}: a CA, a server ({names}) and a client; copy it to the other host, give it to --tls on both"
+    )
+    return 0
+
+
+def _run(work: Any, address: str) -> int:
+    async def whole() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        return int(await work(stop))
+
+    try:
+        return asyncio.run(whole())
+    except OSError as error:
+        print(f"simlib: {address}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+async def _ended(host: Host, stop: asyncio.Event) -> None:
+    """Until it has ended or somebody says stop."""
+    stopped = asyncio.ensure_future(stop.wait())
+    while host.endpoint.finished is None and not stop.is_set():
+        host.changed.clear()
+        changed = asyncio.ensure_future(host.changed.wait())
+        await asyncio.wait({changed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+    stopped.cancel()
+
+
+async def _close(host: Host) -> None:
+    await asyncio.sleep(0.05)  # what was said last goes out
+    host.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def _report(options: Any, host: Host, trace: Trace, stopped: bool) -> int:
+    end = host.endpoint.finished
+    if options.pcap:
+        _capture(options.pcap, host, trace)
+    good = end is not None and end.status == "completed"
+    if options.json:
+        errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
+        told = {"status": end.status if end else "none", "text": end.text if end else "", "errors": errors,
+                "guest_bytes": host.guest_bytes or host.endpoint.ram_bytes if good else host.guest_bytes,
+                "time_s": host.finished_s, "steps": trace.rows()}  # fmt: skip
+        json.dump(told, sys.stdout, indent=1)
+        print()
+    elif end is not None:
+        _tell(end)
+    return 0 if good else 130 if stopped else 1
+
+
+def _tell(end: Finished) -> None:
+    print(f"\n{end.status}" + (f": {end.text}" if end.text else ""))
+    for line in table(end.errors):
+        print(line)
+
+
+def table(errors: tuple[Error, ...]) -> list[str]:
+    """Errors as people read them: item, both values, the sentence, what to do."""
+    if not errors:
+        return []
+    rows = [("item", "source", "destination"), *((e.item or e.code, e.source, e.destination) for e in errors)]
+    wide = [min(max(len(r[n]) for r in rows), 36) for n in range(3)]
+    lines = []
+    for row, error in zip(rows, (None, *errors), strict=True):
+        lines.append("  " + "  ".join(textwrap.shorten(c or "-", w or 1, placeholder="…").ljust(w)
+                                       for c, w in zip(row, wide, strict=True)).rstrip())  # fmt: skip
+        if error is not None:
+            lines += [f"      {line}" for line in textwrap.wrap(f"{error.code}: {error.text} {error.hint}", 100)]
+    return lines
+
+
+def _capture(path: Path, host: Host, trace: Trace) -> None:
+    """What crossed the wire; with TLS its keys are inside, so that Wireshark reads it."""
+    segments = []
+    seen: set[int] = set()
+    for p in trace.packets:
+        if p.connection not in seen:  # the kernel's own, which nobody here saw
+            seen.add(p.connection)
+            for from_source, kind in ((True, "syn"), (False, "syn-ack"), (True, "ack")):
+                segments.append(Segment(round(p.time_s * 1e9), p.connection, from_source, kind))
+        segments.append(Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, p.data, p.fill))
+    write(path, segments, "simlib, real sockets", b"".join(host.secrets))

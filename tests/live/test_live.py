@@ -1,0 +1,250 @@
+"""Real sockets: TLS is bound into the key, faults do what they say, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from OpenSSL import SSL
+
+from simlib import live
+from simlib.live.address import AddressError, parse
+from simlib.live.tls import Tls, TlsError, make_credentials
+from simlib.scenario import Fault, Scenario, Side, find
+
+MATCHED = find("matched_multifd")
+
+
+def simlib(*args: str) -> list[str]:
+    return [sys.executable, "-m", "simlib", *args]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def both(address: str, serve: tuple[str, ...] = (), connect: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """`simlib serve` and `simlib connect` in two processes: what each said, and its exit status."""
+    with subprocess.Popen(simlib("serve", address, "--json", *serve), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as server:  # fmt: skip
+        try:
+            assert server.stderr is not None and "listening on" in server.stderr.readline()
+            source = subprocess.run(simlib("connect", address, "--json", *connect), capture_output=True, text=True,
+                                    timeout=60)  # fmt: skip
+            if source.returncode:
+                server.send_signal(signal.SIGINT)
+            out, _ = server.communicate(timeout=60)
+        finally:
+            server.kill()
+    return (source.returncode, json.loads(source.stdout)), (server.returncode, json.loads(out))
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("channels", [0, 1, 16, 64])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+def test_two_processes_migrate(kind: str, channels: int, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket" if kind == "unix" else f"tcp:127.0.0.1:{free_port()}"
+    secure: tuple[str, ...] = ()
+    if kind == "tls":
+        make_credentials(tmp_path / "creds")
+        secure = ("--tls", str(tmp_path / "creds"))
+    (code, source), (server_code, destination) = both(
+        address, secure, ("--channels", str(channels), "--ram-mib", "8", *secure)
+    )
+    assert (code, source["status"], server_code, destination["status"]) == (0, "completed", 0, "completed")
+    names = {s["connection"] for s in source["steps"]}
+    assert {f"multifd[{n}]" for n in range(channels)} <= names and source["guest_bytes"] >= 8 << 20
+    assert not (tmp_path / "socket").exists()
+
+
+def test_a_profile_that_does_not_fit_is_refused_with_item_and_both_values() -> None:
+    (code, source), (_, destination) = both(
+        f"tcp:127.0.0.1:{free_port()}", (), ("--profile", "pc-i440fx-7.2+virtio-rng")
+    )
+    (error,) = source["errors"]
+    assert code == 1 and source["guest_bytes"] == 0 and destination["status"] == "none"
+    assert (error["code"], error["destination"]) == ("device-unknown", "absent") and "virtio-rng" in error["item"]
+
+
+def test_a_refusal_is_printed_as_a_table() -> None:
+    port = free_port()
+    with subprocess.Popen(simlib("serve", f"tcp:127.0.0.1:{port}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as server:  # fmt: skip
+        assert server.stderr is not None and server.stderr.readline()
+        command = simlib("connect", f"tcp:127.0.0.1:{port}", "--profile", "pc-i440fx-7.2+virtio-rng")
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+    assert "item" in told and "absent" in told and "device-unknown" in told and server.returncode == 130
+
+
+def test_another_secret_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name * 10)
+    (code, source), _ = both(
+        f"tcp:127.0.0.1:{free_port()}", ("--psk-file", str(tmp_path / "one")), ("--psk-file", str(tmp_path / "two"))
+    )
+    assert code == 1 and source["errors"][0]["code"] == "transcript"
+
+
+@pytest.mark.parametrize("args", [
+    ["connect", "tcp:127.0.0.1"], ["connect", "pigeon:x"], ["serve", "fd:x"], ["connect", "tcp:[::1]:99999"],
+    ["connect", "tcp:127.0.0.1:1", "--tls", "/nowhere"], ["serve", "tcp:127.0.0.1:0", "--profile", "none"],
+    ["connect", "exec:cat", "--channels", "2"], ["connect", "tcp:127.0.0.1:1", "--psk-file", "/nowhere"],
+])  # fmt: skip
+def test_wrong_usage_is_exit_2_and_one_sentence(args: list[str]) -> None:
+    got = subprocess.run(simlib(*args), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 2 and got.stderr.count("\n") == 1 and "Traceback" not in got.stderr
+
+
+def test_a_port_in_use_and_nobody_there_are_exit_1() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        got = subprocess.run(simlib("serve", address), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and "Address already in use" in got.stderr and "Traceback" not in got.stderr
+    got = subprocess.run(simlib("connect", address), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and "Connection refused" in got.stdout and "Traceback" not in got.stderr
+
+
+def test_a_command_at_each_end_carries_the_handshake_inline(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    serve = " ".join(simlib("serve", "fd:0"))
+    got = subprocess.run(simlib("connect", f"exec:{serve} 1>&2"), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 0 and "says GO [control]" in got.stdout and not path.exists()
+
+
+def test_wireshark_reads_a_tls_capture_with_the_keys_that_are_inside(tmp_path: Path) -> None:
+    make_credentials(tmp_path / "creds")
+    secure = ("--tls", str(tmp_path / "creds"))
+    capture = tmp_path / "c.pcapng"
+    both(f"tcp:127.0.0.1:{free_port()}", secure, (*secure, "--ram-mib", "1", "--pcap", str(capture)))
+    assert b"CLIENT_TRAFFIC_SECRET_0" in capture.read_bytes()
+    from shutil import which
+
+    if which("tshark") is None:
+        pytest.skip("tshark is not installed: apt-get install tshark")
+    shown = subprocess.run(
+        ["tshark", "-r", str(capture), "-d", "tcp.port==4444,tls", "-q", "-z", "follow,tls,ascii,0"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "session-id" in shown.stdout, shown.stderr
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------------
+def shaken(client: Tls, server: Tls) -> None:
+    for _ in range(4):
+        for one, other in ((client, server), (server, client)):
+            other.arrived(one.take())
+            if not other.secured:
+                other.shake()
+
+
+def test_both_sides_export_the_same_key_and_each_connection_another(tmp_path: Path) -> None:
+    found = make_credentials(tmp_path)
+    contexts = [found.context(server) for server in (False, True)]
+    pairs = [(Tls(contexts[0], False, "localhost"), Tls(contexts[1], True)) for _ in range(2)]
+    for client, server in pairs:
+        client.shake()
+        shaken(client, server)
+        assert client.exporter == server.exporter
+    assert pairs[0][0].exporter != pairs[1][0].exporter
+
+
+@pytest.mark.parametrize("hostname", ["example.org", "10.1.2.3"])
+def test_a_certificate_for_another_name_is_refused(hostname: str, tmp_path: Path) -> None:
+    found = make_credentials(tmp_path)
+    client, server = Tls(found.context(False), False, hostname), Tls(found.context(True), True)
+    client.shake()
+    with pytest.raises(TlsError, match=hostname):
+        shaken(client, server)
+
+
+def test_what_is_not_tls_is_called_so_and_a_stranger_s_certificate_is_refused(tmp_path: Path) -> None:
+    ours, theirs = make_credentials(tmp_path / "a"), make_credentials(tmp_path / "b")
+    server = Tls(ours.context(True), True)
+    server.arrived(b"QEVM\0\0\0\3" + bytes(64))
+    with pytest.raises(TlsError, match="unexpected TLS packet"):
+        server.shake()
+    client, server = Tls(theirs.context(False), False), Tls(ours.context(True), True)
+    client.shake()
+    with pytest.raises(TlsError, match="verify failed"):
+        shaken(client, server)
+    with pytest.raises(SSL.Error):
+        client.connection.export_keying_material(b"x", 32)
+
+
+# --- faults and leftovers -------------------------------------------------------------------------------------------
+def leftovers() -> tuple[int, int, int]:
+    gc.collect()
+    return (
+        sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        threading.active_count(),
+        len(list(Path("/tmp").glob("simlib-*"))),
+    )
+
+
+ENDINGS: dict[str, Scenario] = {
+    "success": MATCHED,
+    "refusal": find("device_only_at_source"),
+    "cut": find("cut_midway"),
+    "cancel": find("cancelled"),
+    "stranger": find("stranger_garbage"),
+    "tls": MATCHED.vary(source=Side(parameters={"tls-creds": "a"}), destination=Side(parameters={"tls-creds": "a"})),
+    "stall": MATCHED.vary(faults=(Fault("stall", after_mib=1.0),), management__deadline_s=0.5),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_socket_task_thread_or_file_is_left(ending: str) -> None:
+    live.run(MATCHED)  # what is loaded once
+    before = leftovers()
+    live.run(ENDINGS[ending])
+    assert leftovers() == before
+
+
+def test_ctrl_c_at_either_side_leaves_nothing_and_cancels(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with subprocess.Popen(
+        simlib("serve", address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None and server.stderr.readline()
+        with subprocess.Popen(simlib("connect", address, "--ram-mib", "60000"), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as source:  # fmt: skip
+            time.sleep(2)
+            source.send_signal(signal.SIGINT)
+            told, err = source.communicate(timeout=30)
+        assert source.returncode == 130 and "cancelled" in told and "Traceback" not in err
+        server.send_signal(signal.SIGINT)
+        _, err = server.communicate(timeout=30)
+    assert "Traceback" not in err and not (tmp_path / "socket").exists()
+
+
+def test_an_address_is_one_of_four_kinds() -> None:
+    assert parse("localhost:4444") == parse("tcp:localhost:4444") and parse("tcp:[::1]:5").host == "::1"
+    assert parse("exec:socat - TCP:b:1").inline and not parse("unix:/a:b").inline
+    with pytest.raises(AddressError):
+        parse("tcp::")
+
+
+def test_an_engine_s_defect_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simlib.handshake.v2.destination import Destination
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Destination, "_on_received", broken)
+    with pytest.raises(ZeroDivisionError):
+        live.run(find("matched"))

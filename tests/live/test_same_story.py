@@ -1,0 +1,117 @@
+"""Real sockets tell the story that the simulated world tells: what was said and heard on each connection, and how each
+side went. Where a race decides, it is one of those that the world tells over seeds, delays and slow hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from simlib import live, world
+from simlib.compare import Job, jobs
+from simlib.scenario import Scenario, load_all
+
+SEEDS = 160
+# What can't be compared yet, and why: each is watched by nobody else
+LEFT_OUT = {
+    "destination_killed": "what stands unread in the kernel when a process dies decides who hears what",
+    "detect_new_destination": "how much of the stream a reset still lets through",
+    "order_preempt_first": "the kernel's buffers hold more than the scenario's",
+    "slow_path": "the real link needs longer than a test should",
+    "detect_slow_path": "the real link needs longer than a test should",
+    "matched_preempt": "20 MiB/s need longer than a test should",
+    "preempt_only_at_source": "20 MiB/s need longer than a test should",
+    "matched_postcopy": "20 MiB/s need longer than a test should",
+    "device_only_at_source_128_gib": "128 GiB",
+    "matched_large": "128 GiB",
+    "cut_early": "how much is said before the cut is heard",
+}
+# words that the kernel, below both runners, or the TLS library chooses
+SAME = (
+    (r"Connection reset by peer|Broken pipe|Bad file descriptor", "gone"),
+    (r"first bytes are 16 03 01.*", "first bytes are TLS"), (r"magic: 3692\d+", "magic: TLS"),
+    (r"TLS handshake failed: .*", "TLS handshake failed"),
+)  # fmt: skip
+Story = tuple[object, ...]
+
+
+def live_jobs() -> list[Job]:
+    return [
+        j for j in jobs(load_all())
+        if j.manager == "naive" and j.scenario.name not in LEFT_OUT and not live.inexpressible(j.scenario)
+    ]  # fmt: skip
+
+
+def quick(scenario: Scenario) -> Scenario:
+    """With less patience: nothing that ends at all needs more."""
+    given = scenario.management
+    return scenario.vary(management=replace(
+        given, observe_s=min(given.observe_s, 6.0), deadline_s=min(given.deadline_s, 2.0)
+    ))  # fmt: skip
+
+
+def told(story: tuple[tuple[str, ...], ...]) -> Story:
+    """A story in which like channels are exchangeable, and the kernel's words are one."""
+    alike: dict[str, list[tuple[str, ...]]] = {}
+    rest = []
+    for name, *lines in story:
+        for pattern, word in SAME:
+            lines = [re.sub(pattern, word, line) for line in lines]
+        found = re.fullmatch(r"(\w+) on multifd\[(\d+)\]", name)
+        if found:
+            lines = [re.sub(r"multifd\[\d+\]", "multifd", line) for line in lines]
+            alike.setdefault(found[2], []).append((found[1], *lines))
+        else:
+            rest.append((name, *(re.sub(r"(channel |id '?)\d+", r"\1N", line) for line in lines)))
+    return *rest, *sorted(map(tuple, alike.values()))
+
+
+def worlds(job: Job, scenario: Scenario) -> Iterator[Story]:
+    for seed in range(SEEDS):
+        jitter = {"link__delay_law": "exponential", "link__jitter_ms": (0.02, 0.1, 0.5, 3.0)[seed % 4],
+                  "guest__jitter_ms": (0.3, 3.0, 0.0)[seed % 3]}  # fmt: skip
+        varied = scenario.vary(**jitter) if seed else scenario
+        yield told(world.run(varied, protocol=job.protocol, version=job.version, seed=seed).trace.story())
+
+
+def same(job: Job, scenario: Scenario) -> None:
+    mine = told(live.run(scenario, protocol=job.protocol, version=job.version).trace.story())
+    assert any(mine == story for story in worlds(job, scenario)), mine
+
+
+def named(job: Job) -> str:
+    return f"{job.scenario.name}, {job.protocol}, {job.version}"
+
+
+FIRST = ("matched", "device_only_at_source", "order_multifd_first", "stranger_multifd", "cut_midway", "exec_socat",
+         "tls_only_at_source", "destination_cannot_apply", "cancelled", "channels_4_and_2")  # fmt: skip
+
+
+@pytest.mark.parametrize("job", [j for j in live_jobs() if j.scenario.name in FIRST and j.version == "10.0"], ids=named)
+def test_real_sockets_tell_a_story_of_the_world(job: Job) -> None:
+    same(job, quick(job.scenario))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [j for j in live_jobs() if j.scenario.name not in FIRST or j.version != "10.0"],
+                         ids=named)  # fmt: skip
+def test_real_sockets_tell_a_story_of_the_world_everywhere_else(job: Job) -> None:
+    same(job, quick(job.scenario))
+
+
+SECURED = [
+    j for j in live_jobs()
+    if j.version == "10.0" and j.protocol == "v2" and not j.scenario.faults and j.scenario.link.transport == "tcp"
+    and not j.scenario.name.startswith("tls")
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", SECURED, ids=named)
+def test_real_tls_tells_a_story_of_the_world(job: Job) -> None:
+    scenario = quick(job.scenario)
+    secured = {s: replace(getattr(scenario, s), parameters=getattr(scenario, s).parameters | {"tls-creds": "tls0"})
+               for s in ("source", "destination")}  # fmt: skip
+    same(job, scenario.vary(**secured))
