@@ -37,6 +37,9 @@ check: $(SET_UP) ## ruff and mypy --strict
 bench: $(SET_UP) ## what a simulated handshake costs, as ratios in one run
 	@$(PY) tests/bench.py
 
+times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip
+	@$(PY) tests/times.py
+
 notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 	@$(PY) notebooks/build.py
 
@@ -47,4 +50,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results lab test test-all check bench notebooks lock clean
+.PHONY: help compare results lab test test-all check bench times notebooks lock clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,28 @@ def test_every_make_target_shown_exists() -> None:
     assert {c.split()[1] for c in COMMANDS if c.startswith("make ")} <= targets
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("simlib ")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("simlib ") and "tcp:" not in c])
 def test_every_simlib_command_shown_works(command: str, tmp_path: Path) -> None:
     words = [str(tmp_path) if w.startswith("build/") else w for w in command.split()[1:]]
     assert subprocess.run([sys.executable, "-m", "simlib", *words], capture_output=True).returncode == 0
+
+
+def test_the_two_real_sides_do_what_is_said() -> None:
+    serve, refused, migrates = (c.split()[1:] for c in COMMANDS if "tcp:" in c)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    command = [sys.executable, "-m", "simlib"]
+
+    def given(words: list[str]) -> list[str]:
+        return command + [w.replace("4444", port) for w in words]
+
+    with subprocess.Popen(given(serve), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None and "listening" in server.stderr.readline()
+        first = subprocess.run(given(refused), capture_output=True, text=True, timeout=60)
+        second = subprocess.run(given(migrates), capture_output=True, text=True, timeout=60)
+        server.communicate(timeout=60)
+    assert (first.returncode, second.returncode, server.returncode) == (1, 0, 0) and "virtio-rng" in first.stdout
 
 
 def test_the_numbers_are_those_of_the_table_and_so_is_the_picture() -> None:

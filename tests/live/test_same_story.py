@@ -3,9 +3,12 @@ side went. Where a race decides, it is one of those that the world tells over se
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +118,15 @@ def test_real_tls_tells_a_story_of_the_world(job: Job) -> None:
     secured = {s: replace(getattr(scenario, s), parameters=getattr(scenario, s).parameters | {"tls-creds": "tls0"})
                for s in ("source", "destination")}  # fmt: skip
     same(job, scenario.vary(**secured))
+
+
+@pytest.mark.slow
+def test_a_real_handshake_takes_the_simulated_time_and_a_constant_of_the_cpu() -> None:
+    """Timed, and so among the slow ones and with room for a busy machine; `make times` prints the table."""
+    spec = importlib.util.spec_from_file_location("times", Path(__file__).resolve().parents[1] / "times.py")
+    assert spec and spec.loader
+    times = importlib.util.module_from_spec(spec)
+    sys.modules["times"] = times
+    spec.loader.exec_module(times)
+    for line in times.measure():
+        assert line.round_trip_ms < 50 or -0.05 < line.error < 0.05, line
