@@ -9,6 +9,10 @@ from .detection import detects, pairs
 from .models import Case, cases
 from .mutants import Mutant, mutants
 from .search import Found, Search, search
+from .story import replay
+
+FOUND_HERE = ("CHANNEL_OK must come on every connection of ours", "a lost channel waits for control's word",
+              "after GO only control's end counts")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,19 @@ def mutants_table(found: list[tuple[Mutant, Found]]) -> list[str]:
     return rows
 
 
+def findings(found: list[tuple[Mutant, Found]]) -> list[str]:
+    """Markdown: the stories of the rules that the design lacked, as the search first told them."""
+    lines = []
+    for mutant, result in found:
+        if mutant.rule in FOUND_HERE:
+            model = mutant.mutated()
+            path = result.violations[mutant.killed_by].path
+            trace, ended = replay(model, path)
+            lines += [f"**Without \"{mutant.rule}\"** ({mutant.killed_by}): source {ended.source}, guest at "
+                      f"{ended.guest_at}.", "", "```text", str(trace), "```", ""]  # fmt: skip
+    return lines
+
+
 def detection_table() -> list[str]:
     """Markdown: what the source has heard when it decides, on a pipe and on a slow path; and where it can know."""
     rows = ["| strategy | heard on a one-way pipe | heard on a slow two-way path | it decides | it errs |",
@@ -79,6 +96,8 @@ def page(lines: list[Line], killed: list[tuple[Mutant, Found]]) -> str:
         "## What every rule of v2 is for", "",
         "Each rule is taken out of the real engine alone, and the search says what breaks.", "",
         *mutants_table(killed), "",
+        "## The stories of the rules that the design lacked", "",
+        "Steps of the search, 200 ms apart, to the moment at which the property breaks.", "", *findings(killed),
         "## Why the source must be told (D2)", "",
         "What the real source hears until it decides, on a pipe that returns nothing and on a path whose answer is",
         "late, is the same; so whatever it decides is wrong on one of them.", "", *detection_table(), "",
