@@ -23,7 +23,7 @@ from simlib.trace import Trace
 STRANGERS = 1000
 SIDE = Side(capabilities=("multifd",), parameters={"multifd-channels": 4})
 SCENARIO = Scenario(name="strangers", title="strangers", source=SIDE, destination=SIDE).vary(guest__ram_mib=1.0)
-AGAIN_S = 0.5  # a stranger who was thrown out comes back
+AGAIN_S = 2.0  # a stranger who was thrown out comes back
 
 
 @dataclass(frozen=True)

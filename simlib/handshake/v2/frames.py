@@ -127,11 +127,10 @@ class Reader:
         if len(self.buffer) < FRAME_BYTES + size:
             return self, None
         payload = self.buffer.skip(FRAME_BYTES).peek(size)
-        read = replace(self, buffer=self.buffer.skip(FRAME_BYTES + size))
-        if not self.unlimited:
-            read = replace(read, spent_bytes=self.spent_bytes + FRAME_BYTES + size)
-            if read.spent_bytes > self.limits.handshake_bytes:
-                raise PeerError("too-much", f"more than {self.limits.handshake_bytes} bytes of handshake")
+        spent = self.spent_bytes + (0 if self.unlimited else FRAME_BYTES + size)
+        if spent > self.limits.handshake_bytes and not self.unlimited:
+            raise PeerError("too-much", f"more than {self.limits.handshake_bytes} bytes of handshake")
+        read = replace(self, buffer=self.buffer.skip(FRAME_BYTES + size), spent_bytes=spent)
         return read._continued(Frame(type, payload, flags, channel, request))
 
     def _continued(self, got: Frame) -> tuple[Reader, Frame | None]:

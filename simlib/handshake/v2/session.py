@@ -88,8 +88,9 @@ class Session(Endpoint):
         self._set(conn, reader=self.links[conn].reader.add(data, fill))
         try:
             while self.finished is None and self.links[conn].kind != "closed" and self._reads(conn):
-                before = self.links[conn].reader
-                reader, item = before.next()
+                reader, item = self.links[conn].reader.next()
+                while isinstance(item, Frame) and _ignorable(item):
+                    reader, item = reader.skipped().next()
                 self._set(conn, reader=reader)
                 if item is None:
                     return
@@ -114,12 +115,9 @@ class Session(Endpoint):
                             f"{destination}", "version", source, destination)  # fmt: skip
 
     def _got_frame(self, conn: int, got: Frame) -> None:
-        if got.type not in messages.SHAPES and got.type not in (frames.PING, frames.PONG, frames.DATA):
-            if got.flags & frames.CRITICAL:
-                raise PeerError("unknown-critical", f"a critical frame of unknown type {frames.name(got.type)}",
-                                frames.name(got.type))  # fmt: skip
-            self._set(conn, reader=self.links[conn].reader.skipped())
-            return
+        if _unknown(got):
+            raise PeerError("unknown-critical", f"a critical frame of unknown type {frames.name(got.type)}",
+                            frames.name(got.type))  # fmt: skip
         if got.type in (frames.PING, frames.PONG):
             self._ping(conn, got)
         elif self.links[conn].kind == "control" or got.type in self._first_frames(conn):
@@ -183,3 +181,11 @@ class Session(Endpoint):
         hashes = binding.transcript(source), binding.transcript(destination)
         self.key_bytes = binding.session_key(secret, self.identity.psk, self.exporter, *hashes)
         self.sent = self.heard = b""
+
+
+def _unknown(got: Frame) -> bool:
+    return got.type not in messages.SHAPES and got.type not in (frames.PING, frames.PONG, frames.DATA)
+
+
+def _ignorable(got: Frame) -> bool:
+    return _unknown(got) and not got.flags & frames.CRITICAL
