@@ -134,8 +134,10 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
     anchor, dx = {
         "source": ("end", -10), "destination": ("start", 10), "manager": ("start", 0), "stranger": ("end", 0),
     }.get(s.side, ("middle", 0))  # fmt: skip
-    where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
     text = f"{s.connection} {s.text}".strip()
+    if s.kind == "say":  # what it thinks stands where there is room for it, between the sides
+        anchor, dx, text = ("start", 10, s.text) if s.side == "source" else ("end", -10, s.text)
+    where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
     text = text if len(text) <= 48 else text[:45] + "…"
     return f"<text {where} fill='{colour}' font-style='italic'>{_safe(text)}</text>"
 
