@@ -37,8 +37,8 @@ check: $(SET_UP) ## ruff and mypy --strict
 bench: $(SET_UP) ## what a simulated handshake costs, as ratios in one run
 	@$(PY) tests/bench.py
 
-times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip
-	@$(PY) tests/times.py
+times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip, and among strangers
+	@$(PY) tests/times.py && $(PY) -m tests.live.test_strangers
 
 notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 	@$(PY) notebooks/build.py

@@ -77,7 +77,7 @@ class Host:
 
     def __init__(self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest) -> None:
         self.side, self.endpoint, self.trace, self.guest = side, endpoint, trace, guest
-        self.alarms: dict[str, int] = {}
+        self.alarms: dict[str, Callable[[], None]] = {}  # what calls each off
         self.inbox: deque[tuple[i.Input, Any]] = deque()
         self.busy = self.frozen = self.dead = False  # frozen: SIGSTOP; its kernel goes on
         self.cause: Any = None
@@ -92,7 +92,8 @@ class Host:
         """Seconds since the run began."""
         raise NotImplementedError
 
-    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+    def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call it then; what is returned calls that off."""
         raise NotImplementedError
 
     def name(self, conn: int) -> str:
@@ -121,17 +122,19 @@ class Host:
 
     # --- time, and the guest ----------------------------------------------------------------------------------------
     def _set_alarm(self, o: i.SetAlarm) -> None:
-        turn = self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
+        self._stop_alarm(i.StopAlarm(o.name))
 
         def ring() -> None:
-            if self.alarms.get(o.name) == turn and self.endpoint.finished is None:
+            del self.alarms[o.name]
+            if self.endpoint.finished is None:
                 self.note("link", f"alarm {o.name}")
                 self.feed(i.AlarmRang(o.name))
 
-        self.after(o.delay_s, ring)
+        self.alarms[o.name] = self.after(o.delay_s, ring)
 
     def _stop_alarm(self, o: i.StopAlarm) -> None:
-        self.alarms[o.name] = self.alarms.get(o.name, 0) + 1
+        if o.name in self.alarms:
+            self.alarms.pop(o.name)()
 
     def _guest_answers(self, delay_s: float, call: Callable[[], None]) -> None:
         """After its time, or when an exact replay says so."""

@@ -51,11 +51,10 @@ class NeverBusy(Destination):
 
 
 class EndlessPatience(Destination):
-    def _add_link(self) -> int:
-        conn = super()._add_link()
+    def _add_link(self, conn: int) -> None:
+        super()._add_link(conn)
         limits = replace(self.identity.limits, ignorable=1 << 30)
         self._set(conn, reader=replace(self.links[conn].reader, limits=limits))
-        return conn
 
 
 class SpeaksFirst(Adaptive):

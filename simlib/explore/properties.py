@@ -90,7 +90,7 @@ def protocols(system: System, state: State, final: bool) -> str:
         if source.stage and isinstance(destination, V2Destination) and destination.state in ("accepted", "started"):
             return "the source sends migration data before READY"
     modes = _modes(system, state)
-    shut = [ln for ln in getattr(destination, "links", ()) if ln.kind == "closed"]
+    shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
     failed = destination.finished is not None and destination.finished.status == "failed"
     if modes and (failed or shut):
         return f"{modes[0]} was spoken, and the destination read it as {modes[1]}"

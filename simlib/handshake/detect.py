@@ -7,9 +7,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .endpoint import State
+from .endpoint import State, Table
 from .interface import (
     AlarmRang,
+    Broken,
     Drop,
     Ended,
     Entered,
@@ -34,15 +35,15 @@ from .v2.messages import Identity
 
 
 class Adaptive(State):
-    """Until the first bytes have come it keeps what it is told, in order; then it hands that over. Connections that say
-    neither are closed, and whoever is chosen never hears of them: `numbers` maps its connections to ours."""
+    """Until the first bytes have come it keeps what it is told of the connections that may still be either, in order;
+    then it hands that over. Who is chosen never hears of the others. v1 counts its connections from 0, so `numbers`
+    has ours."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.settings, self.identity = settings, identity
         self.chosen: V1Destination | V2Destination | None = None
         self.told: tuple[Input, ...] = ()
-        self.first: tuple[bytes, ...] = ()  # of each connection
-        self.refused: tuple[int, ...] = ()
+        self.first: Table[bytes] = Table()
         self.numbers: tuple[int, ...] = ()
         self.listening = False
 
@@ -69,8 +70,12 @@ class Adaptive(State):
     def handle(self, input: Input) -> list[Output]:
         if self.chosen is not None:
             return self._pass_on(input)
+        if isinstance(input, AlarmRang):
+            return self._refuse(int(input.name.rpartition("-")[2]), "said nothing in time")
+        if isinstance(input, Opened):
+            self.first[input.conn] = b""
         conn = getattr(input, "conn", None)
-        if conn in self.refused:
+        if conn is not None and conn not in self.first:
             return []
         self.told = (*self.told, input)
         if isinstance(input, Start):
@@ -79,25 +84,20 @@ class Adaptive(State):
         if isinstance(input, Opened):
             return self._opened(input.conn)
         if isinstance(input, Received):
-            found = self.first[input.conn] + input.data[:8]
-            self.first = (*self.first[: input.conn], found, *self.first[input.conn + 1 :])
-            return self._look(input.conn, found[:8])
-        if isinstance(input, AlarmRang):
-            return self._refuse(int(input.name.rpartition("-")[2]), "said nothing in time")
+            self.first[input.conn] += input.data[:8]
+            return self._look(input.conn, self.first[input.conn][:8])
         if isinstance(input, TlsFailed):
             return self._refuse(input.conn, f"TLS handshake failed: {input.text}")
-        if isinstance(input, Ended):
+        if isinstance(input, (Ended, Broken)):
             return self._refuse(input.conn, "left without a word")
         return []
 
     def _opened(self, conn: int) -> list[Output]:
-        self.first = (*self.first, b"")
         out: list[Output] = [StartTls(conn)] if self.settings.tls else []
         if self.identity.limits.guard_s:
             out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
-        undecided = [c for c in range(len(self.first)) if c not in self.refused]
-        if len(undecided) > self.identity.limits.unauthenticated:
-            out += self._refuse(undecided[0], "said nothing while others came")
+        if len(self.first) > self.identity.limits.unauthenticated:
+            out += self._refuse(next(iter(self.first)), "said nothing while others came")
         return out
 
     def _look(self, conn: int, found: bytes) -> list[Output]:
@@ -110,25 +110,28 @@ class Adaptive(State):
         return self._refuse(conn, f"neither v1 nor v2: {found.hex(' ')}")
 
     def _refuse(self, conn: int, why: str) -> list[Output]:
-        self.refused = (*self.refused, conn)
-        self.told = tuple(t for t in self.told if getattr(t, "conn", None) != conn and not isinstance(t, AlarmRang))
-        return [Printed(f"connection {conn}: {why}"), Drop(conn, unread=True)]
+        if self.first.pop(conn, None) is None:
+            return []
+        self.told = tuple(t for t in self.told if getattr(t, "conn", None) != conn)
+        return [Printed(f"connection {conn}: {why}"), StopAlarm(f"guard-{conn}"), Drop(conn, unread=True)]
 
     def _choose(self, chosen: V1Destination | V2Destination) -> list[Output]:
         self.chosen = chosen
-        told, self.told = self.told, ()
+        stopped: list[Output] = [StopAlarm(f"guard-{c}") for c in self.first]
+        told, self.told, self.first = self.told, (), Table()
         out = [o for t in told for o in self._pass_on(t)]
-        stopped: list[Output] = [StopAlarm(f"guard-{c}") for c in range(len(self.first))]
         return stopped + [o for o in out if not isinstance(o, StartTls)]  # TLS was asked for already
 
     def _pass_on(self, input: Input) -> list[Output]:
+        if isinstance(self.chosen, V2Destination):
+            return self.chosen.handle(input)
         assert self.chosen is not None
         conn = getattr(input, "conn", None)
-        if conn in self.refused:
-            return []
         if isinstance(input, Opened):
             self.numbers = (*self.numbers, input.conn)
         if isinstance(conn, int):
+            if conn not in self.numbers:
+                return []
             input = replace(input, conn=self.numbers.index(conn))  # type: ignore[arg-type]
         out = self.chosen.handle(input)
         return [replace(o, conn=self.numbers[o.conn]) if hasattr(o, "conn") else o for o in out]  # type: ignore[arg-type]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from .interface import Finished, Input, Output
 from .machine import Settings
 
+V = TypeVar("V")
 # given once, a function of the rest, or of no consequence for what comes
 CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out")
 
@@ -28,6 +29,16 @@ class State:
             if hasattr(value, "fork"):
                 setattr(other, name, value.fork())
         return other
+
+
+class Table(dict[int, V]):
+    """What a side knows of each connection that it has; a connection that is gone leaves nothing behind."""
+
+    def key(self) -> tuple[tuple[int, V], ...]:
+        return tuple(self.items())
+
+    def fork(self) -> Table[V]:
+        return Table(self)
 
 
 class Endpoint(State):

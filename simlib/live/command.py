@@ -22,9 +22,11 @@ from .address import bound, parse
 from .host import Host
 from .tls import Credentials, make_credentials
 
+KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
+
 
 class _Telling(Trace):
-    """A trace that is read while it grows."""
+    """A trace that is read while it grows; strangers, who may come for ever, don't make it grow for ever."""
 
     def __init__(self, title: str, shown: bool) -> None:
         super().__init__(title)
@@ -33,7 +35,9 @@ class _Telling(Trace):
     def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
         super().note(time_s, side, kind, connection, text)
         if self.shown:
-            print(self.line(self.steps[-1]), flush=True)
+            print(self.line(self.steps.pop()), flush=True)
+        elif len(self.steps) >= 2 * KEPT_STEPS:
+            del self.steps[:KEPT_STEPS]
 
 
 def _setup(options: Any, at_source: bool) -> Setup:

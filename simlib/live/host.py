@@ -38,7 +38,8 @@ class Host(host.Host):
         self.zero_s = self.loop.time() if zero_s is None else zero_s
         self.peer, self.credentials, self.trip_s, self.record = peer, credentials, trip_s, record
         self.names: Names = {} if names is None else names
-        self.links: dict[int, Link] = {}
+        self.links: dict[int, Link] = {}  # that are not lost yet
+        self.accepted = 0
         self.called: dict[int, object] = {}
         self.listener: socket.socket | None = None
         self.listening = self.taking = False
@@ -56,13 +57,19 @@ class Host(host.Host):
     def now_s(self) -> float:
         return self.loop.time() - self.zero_s
 
-    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+    def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
         def ring() -> None:
             del self.timers[id(handle)]
             call()
 
         handle = self.loop.call_later(max(delay_s, 0.0), ring)
         self.timers[id(handle)] = handle
+
+        def call_off() -> None:
+            handle.cancel()
+            self.timers.pop(id(handle), None)
+
+        return call_off
 
     # --- what starts and stops it -----------------------------------------------------------------------------------
     async def listen(self, address: Address, backlog: int = 128) -> None:
@@ -85,7 +92,7 @@ class Host(host.Host):
             task.cancel()
         self.stop_listening()
         for link in self.links.values():
-            if link.transport is not None and not link.lost:
+            if link.transport is not None:
                 link.transport.abort()
         for process in self.processes:
             with suppress(OSError):
@@ -103,7 +110,7 @@ class Host(host.Host):
 
     def die(self, how: str) -> None:
         super().die(how)
-        for link in self.links.values():
+        for link in list(self.links.values()):
             link.drop()
 
     def freeze(self) -> None:
@@ -154,7 +161,8 @@ class Host(host.Host):
         self._adopt(sock, peer)
 
     def _adopt(self, sock: socket.socket, peer: object) -> None:
-        conn = len(self.links)
+        conn = self.accepted
+        self.accepted += 1
         self.called[conn] = peer
         link = self.links[conn] = self._link(conn)
         self.taking = True
@@ -173,7 +181,12 @@ class Host(host.Host):
                 from_source = outgoing == (self.side == "source")
                 self.trace.packets.append(Packet(self.now_s, conn, from_source, kind, data, fill))
 
-        return Link(conn, self.feed, record)
+        return Link(conn, self.feed, record, lambda: self._forget(conn))
+
+    def _forget(self, conn: int) -> None:
+        self.links.pop(conn, None)
+        if self.called.get(conn) not in self.names:
+            self.called.pop(conn, None)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)
@@ -221,13 +234,16 @@ class Host(host.Host):
             self.links[o.conn].send(o.data, o.fill)
 
     def _pause(self, o: i.Pause) -> None:
-        self.links[o.conn].pause()
+        if o.conn in self.links:
+            self.links[o.conn].pause()
 
     def _resume(self, o: i.Resume) -> None:
-        self.links[o.conn].resume()
+        if o.conn in self.links:
+            self.links[o.conn].resume()
 
     def _end(self, o: i.End) -> None:
-        self.links[o.conn].end()
+        if o.conn in self.links:
+            self.links[o.conn].end()
 
     def _drop(self, o: i.Drop) -> None:
         if o.conn in self.links:

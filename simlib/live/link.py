@@ -24,12 +24,14 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 
 
 class Link(asyncio.Protocol):
-    """`tell` takes the inputs of its endpoint; `record` each piece of the wire: outgoing or not, kind, bytes, fill."""
+    """`tell` takes the inputs of its endpoint; `record` each piece of the wire: outgoing or not, kind, bytes, fill;
+    `forget` is called when nothing of it is left."""
 
     def __init__(
-        self, conn: int, tell: Callable[[i.Input], None], record: Callable[[bool, str, bytes, int], None]
-    ) -> None:
-        self.conn, self.tell, self.record = conn, tell, record
+        self, conn: int, tell: Callable[[i.Input], None], record: Callable[[bool, str, bytes, int], None],
+        forget: Callable[[], object],
+    ) -> None:  # fmt: skip
+        self.conn, self.tell, self.record, self.forget = conn, tell, record, forget
         self.transport: Any = None
         self.sock: socket.socket | None = None
         self.queue: deque[tuple[bytes, int]] = deque()
@@ -75,6 +77,7 @@ class Link(asyncio.Protocol):
             if error is not None:
                 self.record(False, "rst", b"", 0)
                 self.tell(i.Broken(self.conn, words(error)))
+        self.forget()
 
     def pause_writing(self) -> None:
         self.full = True

@@ -45,8 +45,8 @@ class Host(host.Host):
     def now_s(self) -> float:
         return self.net.env.now
 
-    def after(self, delay_s: float, call: Callable[[], None]) -> None:
-        self.net.after(delay_s, call)
+    def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
+        return self.net.after(delay_s, call)
 
     @property
     def trips(self) -> int:

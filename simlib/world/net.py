@@ -128,9 +128,11 @@ class Net:
         self.schedule: dict[str, Timing] = {}  # by connection
         self.packet: Callable[[Connection, bool, str, bytes, int], None] = lambda *_: None
 
-    def after(self, delay_s: float, call: Callable[[], None]) -> None:
-        event = simpy.Timeout(self.env, delay_s if delay_s > 0 else 0.0)
-        event.callbacks.append(lambda _: call())
+    def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call it then; what is returned calls that off."""
+        calls = simpy.Timeout(self.env, delay_s if delay_s > 0 else 0.0).callbacks
+        calls.append(lambda _: call())
+        return calls.clear
 
     # --- set-up -----------------------------------------------------------------------------------------------------
     def connect(self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None],

@@ -44,6 +44,7 @@ from .messages import Identity
 from .session import Session
 from .source import agreed_settings, agreement_body, channel_plan
 
+STRANGE = ("new", "leaving")  # connections of nobody that is known
 _SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
 
 
@@ -98,9 +99,9 @@ class Destination(Session):
 
     # --- connections ------------------------------------------------------------------------------------------------
     def _on_opened(self, opened: Opened) -> None:
-        conn = self._add_link()
-        assert conn == opened.conn, "connections are numbered in the order of their acceptance"
-        unknown = [c for c, link in enumerate(self.links) if link.kind == "new"]
+        conn = opened.conn
+        self._add_link(conn)
+        unknown = [c for c, link in self.links.items() if link.kind in STRANGE]
         awaited = len(self.plan) - len(self.bound)  # its own channels may all be here before their first bytes
         if len(unknown) > self.identity.limits.unauthenticated + awaited:
             self._close(unknown[0])  # the oldest that has not said who it is
@@ -110,19 +111,22 @@ class Destination(Session):
             self._out.append(StartTls(conn))
 
     def _on_secured(self, secured: Secured) -> None:
-        self._set(secured.conn, exporter=secured.exporter)
+        if secured.conn in self.links:
+            self._set(secured.conn, exporter=secured.exporter)
 
     def _on_tlsfailed(self, failed: TlsFailed) -> None:
-        self._print_and_close(failed.conn, f"TLS handshake failed: {failed.text}")
+        if failed.conn in self.links:
+            self._print_and_close(failed.conn, f"TLS handshake failed: {failed.text}")
 
     def _on_alarmrang(self, alarm: AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
         conn = int(alarm.name.rpartition("-")[2])
         late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
-        if self.links[conn].kind == "new":
+        kind = self.links[conn].kind if conn in self.links else ""
+        if kind == "new":
             self._print_and_close(conn, late)
-        elif self.links[conn].kind == "closed":
-            self._out.append(Drop(conn))  # it was told why and would not go
+        elif kind == "leaving":
+            self._close(conn)  # it was told why and would not go
         elif conn == self.control and self.state in ("greeted", "accepted"):
             self._out.append(Printed(late))
             self._attempt_over((Error("connection-lost", "control", "", "", late, "", "later"),))
@@ -134,8 +138,8 @@ class Destination(Session):
 
     def _on_received(self, received: Received) -> None:
         conn = received.conn
-        link = self.links[conn]
-        if link.kind == "closed":
+        link = self.links.get(conn)
+        if link is None or link.kind == "leaving":
             return
         if link.kind not in ("new", "control"):
             self._stream(conn, received.data, received.fill)
@@ -145,7 +149,7 @@ class Destination(Session):
         self._read(conn, received.data, received.fill)
 
     def _reads(self, conn: int) -> bool:
-        return self.links[conn].kind in ("new", "control")
+        return conn in self.links and self.links[conn].kind in ("new", "control")
 
     def _first_frames(self, conn: int) -> tuple[int, ...]:
         return (frames.HELLO,)
@@ -251,9 +255,8 @@ class Destination(Session):
         elif not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)):
             wrong = Error("channel-auth", item, "wrong MAC", "", "The channel's MAC is wrong.")
         elif name not in self.plan:
-            wrong = Error(
-                "channel-unplanned", item, clean(name, 80), ", ".join(self.plan), "No such channel was agreed."
-            )
+            planned = ", ".join(self.plan)
+            wrong = Error("channel-unplanned", item, clean(name, 80), planned, "No such channel was agreed.")
         elif any(bound == name for bound, _, _ in self.bound):
             wrong = Error("channel-duplicate", item, "second", "first", "It is bound already; the first is kept.")
         if wrong is not None:
@@ -392,9 +395,11 @@ class Destination(Session):
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
+        if conn not in self.links:
+            return
         kind = self.links[conn].kind
-        if kind == "closed":
-            self._out += [Drop(conn), StopAlarm(f"guard-{conn}")]
+        if kind in STRANGE:
+            self._close(conn)
             return
         if self.state in ("going", "completed"):
             if conn == self.control and self.running:  # postcopy: its memory will not come any more
@@ -405,15 +410,13 @@ class Destination(Session):
         if conn == self.control:
             self._attempt_over((Error("connection-lost", "control", "", "", f"The source went away ({clean(how)}).", "",
                                       "later"),))  # fmt: skip
-        elif kind == "new":
-            self._close(conn)
         else:
             self._refuse((Error("channel-lost", f"channel[{kind}]", "closed", "open", f"Channel {kind} was lost "
                                 f"({clean(how)}).", "", "later"),))  # fmt: skip
 
     def _mistake(self, conn: int, error: Error) -> None:
         """On the control connection it ends the attempt; anywhere else it ends that connection alone."""
-        if conn == self.control or self.links[conn].kind not in ("new", "closed"):
+        if conn == self.control or self.links[conn].kind not in STRANGE:
             self._refuse((error,))
             return
         self._out.append(Printed(f"connection {conn} refused: {error.code}: {error.text}"))
@@ -456,9 +459,8 @@ class Destination(Session):
         """Listen again, unless loading had begun."""
         self.ended_as = errors
         dirty = self.state in ("ready", "loading", "loaded", "failed") and self._loader.state != "header"
-        for conn, link in enumerate(self.links):
-            if link.kind not in ("new", "closed"):
-                self._close(conn)
+        for conn in [c for c, link in self.links.items() if link.kind not in STRANGE]:
+            self._close(conn)
         if dirty:
             self.state = "failed"
             self._enter("failed")
@@ -470,15 +472,14 @@ class Destination(Session):
     def _let_go(self, conn: int) -> None:
         """Half-close and read on until the peer has gone: a close over unread bytes would be a reset, and a reset may
         overtake the reason."""
-        self._close(conn)
-        self._out[-1] = End(conn)
+        self._set(conn, kind="leaving", reader=frames.Reader(self.peer_magic, self.identity.limits), heard=b"")
+        self._out.append(End(conn))
         if self.identity.limits.guard_s:
             self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
 
     def _close(self, conn: int) -> None:
-        if self.identity.limits.guard_s and self.links[conn].kind == "new":
+        if self.links.pop(conn).kind in STRANGE and self.identity.limits.guard_s:
             self._out.append(StopAlarm(f"guard-{conn}"))
-        self._set(conn, kind="closed", reader=frames.Reader(self.peer_magic, self.identity.limits))
         self._out.append(Drop(conn))
 
     def _print_and_close(self, conn: int, text: str) -> None:
@@ -486,9 +487,8 @@ class Destination(Session):
         self._close(conn)
 
     def _close_all(self) -> None:
-        for conn, link in enumerate(self.links):
-            if link.kind != "closed":
-                self._close(conn)
+        for conn in list(self.links):
+            self._close(conn)
 
     def _enter(self, status: str) -> None:
         self.status = status

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..endpoint import Endpoint
+from ..endpoint import Endpoint, Table
 from ..errors import Error, PeerError, clean
 from ..interface import Heard, Said, Send
 from ..machine import Settings
@@ -22,7 +22,7 @@ class Link:
     """One connection as this side knows it."""
 
     reader: Reader
-    kind: str = "new"  # new, control, a channel's name, or closed
+    kind: str = "new"  # new, control, a channel's name, or leaving: it was told why, and is read until it goes
     nonce: bytes = b""  # ours
     peer_nonce: bytes = b""
     exporter: bytes = b""  # of its TLS connection
@@ -41,7 +41,7 @@ class Session(Endpoint):
         super().__init__(settings)
         self.identity = identity
         self.state = "connecting"
-        self.links: tuple[Link, ...] = ()
+        self.links: Table[Link] = Table()
         self.sent = self.heard = b""  # transcripts, until they become digests
         self.key_bytes = b""
         self.exporter = b""
@@ -50,11 +50,9 @@ class Session(Endpoint):
     def _derive(self, label: str, size: int) -> bytes:
         return binding.derive(self.identity.entropy, f"{self.role} {label}", size)
 
-    def _add_link(self) -> int:
-        conn = len(self.links)
+    def _add_link(self, conn: int) -> None:
         reader = Reader(self.peer_magic, self.identity.limits)
-        self.links = (*self.links, Link(reader, nonce=self._derive(f"nonce {conn}", 16)))
-        return conn
+        self.links[conn] = Link(reader, nonce=self._derive(f"nonce {conn}", 16))
 
     def _greeting(self, conn: int) -> bytes:
         """The preface, with random ignorable flags, and an ignorable frame behind it."""
@@ -87,7 +85,7 @@ class Session(Endpoint):
         """Everything that the bytes complete, one message after the other; a peer's mistake ends here."""
         self._set(conn, reader=self.links[conn].reader.add(data, fill))
         try:
-            while self.finished is None and self.links[conn].kind != "closed" and self._reads(conn):
+            while self.finished is None and self._reads(conn):
                 reader, item = self.links[conn].reader.next()
                 while isinstance(item, Frame) and _ignorable(item):
                     reader, item = reader.skipped().next()
@@ -175,7 +173,7 @@ class Session(Endpoint):
         raise NotImplementedError
 
     def _set(self, conn: int, **changes: Any) -> None:
-        self.links = (*self.links[:conn], replace(self.links[conn], **changes), *self.links[conn + 1 :])
+        self.links[conn] = replace(self.links[conn], **changes)
 
     def _make_key(self, secret: bytes, source: bytes, destination: bytes) -> None:
         hashes = binding.transcript(source), binding.transcript(destination)

@@ -104,7 +104,7 @@ class Source(Session):
         elif refused:
             self._finish("rejected", (Error("feature-conflict", "config", refused, "", refused),))
         else:
-            self._add_link()
+            self._add_link(CONTROL)
             self._set(CONTROL, kind="control")
             self._enter("setup")
             self._out.append(Open(CONTROL, "control"))
@@ -207,7 +207,7 @@ class Source(Session):
         self.lost = errors
         self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
         self.state = "closing"
-        self._out += [ResumeGuest(), *(Drop(c) for c in range(len(self.links)) if c != CONTROL), End(CONTROL)]
+        self._out += [ResumeGuest(), *(Drop(c) for c in self.links if c != CONTROL), End(CONTROL)]
 
     def _name(self, conn: int) -> str:
         return self.channels[conn] if conn < len(self.channels) else str(conn)
@@ -245,8 +245,9 @@ class Source(Session):
         digest = body.digest(ours)
         self._say(conn, frames.START, {"agreement": digest, "mac": binding.mac(self.key_bytes, "START", digest)})
         for name in plan:
+            self._add_link(len(self.channels))
+            self._out.append(Open(len(self.channels), name))
             self.channels = (*self.channels, name)
-            self._out.append(Open(self._add_link(), name))
 
     def _heard_channel_ok(self, conn: int, told: dict[str, Any]) -> None:
         name, ours = self.channels[conn], self.links[conn].nonce.hex()
@@ -269,7 +270,8 @@ class Source(Session):
         """READY, and CHANNEL_OK on every connection of ours, in whatever order they come: then no copy of CHANNEL_OPEN
         that somebody else has sent can have taken a channel's place."""
         if self.state == "ready" and not self.stage and len(self.agreed) == len(self.channels) - 1:
-            self.links = tuple(replace(ln, reader=replace(ln.reader, unlimited=True)) for ln in self.links)
+            for conn, link in self.links.items():
+                self._set(conn, reader=replace(link.reader, unlimited=True))
             self._enter("active")
             self.stage = "setup"
             self._advance()
@@ -432,7 +434,7 @@ class Source(Session):
         self._finish("uncertain", (error,))
 
     def _drop_all(self) -> None:
-        self._out += [Drop(conn) for conn in range(len(self.links))]
+        self._out += [Drop(conn) for conn in self.links]
 
     def _enter(self, status: str) -> None:
         self.status = status
