@@ -41,7 +41,7 @@ models(v1)
 # ## Detection by probing: each way to ask has an order in which it hurts
 #
 # (a) the destination probes; (b) a version bump; (c) the destination greets; (d) PING on v1, (d') answered in a way that an old
-# peer can't. The prior art's table, found again on running code; `timer` lets it ring at any moment.
+# peer can't; (f) TLS's ALPN. The prior art's table, found again on running code; `timer` lets it ring at any moment.
 
 # %%
 probes = {name: line for name, line in found.items() if name.startswith("(")}
@@ -56,7 +56,8 @@ Story(line.case.model, line.found.violations["S2 protocols apart"])
 #
 # On a pipe that returns nothing, and on a path whose answer is late, the source hears the same. Whatever it decides from that is
 # wrong on one of them; without a timer it never decides. (d') works where the path is known to return, at the price of a round
-# trip and of a machine type that must match first.
+# trip and of a machine type that must match first. (f) works where there is TLS: both hellos of the TLS handshake come anyway,
+# an old peer passes over a name that it doesn't know, and nobody between the two can change what was offered.
 
 # %%
 histories()

@@ -84,10 +84,10 @@ class Setup:
         """A fresh destination."""
         side, settings = self.scenario.destination, self.settings(False)
         identity = self._identity(side, "destination")
-        if self.probes and side.knows_v2:
+        if self.probes and side.knows_v2 and self.protocol != "f":
             return ProbingDestination(settings, identity, self.protocol, self.scenario.detect_timeout_s)
         if self.probes:
-            return V1Destination(settings)
+            return Adaptive(settings, identity) if side.knows_v2 else V1Destination(settings)
         accept = "v1" if self.saved or (self.protocol == "v1" and side.accept == "v2") else side.accept
         if accept == "v2-or-v1":
             return Adaptive(settings, identity)
@@ -107,6 +107,9 @@ class Setup:
 
     def refused(self) -> tuple[str, Finished] | None:
         """Which side's QEMU refuses the command before anything starts, because it lacks the channel type (D3)."""
+        if self.protocol == "f" and self.scenario.source.knows_v2 and not self.settings(True).tls:
+            text = "Parameter 'channel-type' accepts 'auto' with 'tls-creds' alone: without TLS only a guess is left"
+            return "source", Finished("rejected", text, "specific", listening=True)
         if self.protocol == "v1" or self.saved or self.probes:
             return None
         for name, side in (("source", self.scenario.source), ("destination", self.scenario.destination)):

@@ -16,7 +16,7 @@ from typing import Any
 from .handshake.machine import Machine, Settings
 from .profiles import DATA, ProfileError, edited, machine
 
-PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'")
+PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'", "f")
 MANAGERS = ("naive", "libvirt")
 SIZE_LIMIT_BYTES = 1 << 20
 Numbers = tuple[float, ...]

@@ -20,6 +20,7 @@ STORIES = (
     ("order_multifd_first", "v2", "7.2"), ("stranger_multifd", "v1", "10.0"), ("stranger_multifd", "v2", "10.0"),
     ("post_load_fails", "v2", "10.0"), ("destination_cannot_apply", "v2", "10.0"), ("tls_only_at_source", "v1", "7.2"),
     ("exec_cat_return_path", "v1", "10.0"), ("told_v2_and_adaptive", "v1", "10.0"), ("detect_slow_path", "b", "7.2"),
+    ("detect_tls_new_source", "f", "7.2"),
 )  # fmt: skip
 
 

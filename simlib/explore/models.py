@@ -114,13 +114,15 @@ def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *c
     """A detection variant between new and old peers."""
     source = side(0, *capabilities, knows_v2=source_new, machine=machine)
     destination = side(0, *capabilities, knows_v2=destination_new)
+    if variant == "f":
+        source, destination = (replace(s, parameters={"tls-creds": "tls0"}) for s in (source, destination))
     found = scenario("probe", source, destination, transport, 1.0 if timer else 0.0)
     alarms = ("detect",) if timer else ()
     return Model(Setup(found, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
 
 
 def variant_cases() -> list[Case]:
-    """(a) to (d'): new and old peers, with and without a timer, on paths that return, do not return, or echo."""
+    """New and old peers, with and without a timer, on paths that return, do not return, or echo."""
     s1, s2, s3, s4, s7, s10 = (
         "S1 agreement",
         "S2 protocols apart",
@@ -157,6 +159,9 @@ def variant_cases() -> list[Case]:
         ("(d') old source", probe("d'", False, True, False), ()),
         ("(d') new and new, timer", probe("d'", True, True, True), (s3, s4, s10)),
         ("(d') exec:cat", probe("d'", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
+        ("(f) new and new", probe("f", True, True, False), ()),
+        ("(f) old destination", probe("f", True, False, False), ()),
+        ("(f) old source", probe("f", False, True, False), ()),
     ]  # fmt: skip
     return [Case(name, model, breaks) for name, model, breaks in found]
 

@@ -83,7 +83,7 @@ def detection_table() -> list[str]:
         for p in pairs()
     ]
     rows += ["", "| strategy, path returns, no timer | old destination | new destination |", "|---|---|---|"]
-    return rows + [f"| ({v}) | {old} | {new} |" for v in ("b", "c", "d", "d'") for old, new in [detects(v)]]
+    return rows + [f"| ({v}) | {old} | {new} |" for v in ("b", "c", "d", "d'", "f") for old, new in [detects(v)]]
 
 
 def page(lines: list[Line], killed: list[tuple[Mutant, Found]]) -> str:

@@ -428,7 +428,8 @@ class Moment:
         number = self._find(side, ask.conn)
         wire = self.wires[number]
         if wire.owner != STRANGER:
-            told = self.system.input(i.Secured(0, b"exporter"))
+            asks = getattr(self.system.table[self.ends[SOURCE]], "variant", "") == "f"  # once, with its first
+            told = self.system.input(i.Secured(0, b"exporter", ask.alpn if asks else ""))
             self.wires[number] = wire._replace(there=(told, *wire.there), back=(told, *wire.back))
         elif wire.there:
             told = self.system.input(i.TlsFailed(0, "An unexpected TLS packet was received."))

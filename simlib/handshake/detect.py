@@ -30,7 +30,7 @@ from .machine import Settings
 from .stream import MAGIC, MULTIFD_MAGIC
 from .v1.destination import Destination as V1Destination
 from .v2.destination import Destination as V2Destination
-from .v2.frames import INITIATOR
+from .v2.frames import ALPN, INITIATOR
 from .v2.messages import Identity
 
 
@@ -93,7 +93,7 @@ class Adaptive(State):
         return []
 
     def _opened(self, conn: int) -> list[Output]:
-        out: list[Output] = [StartTls(conn)] if self.settings.tls else []
+        out: list[Output] = [StartTls(conn, ALPN)] if self.settings.tls else []
         if self.identity.limits.guard_s:
             out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
         if len(self.first) > self.identity.limits.unauthenticated:

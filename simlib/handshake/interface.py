@@ -51,10 +51,12 @@ class Opened(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Secured(_Value):
-    """The TLS handshake that `StartTls` asked for is done; `exporter` binds the session to it (RFC 9266)."""
+    """The TLS handshake that `StartTls` asked for is done; `exporter` binds the session to it (RFC 9266), `alpn` is what both
+    offered (RFC 7301)."""
 
     conn: int
     exporter: bytes = b""
+    alpn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +145,11 @@ class Open(_Value):
 
 @dataclass(frozen=True, slots=True)
 class StartTls(_Value):
-    """Run TLS on it: as the client at the source, as the server at the destination."""
+    """Run TLS on it: as the client at the source, as the server at the destination. `alpn`: what to
+    offer in it; a server that offers nothing, or another, goes on without (RFC 7301)."""
 
     conn: int
+    alpn: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The detection variants (a) to (d'): ways to find v2 by probing instead of being told. Studied, never to be shipped.
+"""The detection variants: ways to find v2 by asking instead of being told. (a) to (d') are studied, never to be shipped.
 
 Each side is a wrapper that plays its trick on the first connection and then hands over to the real v1 or v2 endpoint;
 an old peer is the v1 endpoint itself. Like `detect`, this file may see both versions.
@@ -8,8 +8,11 @@ an old peer is the v1 endpoint itself. Like `detect`, this file may see both ver
     c   destination greets at once; the source waits T for the greeting
     d   source sends header, configuration, OPEN_RETURN_PATH, PING(c) and waits T for PONG(c): proves a return path only
     d'  the same, and a new destination answers PONG(c xor K): an old one cannot
+    f   source and destination offer v2's name in the TLS handshake (ALPN), which an old peer ignores; where there is
+        TLS it needs no clock, kills nobody, and nobody between the two can change the answer. The destination is the
+        adaptive one of `detect`
 
-T = 0 means no timer: (a) then decides at the first data, the others wait for ever.
+T = 0 means no timer: (a) then decides at the first data, (b) to (d') wait for ever.
 """
 
 from __future__ import annotations
@@ -33,19 +36,22 @@ from .interface import (
     Pause,
     Received,
     Said,
+    Secured,
     Send,
     SetAlarm,
     Start,
+    StartTls,
     StopAlarm,
 )  # fmt: skip
 from .machine import Settings
 from .v1.destination import Destination as V1Destination
 from .v1.source import Source as V1Source
 from .v2.destination import Destination as V2Destination
+from .v2.frames import ALPN
 from .v2.messages import Identity
 from .v2.source import Source as V2Source
 
-VARIANTS = ("a", "b", "c", "d", "d'")
+VARIANTS = ("a", "b", "c", "d", "d'", "f")
 PROBE, ACK2, ANSWER, GREET = b"\x89QMP\r\n\x1a\n", b"\x89QMK\r\n\x1a\n", b"\x89QMA\r\n\x1a\n", b"\x89QMG\r\n\x1a\n"
 HEADER_4 = stream.MAGIC + struct.pack(">I", 4)
 COOKIE, K = 0x5EED1234, 0x514D4832
@@ -91,7 +97,7 @@ class _Prober(State):
         self.chosen, self.mode = chosen, mode
         out: list[Output] = [StopAlarm("detect"), Said(conn, f"(takes it for {mode}: {why})")]
         for input in (Start(), Opened(conn), *([Received(conn, data)] if data else [])):
-            out += [o for o in chosen.handle(input) if not (isinstance(o, Open) and o.conn == conn)]
+            out += [o for o in chosen.handle(input) if not (isinstance(o, (Open, StartTls)) and o.conn == conn)]
         return out
 
 
@@ -112,6 +118,9 @@ class ProbingSource(_Prober):
             return self._opened()
         if isinstance(input, AlarmRang):
             return self._v1("nothing came in time")
+        if isinstance(input, Secured):
+            out = self._v2(b"", "ALPN") if input.alpn == ALPN else self._v1("no ALPN")
+            return [*out, *self.chosen.handle(input)]  # type: ignore[attr-defined]
         if isinstance(input, Received):
             self.bytes += input.data
             return self._decide()
@@ -127,6 +136,8 @@ class ProbingSource(_Prober):
             return [Said(MAIN, "QEVM version 4"), Send(MAIN, HEADER_4), *self._wait()]
         if self.variant == "c":
             return self._wait()
+        if self.variant == "f":
+            return [StartTls(MAIN, ALPN)]
         told = stream.header(self.settings) + stream.command(stream.OPEN_RETURN_PATH) + _ping(COOKIE)
         return [Said(MAIN, "QEVM, CONFIGURATION, OPEN_RETURN_PATH, PING"), Send(MAIN, told), *self._wait()]
 

@@ -63,6 +63,8 @@ def _setup(options: Any, at_source: bool) -> Setup:
         setup.settings(at_source)
     except ScenarioError as error:
         raise ValueError(str(error).removeprefix("live: ")) from None
+    if refused := setup.refused():
+        raise ValueError(refused[1].text)
     return setup
 
 

@@ -223,7 +223,7 @@ class Host(host.Host):
         server = self.side == "destination"
         if self.contexts is None:
             self.contexts = self.credentials.context(server, self.secrets.append)
-        self.links[o.conn].start_tls(Tls(self.contexts, server, self.credentials.hostname))
+        self.links[o.conn].start_tls(Tls(self.contexts, server, self.credentials.hostname, o.alpn))
 
     def _send(self, o: i.Send) -> None:
         if o.fill:

@@ -181,7 +181,7 @@ class Link(asyncio.Protocol):
                 self._flush()
                 if not done:
                     return
-                self.tell(i.Secured(self.conn, self.tls.exporter))
+                self.tell(i.Secured(self.conn, self.tls.exporter, self.tls.alpn))
             data = self.tls.read()
         except TlsError as error:
             self._flush()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trustme
 from OpenSSL import SSL
@@ -65,6 +66,8 @@ class Credentials:
                 load(str(path))
             except SSL.Error:
                 raise CredentialsError(f"{path}: is not a PEM file that OpenSSL understands") from None
+        if server:
+            context.set_alpn_select_callback(_chosen)
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         context.set_keylog_callback(lambda _, line: secrets(line + b"\n"))
         return context
@@ -86,8 +89,11 @@ def make_credentials(folder: Path, *hostnames: str) -> Credentials:
 class Tls:
     """One connection. `wire` holds what must go to the peer; whoever calls takes it away."""
 
-    def __init__(self, context: SSL.Context, server: bool, hostname: str = "") -> None:
+    def __init__(self, context: SSL.Context, server: bool, hostname: str = "", alpn: str = "") -> None:
         self.connection = SSL.Connection(context, None)
+        self.connection.set_app_data(alpn.encode())
+        if alpn and not server:
+            self.connection.set_alpn_protos([alpn.encode()])
         self.hostname = "" if server else hostname
         self.secured = False
         self.ended = False
@@ -115,6 +121,10 @@ class Tls:
             raise TlsError(f"Certificate does not match the hostname {self.hostname}") from None
         self.secured = True
         return True
+
+    @property
+    def alpn(self) -> str:
+        return self.connection.get_alpn_proto_negotiated().decode()
 
     @property
     def exporter(self) -> bytes:
@@ -155,6 +165,11 @@ class Tls:
         """No more from here (close_notify); the peer may go on."""
         with suppress(SSL.Error):  # the handshake may never have got that far
             self.connection.shutdown()
+
+
+def _chosen(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """A server's answer to ALPN: its own, or none; as GnuTLS does, where nothing was set."""
+    return own if (own := connection.get_app_data()) in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 def _is_address(name: str) -> bool:

@@ -20,6 +20,8 @@ CLIENT_HELLO, SERVER_HELLO, ACKNOWLEDGED, SERVER_DONE, CLIENT_DONE = (
     b"\x16\x03\x01\x01\x28" + bytes(291), b"\x16\x03\x03\x00\xa1" + bytes(161), b"\x14\x03\x03\x00\x01\x01",
     b"\x17\x03\x03\x02\x00" + bytes(512), b"\x17\x03\x03\x00\x45" + bytes(69),
 )  # fmt: skip
+NO_ALPN = bytes(32)
+LABEL, ALPN = slice(5, 21), slice(21, 53)  # where the stand-in's hellos say whose CA, and what is offered (RFC 7301)
 UNEXPECTED = "An unexpected TLS packet was received."
 ILLEGAL = "An illegal parameter has been received."
 CUT_SHORT = "The TLS connection was non-properly terminated."
@@ -36,6 +38,7 @@ class Host(host.Host):
         self.tls_round_trips = 1
         self.ends: dict[int, End] = {}
         self.tls: dict[int, str] = {}
+        self.alpn: dict[int, bytes] = {}  # offered, and then agreed
         self.taking = False
         self.depth = 0  # one-way trips that led to the latest input
         self.first_guest_depth = 0
@@ -105,19 +108,23 @@ class Host(host.Host):
     def _tls_message(self, end: End, data: bytes) -> None:
         conn, stage = end.number, self.tls[end.number]
         label = str(self.endpoint.settings.parameter("tls-creds", "")).encode().ljust(16, b"\0")
+        if stage == "server" and data[ALPN] != self.alpn[conn]:
+            self.alpn[conn] = NO_ALPN
+        done = SERVER_DONE[: LABEL.stop] + self.alpn[conn] + SERVER_DONE[ALPN.stop :]
         if stage == "server" and not data.startswith(b"\x16\x03"):
             self._tls_failed(conn, UNEXPECTED, unread=True)
-        elif stage == "server" and data[5:21] != label:
+        elif stage == "server" and data[LABEL] != label:
             self._tls_failed(conn, ILLEGAL)
         elif stage == "server" and self.tls_round_trips > 1:
             self.tls[conn] = "server-2"
             self._raw(end, SERVER_HELLO)
         elif stage in ("server", "server-2"):
             self.tls[conn] = "server-3"
-            self._raw(end, (SERVER_HELLO if stage == "server" else b"") + SERVER_DONE)
+            self._raw(end, (SERVER_HELLO if stage == "server" else b"") + done)
         elif stage == "client" and data == SERVER_HELLO:
             self._raw(end, ACKNOWLEDGED)
-        elif stage == "client" and data.endswith(SERVER_DONE):
+        elif stage == "client" and data[-len(SERVER_DONE) :][:5] == SERVER_DONE[:5]:
+            self.alpn[conn] = data[-len(SERVER_DONE) :][ALPN]
             self._raw(end, CLIENT_DONE)
             self._secured(conn)
         elif stage == "server-3":
@@ -131,7 +138,8 @@ class Host(host.Host):
     def _secured(self, conn: int) -> None:
         del self.tls[conn]
         made = self.ends[conn].connection
-        self.feed(i.Secured(conn, hashlib.sha256(f"exporter {made.number}".encode()).digest()))
+        exporter = hashlib.sha256(f"exporter {made.number}".encode()).digest()
+        self.feed(i.Secured(conn, exporter, self.alpn[conn].rstrip(b"\0").decode()))
 
     def _tls_failed(self, conn: int, text: str, unread: bool = False) -> None:
         del self.tls[conn]
@@ -158,12 +166,13 @@ class Host(host.Host):
         self.ends[o.conn] = end
 
     def _start_tls(self, o: i.StartTls) -> None:
+        offer = self.alpn[o.conn] = o.alpn.encode().ljust(len(NO_ALPN), b"\0")
         if self.side == "destination":
             self.tls[o.conn] = "server"
         else:
             self.tls[o.conn] = "client"
             label = str(self.endpoint.settings.parameter("tls-creds", "")).encode().ljust(16, b"\0")
-            self._raw(self.ends[o.conn], CLIENT_HELLO[:5] + label + CLIENT_HELLO[21:])
+            self._raw(self.ends[o.conn], CLIENT_HELLO[: LABEL.start] + label + offer + CLIENT_HELLO[ALPN.stop :])
 
     def _send(self, o: i.Send) -> None:
         end = self.ends.get(o.conn)

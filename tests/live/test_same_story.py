@@ -25,6 +25,7 @@ LEFT_OUT = {
     "order_preempt_first": "the kernel's buffers hold more than the scenario's",
     "slow_path": "the real link needs longer than a test should",
     "detect_slow_path": "the real link needs longer than a test should",
+    "detect_tls_slow_path": "the real link needs longer than a test should",
     "matched_preempt": "20 MiB/s need longer than a test should",
     "preempt_only_at_source": "20 MiB/s need longer than a test should",
     "matched_postcopy": "20 MiB/s need longer than a test should",

@@ -108,7 +108,7 @@ class Destination(Session):
         if self.identity.limits.guard_s:
             self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
         if self.settings.tls:
-            self._out.append(StartTls(conn))
+            self._out.append(StartTls(conn, frames.ALPN))
 
     def _on_secured(self, secured: Secured) -> None:
         if secured.conn in self.links:

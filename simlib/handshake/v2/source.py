@@ -126,7 +126,7 @@ class Source(Session):
     # --- the link ---------------------------------------------------------------------------------------------------
     def _on_opened(self, opened: Opened) -> None:
         if self.settings.tls:
-            self._out.append(StartTls(opened.conn))
+            self._out.append(StartTls(opened.conn, frames.ALPN))
         else:
             self._connected(opened.conn)
 
