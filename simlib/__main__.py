@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
                            description="Runs one scenario and prints its trace; with --out also writes trace.txt, "
                            "chart.svg, capture.pcapng (for Wireshark, see data/wireshark) and row.json.")  # fmt: skip
     run.add_argument("scenario", help="a name that `simlib list` shows, or a TOML file")
-    run.add_argument("--protocol", default="", help="v1, v2, or a detection variant: a, b, c, d, d', f (default: v1)")
+    run.add_argument("--protocol", default="", help="v1, v2, or a way to detect: a, b, c, d, d', f (default: v1)")
     run.add_argument("--qemu", default="", metavar="VERSION", help='QEMU of both sides, as "10.0", or "10.0>7.2"')
     run.add_argument("--manager", default="", help="naive (trusts the source) or libvirt")
     run.add_argument("--seed", type=int, default=1, help="same seed, same run (%(default)s)")
@@ -65,7 +65,7 @@ def _add_explore(verbs: Any) -> None:
         epilog="simlib explore matched_multifd --protocol v2 --cuts 1 --stranger garbage --stranger replay",
     )  # fmt: skip
     explore.add_argument("scenario", nargs="?", help="a name that `simlib list` shows, or a TOML file")
-    explore.add_argument("--protocol", default="", help="v1, v2, or a detection variant: a, b, c, d, d', f (default: v1)")
+    explore.add_argument("--protocol", default="", help="v1, v2, or a way to detect: a, b, c, d, d', f (default: v1)")
     explore.add_argument("--qemu", default="", metavar="VERSION", help='QEMU of both sides, as "10.0", or "10.0>7.2"')
     explore.add_argument("--cuts", type=int, default=0, metavar="N", help="times that all connections may be reset")
     explore.add_argument("--losses", type=int, default=0, metavar="N", help="times that one connection may be")

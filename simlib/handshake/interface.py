@@ -51,8 +51,8 @@ class Opened(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Secured(_Value):
-    """The TLS handshake that `StartTls` asked for is done; `exporter` binds the session to it (RFC 9266), `alpn` is what both
-    offered (RFC 7301)."""
+    """The TLS handshake that `StartTls` asked for is done; `exporter` binds the session to it (RFC 9266), `alpn` is
+    what both offered (RFC 7301)."""
 
     conn: int
     exporter: bytes = b""

@@ -1,4 +1,4 @@
-"""The detection variants: ways to find v2 by asking instead of being told. (a) to (d') are studied, never to be shipped.
+"""The detection variants: ways to find v2 by asking instead of being told. Never ship (a) to (d').
 
 Each side is a wrapper that plays its trick on the first connection and then hands over to the real v1 or v2 endpoint;
 an old peer is the v1 endpoint itself. Like `detect`, this file may see both versions.
