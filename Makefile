@@ -40,6 +40,9 @@ bench: $(SET_UP) ## what a simulated handshake costs, as ratios in one run
 times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip, and among strangers
 	@$(PY) tests/times.py && $(PY) -m tests.live.test_strangers
 
+fuzz: $(SET_UP) ## look for bytes that break a side or a parser: MINUTES=n for each of TARGETS
+	@$(PY) -m tests.fuzz --minutes $(or $(MINUTES),1) $(TARGETS)
+
 notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 	@$(PY) notebooks/build.py
 
@@ -50,4 +53,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results lab test test-all check bench times notebooks lock clean
+.PHONY: help compare results lab test test-all check bench times fuzz notebooks lock clean

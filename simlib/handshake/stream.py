@@ -447,12 +447,13 @@ class Loader(State):
         self.state = "description"
         return None
 
-    def _description(self) -> tuple[object, ...]:
-        self._pass_over()
-        if not self.left:
-            self.state = "finished"
-            return ("description",)
-        raise _More
+    def _description(self) -> tuple[object, ...] | None:
+        if self.left:
+            self._pass_over()
+        if self.left:
+            return None
+        self.state = "finished"
+        return ("description",)
 
     def _finished(self) -> None:
         raise _More

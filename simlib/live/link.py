@@ -21,6 +21,7 @@ from .tls import CUT_SHORT, Tls, TlsError
 CHUNK = 1 << 18
 ZEROS = memoryview(bytes(CHUNK))
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+LINGER_S = 1.0
 
 
 class Link(asyncio.Protocol):
@@ -52,6 +53,8 @@ class Link(asyncio.Protocol):
         self.tell(i.Opened(self.conn))
 
     def data_received(self, data: bytes) -> None:
+        if self.gone:  # lingers
+            return
         if self.tls is None:
             data, fill = _counted(data)
             self.record(False, "data", data, fill)
@@ -62,6 +65,8 @@ class Link(asyncio.Protocol):
             self._go_on()
 
     def eof_received(self) -> bool:
+        if self.gone:
+            return False  # it lingered for this
         self.record(False, "fin", b"", 0)
         if self.tls is not None and not self.tls.secured:
             self._tls_failed(CUT_SHORT)
@@ -158,8 +163,18 @@ class Link(asyncio.Protocol):
             if not self.gone:
                 with suppress(OSError):  # reset meanwhile; connection_lost will say so
                     self.transport.write_eof()
-        if self.gone:
+        if self.gone and self.tls is not None and self.tls.awaits_tickets and not self.heard_end:
+            self._linger()
+        elif self.gone:
             self.transport.close()
+
+    def _linger(self) -> None:
+        """OpenSSL's server sends session tickets, which QEMU's GnuTLS doesn't. Over one that stands unread close()
+        would be a reset, and the peer lose what is under way to it: so what comes is thrown away until its end."""
+        with suppress(OSError):
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
 
     def _drained(self) -> None:
         if not self.gone and not self.draining:

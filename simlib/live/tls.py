@@ -95,6 +95,7 @@ class Tls:
         if alpn and not server:
             self.connection.set_alpn_protos([alpn.encode()])
         self.hostname = "" if server else hostname
+        self.server = server
         self.secured = False
         self.ended = False
         if server:
@@ -121,6 +122,11 @@ class Tls:
             raise TlsError(f"Certificate does not match the hostname {self.hostname}") from None
         self.secured = True
         return True
+
+    @property
+    def awaits_tickets(self) -> bool:
+        """OpenSSL's server sends session tickets behind the handshake, whatever it is told (RFC 8446 section 4.6.1)."""
+        return self.secured and not self.server
 
     @property
     def alpn(self) -> str:

@@ -90,7 +90,7 @@ class Reader:
     def next(self) -> tuple[Reader, Preface | Frame | None]:
         """The next thing on the connection, or None until more has come. Raises PeerError."""
         before, (read, item) = self, self._step()
-        while item is None and read.partial != before.partial:  # a part of a continued frame: go on behind it
+        while item is None and len(read.buffer) < len(before.buffer):  # a part of a continued frame: go on behind it
             before, (read, item) = read, read._step()
         return read, item
 
