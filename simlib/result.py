@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .chart import sequence_svg
 from .endpoints import Setup
 from .handshake.interface import Finished
+from .handshake.machine import Settings
 from .handshake.v2.features import SHARED
 from .handshake.v2.inventory import compare
 from .host import Host
@@ -38,15 +39,14 @@ def facts(setup: Setup, source: Host, destination: Host, refused: Finished | Non
     complete = destination.endpoint.ram_bytes >= source.guest.collected_bytes - 4096 * 64
     return Facts(
         end, destination.endpoint.finished, source.guest.running, destination.guest.running, destination.dead, complete,
-        _as_asked(setup, source, destination),
+        as_asked(setup, source.endpoint.settings, destination.endpoint.settings),
     )  # fmt: skip
 
 
-def _as_asked(setup: Setup, source: Host, destination: Host) -> bool:
+def as_asked(setup: Setup, ours: Settings, theirs: Settings) -> bool:
     """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
     if setup.protocol != "v1":
         return True
-    ours, theirs = source.endpoint.settings, destination.endpoint.settings
     both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
     if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
         return False

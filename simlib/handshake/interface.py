@@ -109,6 +109,13 @@ class GuestStopped(_Value):
 
 
 @dataclass(frozen=True, slots=True)
+class GuestMoved(_Value):
+    """The source's guest stands still and its whole stream was handed over; `error` says why that failed."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Applied(_Value):
     """The agreed configuration was set; `error` says why it was not, `code` what kind of reason (apply-failed, port,
     memory)."""
@@ -202,6 +209,15 @@ class StopGuest(_Value):
 
 
 @dataclass(frozen=True, slots=True)
+class MoveGuest(_Value):
+    """The channels stand, as (name, connection): whoever runs this side carries the guest's own stream over them, with
+    these capabilities and parameters at the source."""
+
+    channels: tuple[tuple[str, int], ...]
+    config: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ResumeGuest(_Value):
     """The source's guest goes on after a failed migration."""
 
@@ -278,9 +294,9 @@ class Finished(_Value):
 
 Input = (
     Start | Cancel | SwitchToPostcopy | Opened | Secured | TlsFailed | Received | Drained | Ended | Broken
-    | RamCollected | GuestStopped | Applied | Loaded | GuestRunning | AlarmRang
+    | RamCollected | GuestStopped | GuestMoved | Applied | Loaded | GuestRunning | AlarmRang
 )  # fmt: skip
 Output = (
-    Open | StartTls | Send | Pause | Resume | End | Drop | CollectRam | StopGuest | ResumeGuest | Apply | Load
+    Open | StartTls | Send | Pause | Resume | End | Drop | CollectRam | StopGuest | MoveGuest | ResumeGuest | Apply | Load
     | RunGuest | SetAlarm | StopAlarm | Said | Heard | Entered | Printed | Finished
 )  # fmt: skip

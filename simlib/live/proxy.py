@@ -49,7 +49,7 @@ class _Leg(asyncio.Protocol):
     """One of the two sockets of a connection through the proxy. What it hears goes, later, to `other`."""
 
     def __init__(self, proxy: Proxy, to_destination: bool) -> None:
-        self.proxy, self.to_destination = proxy, to_destination
+        self.proxy, self.to_destination, self.name = proxy, to_destination, ""
         self.transport: Any = None
         self.other: _Leg
         self.waiting: list[Callable[[], None]] = []  # deeds for a transport that is not yet there
@@ -68,11 +68,15 @@ class _Leg(asyncio.Protocol):
             deed()
 
     def data_received(self, data: bytes) -> None:
+        self.proxy.seen(self.name, self.to_destination, data)
+        self._shape(data)
+
+    def _shape(self, data: bytes) -> None:
         shaper = self.proxy.shapers[self.to_destination]
         for limit in (shaper.swallow_after, shaper.stall_after, shaper.cut_after):
             if shaper.passed < limit < shaper.passed + len(data):
                 at = int(limit - shaper.passed)
-                self.data_received(data[:at])
+                self._shape(data[:at])
                 data = data[at:]
         if shaper.passed >= shaper.stall_after:
             self.stalled = True
@@ -89,11 +93,15 @@ class _Leg(asyncio.Protocol):
             self.proxy.cut()
 
     def eof_received(self) -> bool:
-        shaper = self.proxy.shapers[self.to_destination]
-        # who swallows the answers closes when the source does
-        if self.to_destination or shaper.passed < shaper.swallow_after:
+        if not self.swallowed:
             self._later(0, lambda: self.other.do(self.other.end))
         return True
+
+    @property
+    def swallowed(self) -> bool:
+        """The destination's end with its answers: who swallows these closes when the source does."""
+        shaper = self.proxy.shapers[self.to_destination]
+        return not self.to_destination and shaper.passed >= shaper.swallow_after
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -102,7 +110,8 @@ class _Leg(asyncio.Protocol):
             self.flight = deque((at_s, call if at_s <= now_s else lambda: None) for at_s, call in self.flight)
         if not self.done:
             self.done = True
-            self._later(0, lambda: self.other.do(self.other.reset))
+            if not self.swallowed:
+                self._later(0, lambda: self.other.do(self.other.reset))
 
     def pause_writing(self) -> None:
         self.full = True
@@ -170,6 +179,7 @@ class Proxy:
         self.timers: set[asyncio.TimerHandle] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
+        self.seen: Callable[[str, bool, bytes], None] = lambda name, to_destination, data: None
         for fault in scenario.faults:
             self._arrange(fault)
 
@@ -230,6 +240,7 @@ class Proxy:
         near.other, far.other = far, near
         self.legs += [near, far]
         name = self.names.get(peer, "")
+        near.name = far.name = name
         near.hold_until_s = self.hold_until_s.get(name, 0.0)
         task = self.loop.create_task(self._join(sock, near, far, name))
         self.tasks.add(task)

@@ -25,6 +25,7 @@ from ..interface import (
     Heard,
     Load,
     Loaded,
+    MoveGuest,
     Opened,
     Printed,
     Received,
@@ -42,7 +43,7 @@ from .features import Agreement
 from .frames import Frame
 from .messages import Identity
 from .session import Session
-from .source import agreed_settings, agreement_body, channel_plan
+from .source import agreed_settings, agreement_body, as_config, channel_plan
 
 STRANGE = ("new", "leaving")  # connections of nobody that is known
 _SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
@@ -225,9 +226,7 @@ class Destination(Session):
             raise PeerError("transcript", "START does not prove the same conversation: something changed it", "START")
         self._known(conn, "control")
         self.applies += 1
-        agreed = agreed_settings(self.settings, self.agreement)
-        config: tuple[tuple[str, object], ...] = tuple((c, True) for c in agreed.capabilities)
-        self._out.append(Apply(config + tuple(agreed.parameters)))
+        self._out.append(Apply(as_config(agreed_settings(self.settings, self.agreement))))
 
     def _on_applied(self, applied: Applied) -> None:
         self.applies -= 1
@@ -285,6 +284,8 @@ class Destination(Session):
         self._set(control, reader=replace(self.links[control].reader, unlimited=True))
         self._enter("active")
         self._say(control, frames.READY, {"channels": told, "mac": mac})
+        if self.identity.relays:
+            self._out.append(MoveGuest(tuple((name, rows[name][0]) for name in self.plan)))
 
     # --- the data ---------------------------------------------------------------------------------------------------
     def _stream(self, conn: int, data: bytes, fill: int) -> None:
@@ -354,7 +355,7 @@ class Destination(Session):
         self._out.append(Load(sum(d.size_bytes for d in self.settings.machine.devices)))
 
     def _on_loaded(self, loaded: Loaded) -> None:
-        if self.state != "loading":
+        if self.state != ("ready" if self.identity.relays else "loading"):
             return
         if loaded.error:
             self._broke_off(loaded.error)
@@ -458,7 +459,8 @@ class Destination(Session):
     def _attempt_over(self, errors: tuple[Error, ...]) -> None:
         """Listen again, unless loading had begun."""
         self.ended_as = errors
-        dirty = self.state in ("ready", "loading", "loaded", "failed") and self._loader.state != "header"
+        begun = self._loader.state != "header" or self.identity.relays
+        dirty = begun and self.state in ("ready", "loading", "loaded", "failed")
         for conn in [c for c, link in self.links.items() if link.kind not in STRANGE]:
             self._close(conn)
         if dirty:

@@ -62,6 +62,7 @@ class Identity:
     forbid: tuple[str, ...] = ()
     memory_limit_bytes: int = 0
     bidirectional: bool = True  # the manager's word for exec: and fd:
+    relays: bool = False  # the channels carry the stream of somebody who has no handshake: a QEMU of today
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ from ..interface import (
     Ended,
     Entered,
     Finished,
+    GuestMoved,
     GuestStopped,
+    MoveGuest,
     Open,
     Opened,
     RamCollected,
@@ -273,7 +275,10 @@ class Source(Session):
             for conn, link in self.links.items():
                 self._set(conn, reader=replace(link.reader, unlimited=True))
             self._enter("active")
-            self.stage = "setup"
+            self.stage = "relay" if self.identity.relays else "setup"
+            if self.stage == "relay":
+                channels = tuple((n, c) for c, n in enumerate(self.channels) if c != CONTROL)
+                self._out.append(MoveGuest(channels, as_config(self._agreed_settings)))
             self._advance()
 
     def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
@@ -304,6 +309,9 @@ class Source(Session):
             return
         if self.state == "completed":
             self._completed()
+            return
+        if self.stage == "relay":  # the guest here has yet to say that it stands still
+            self.state, self.stage = "ready", "arrived"
             return
         if self.stage not in ("sent", "package"):
             self.state = "ready"
@@ -348,6 +356,18 @@ class Source(Session):
     def _on_gueststopped(self, _: GuestStopped) -> None:
         self.stopped = True
         self._advance()
+
+    def _on_guestmoved(self, moved: GuestMoved) -> None:
+        """Of a stream that is not ours."""
+        if self.stage not in ("relay", "arrived") or self.state == "closing":
+            return
+        if moved.error:
+            text = f"The guest could not be sent: {clean(moved.error)}."
+            self._give_up(Error("connection-lost", "guest", moved.error, "", text, "", "later"))
+        elif self.stage == "arrived":
+            self.state = "loaded"
+            self._say(CONTROL, frames.GO, {})
+        self.stage = "sent"
 
     def _advance(self) -> None:
         """The migration thread: it stands still while the transport has not taken what it wrote."""
@@ -444,6 +464,11 @@ class Source(Session):
         text = "; ".join(str(e) for e in errors)
         self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=status == "rejected")
         self._out.append(self.finished)
+
+
+def as_config(settings: Settings) -> tuple[tuple[str, object], ...]:
+    """Capabilities and parameters, as (name, value), for who sets them."""
+    return tuple((c, True) for c in settings.capabilities) + tuple(settings.parameters)
 
 
 def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:

@@ -1,0 +1,118 @@
+"""The simulated v1 against QEMU's: the same scenario file in both, and whether they end alike.
+
+A cell agrees when each way in which the real pair ended is one that the simulated pair ends in, over seeds, jitter and
+slow hosts; an ending is the outcome, where the guest is, and how much the source is told of the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..endpoints import Setup
+from ..outcome import Row
+from ..result import Result
+from ..scenario import Scenario, pair
+from .machine import inexpressible
+from .monitor import QemuError
+from .run import play
+
+SEEDS = 120  # looked through only until one ends in the same way
+REPEATS = 3
+JITTERS_MS = ((0.0, 0.0), (0.02, 0.3), (0.5, 3.0), (3.0, 20.0))  # of the link, of whatever the hosts do
+
+Ending = tuple[str, str, str]
+World = Callable[..., Result]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One scenario on one pair of versions."""
+
+    scenario: str
+    version: str
+    simulated: tuple[Ending, ...]  # outcome, where the guest is, what the source knows
+    real: tuple[Ending, ...]
+    source_text: str
+    destination_text: str
+    left_out: str = ""  # why it could not be run
+
+    @property
+    def agrees(self) -> bool:
+        return not self.left_out and set(self.real) <= set(self.simulated)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "agrees": self.agrees}
+
+
+def ending(row: Row) -> Ending:
+    return row.outcome, row.guest_at, row.reason_at_source
+
+
+def simulated(world: World, scenario: Scenario, version: str, wanted: set[Ending]) -> tuple[Ending, ...]:
+    """The ways in which the simulated pair ends; no further than until all those wanted were found."""
+    found: dict[Ending, None] = {}
+    for seed in range(1, SEEDS + 1):
+        link_ms, guest_ms = JITTERS_MS[seed % len(JITTERS_MS) if seed > 1 else 0]
+        varied = scenario.vary(link__delay_law="exponential", link__jitter_ms=link_ms, guest__jitter_ms=guest_ms) \
+            if link_ms and scenario.link.delay_law == "constant" else scenario  # fmt: skip
+        found[ending(world(varied, protocol="v1", version=version, manager="naive", seed=seed).row)] = None
+        if seed >= REPEATS and wanted <= found.keys():
+            break
+    return tuple(found)
+
+
+def work(scenarios: Iterable[Scenario], binaries: dict[str, str]) -> list[tuple[Scenario, str]]:
+    """Each scenario with each of its pairs of versions that is here."""
+    return [(s, v) for s in scenarios if "v1" in s.protocols for v in s.versions if set(pair(v)) <= binaries.keys()]
+
+
+def check(
+    world: World, cells: Iterable[tuple[Scenario, str]], binaries: dict[str, str], repeats: int = REPEATS,
+    keep: Callable[[str, Result], None] = lambda name, result: None,
+) -> Iterator[Cell]:  # fmt: skip
+    """Run them. `keep` is given each real run."""
+    for scenario, version in cells:
+        why = inexpressible(scenario)
+        rows: list[Row] = []
+        try:
+            for number in range(0 if why else repeats):
+                result = asyncio.run(play(Setup(scenario, "v1", version, "naive", number + 1), binaries))
+                keep(f"{scenario.name}.{version.replace('>', '-')}.{number + 1}", result)
+                rows.append(result.row)
+        except QemuError as error:
+            why = str(error)
+        real = tuple(dict.fromkeys(map(ending, rows)))
+        yield Cell(
+            scenario.name, version, simulated(world, scenario, version, set(real)) if rows else (), real,
+            " / ".join(dict.fromkeys(r.source_text for r in rows)),
+            " / ".join(dict.fromkeys(r.destination_text for r in rows)), why,
+        )  # fmt: skip
+
+
+def table(cells: Iterable[Cell]) -> list[str]:
+    """A line a cell, for people."""
+    def told(endings: tuple[Ending, ...]) -> str:
+        return " or ".join(f"{o} (guest {at}, reason {r})" for o, at, r in endings)
+
+    rows = [("scenario", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
+    for c in cells:
+        word = "left out" if c.left_out else "yes" if c.agrees else "NO"
+        rows.append((c.scenario, c.version, word, c.left_out or told(c.real),
+                     "" if c.agrees else told(c.simulated), c.source_text[:60]))  # fmt: skip
+    wide = [max(len(r[n]) for r in rows) for n in range(len(rows[0]))]
+    return ["  ".join(t.ljust(w) for t, w in zip(row, wide, strict=True)).rstrip() for row in rows]
+
+
+def summary(cells: list[Cell]) -> str:
+    ran = [c for c in cells if not c.left_out]
+    agree = sum(c.agrees for c in ran)
+    return (f"{len(ran)} scenario × version cells ran on real QEMU, {agree} agree, {len(ran) - agree} differ; "
+            f"{len(cells) - len(ran)} could not be run")  # fmt: skip
+
+
+def write(path: Path, cells: list[Cell]) -> None:
+    path.write_text("".join(f"{line}\n" for line in (*table(cells), "", summary(cells))), encoding="utf-8")

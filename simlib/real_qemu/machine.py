@@ -1,0 +1,90 @@
+"""One side of a scenario as QEMU's command line, capabilities and parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..endpoints import Setup
+from ..live.tls import make_credentials
+from ..profiles import profile
+from ..scenario import Scenario, Side
+from .guest import PAGE, firmware
+
+NOT_QEMUS = {"edit": "no real device has that version", "apply_error": "v1 applies nothing"}
+FAULTS = ("cut", "stall", "swallow", "order", "late", "hold", "freeze", "kill", "stranger")
+TRANSPORTS = ("tcp", "unix", "exec-cat", "exec-null", "exec-true", "file")
+PASS_S = 0.01
+MOST_MIB = 96.0  # of 128 that the profiles' machines have
+
+
+def inexpressible(scenario: Scenario) -> str:
+    """Why two QEMUs of this machine can't play a scenario; empty if they can."""
+    link, guest = scenario.link, scenario.guest
+    for side in (scenario.source, scenario.destination):
+        for field, why in NOT_QEMUS.items():
+            if getattr(side, field):
+                return why
+    if link.transport not in TRANSPORTS:
+        return f"{link.transport}: needs a program of its own"
+    if link.loss or link.syn_loss:
+        return "packets can't be lost on loopback"
+    if fault := next((f.kind for f in scenario.faults if f.kind not in FAULTS), ""):
+        return f"a proxy can't {fault} packets"
+    if scenario.schedule or guest.source_ms:
+        return "nobody decides when a real QEMU answers"
+    if guest.ram_mib > MOST_MIB:
+        return f"{guest.ram_mib:.0f} MiB are more than our guest has"
+    if guest.post_load_error:
+        return "no device of ours fails in post_load"
+    return "the manager tries again" if scenario.management.retries else ""
+
+
+def arguments(setup: Setup, at_source: bool, folder: Path) -> tuple[str, ...]:
+    """Everything behind the binary's name, the monitor aside. The guest stands still at the source until it is told."""
+    scenario, name = setup.scenario, "source" if at_source else "destination"
+    side = scenario.source if at_source else scenario.destination
+    told = profile(setup.versions[0 if at_source else 1])
+    given = list(next(m["arguments"] for m in told["machines"] if m["name"] == side.machine))
+    given.remove("-S")
+    for flag, value in (("-M", side.machine_type), ("-m", f"{side.memory_mib}M" if side.memory_mib else "")):
+        if value:
+            given[given.index(flag) + 1] = value
+    if side.vcpus and side.vcpus > 1:
+        given += ["-smp", str(side.vcpus)]
+    if side.cpu != "qemu64" or side.cpu_features:
+        given += ["-cpu", ",".join([side.cpu, *(f"+{f}" for f in side.cpu_features)])]
+    if side.uuid:
+        given += ["-uuid", side.uuid]
+    image = folder / "firmware"
+    image.write_bytes(firmware(int(scenario.guest.ram_mib * (1 << 20)) & ~(PAGE - 1), *dirtying(scenario)))
+    given += ["-bios", str(image), *_tls(side, at_source, folder)]
+    return (*given, *(("-S",) if at_source else ("-incoming", "defer")), "-name", name)
+
+
+def dirtying(scenario: Scenario) -> tuple[int, float]:
+    """(bytes, seconds): what the guest rewrites again and again, and how long it takes for it."""
+    rate = scenario.guest.dirty_mib_s * (1 << 20)
+    if not rate:
+        return PAGE, PASS_S
+    size = max(int(min(scenario.guest.working_set_mib, scenario.guest.ram_mib) * (1 << 20)) & ~(PAGE - 1), PAGE)
+    return size, size / rate
+
+
+def _tls(side: Side, at_source: bool, folder: Path) -> list[str]:
+    label = side.parameters.get("tls-creds")
+    if not label:
+        return []
+    keys = folder / str(label)
+    if not keys.exists():
+        make_credentials(keys)
+    endpoint = "client" if at_source else "server"
+    return ["-object", f"tls-creds-x509,id={label},dir={keys},endpoint={endpoint},verify-peer=on"]
+
+
+def migration_settings(side: Side, at_source: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What migrate-set-capabilities and migrate-set-parameters are given."""
+    parameters = dict(side.parameters)
+    if "tls-creds" in parameters and at_source:
+        parameters["tls-hostname"] = "localhost"
+    return [{"capability": c, "state": True} for c in side.capabilities], parameters

@@ -1,0 +1,107 @@
+"""What an agent is told about its QEMU, and a whole migration with both agents in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..handshake.interface import Finished, Start
+from ..handshake.machine import Machine, Settings
+from ..handshake.v2.destination import Destination
+from ..handshake.v2.messages import Identity
+from ..handshake.v2.source import Source
+from ..host import Guest
+from ..live.address import Address, bound
+from ..profiles import ProfileError, machine
+from ..trace import Trace
+from .monitor import Monitor, QemuError
+from .sidecar import Agent
+
+POSTCOPY = ("postcopy-ram", "postcopy-preempt")  # needs a relay that understands the stream
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a migration shall use; at the destination: what it may."""
+
+    channels: int = 0
+    capabilities: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, int | str], ...] = ()
+    require: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    on_maybe: str = "warn"
+    session: str = ""
+
+
+async def settings(qemu: Monitor, configuration: str, wish: Wish = Wish()) -> Settings:
+    """What a running QEMU says of itself, on top of a profile's devices. Raises QemuError."""
+    told = (await qemu.ask("query-version"))["qemu"]
+    version = f"{told['major']}.{told['minor']}"
+    try:
+        found = machine(version, configuration)
+    except ProfileError as error:
+        raise QemuError(f"{qemu.name}: {error}") from None
+    capabilities = (*wish.capabilities, *(("multifd",) if wish.channels else ()))
+    lanes = (("multifd-channels", wish.channels),) if wish.channels else ()
+    return Settings(version, await _own(qemu, found), capabilities, (*wish.parameters, *lanes), "tcp", False)
+
+
+async def _own(qemu: Monitor, found: Machine) -> Machine:
+    """Machine type, memory, vCPUs and UUID are the process's own."""
+    type_ = str(await qemu.ask("qom-get", path="/machine", property="type")).removesuffix("-machine")
+    memory = int((await qemu.ask("query-memory-size-summary"))["base-memory"])
+    vcpus = len(await qemu.ask("query-cpus-fast"))
+    uuid = str((await qemu.ask("query-uuid"))["UUID"]).replace("-", "")
+    first, *rest = found.ram_blocks
+    aliases = found.aliases if type_ == found.type else ()
+    return replace(
+        found, type=type_, aliases=aliases, vcpus=vcpus, uuid=uuid if uuid.strip("0") else "",
+        ram_blocks=(replace(first, size_bytes=memory), *rest),
+    )  # fmt: skip
+
+
+def identity(wish: Wish, entropy: bytes) -> Identity:
+    return Identity(entropy, wish.session, on_maybe=wish.on_maybe, require=wish.require,
+                    forbid=(*wish.forbid, *POSTCOPY), relays=True)  # fmt: skip
+
+
+def source_agent(
+    given: Settings, wish: Wish, entropy: bytes, trace: Trace, qemu: Monitor, folder: Path, peer: Address, **more: Any
+) -> Agent:
+    agent = Agent("source", Source(given, identity(wish, entropy)), trace, Guest(running=True), qemu=qemu,
+                  folder=folder, peer=peer, **more)  # fmt: skip
+    agent.guest.running = True
+    return agent
+
+
+def destination_agent(
+    given: Settings, wish: Wish, entropy: bytes, trace: Trace, qemu: Monitor, folder: Path, **more: Any
+) -> Agent:
+    return Agent("destination", Destination(given, identity(wish, entropy)), trace, Guest(), qemu=qemu, folder=folder,
+                 **more)  # fmt: skip
+
+
+async def until_finished(agent: Agent, stop: asyncio.Event | None = None) -> Finished | None:
+    """None if it was told to stop first. A source that has failed has its guest running again by then."""
+    stopped = asyncio.ensure_future(stop.wait()) if stop else None
+    while agent.endpoint.finished is None and not (stop and stop.is_set()):
+        agent.changed.clear()
+        changed = asyncio.ensure_future(agent.changed.wait())
+        await asyncio.wait({changed, *([stopped] if stopped else [])}, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+    if stopped:
+        stopped.cancel()
+    end = agent.endpoint.finished
+    if end is not None and agent.side == "source" and end.status in ("failed", "cancelled"):
+        await asyncio.wait_for(agent.resumed.wait(), 10.0)
+    return end
+
+
+async def listen(agent: Agent, address: Address) -> Address:
+    """Where it can be reached."""
+    await agent.listen(address)
+    agent.feed(Start())
+    assert agent.listener is not None
+    return bound(agent.listener)

@@ -1,0 +1,110 @@
+"""One QEMU process: started, asked over QMP, always stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from qemu.qmp import QMPClient, QMPError
+
+from .monitor import Monitor, QemuError
+
+START_S = 30.0
+PLACES = ("build/qemu/qemu-{}/qemu-system-x86_64",)  # where data/profiles/get-qemu unpacks to
+
+
+def version_of(binary: str) -> str:
+    """ "10.0" of a binary. Raises QemuError."""
+    path = shutil.which(binary)
+    if path is None:
+        raise QemuError(f"{binary}: there is no such program; install QEMU, or name one with --binary")
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=START_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise QemuError(f"{binary}: can't be run: {error}") from None
+    found = re.search(r"version (\d+\.\d+)", told.stdout)
+    if not found:
+        why = (told.stderr or told.stdout).strip().splitlines()
+        raise QemuError(f"{binary}: is no QEMU" + (f": {why[0]}" if why else ""))
+    return found[1]
+
+
+def binaries(named: tuple[str, ...] = ()) -> dict[str, str]:
+    """Version -> binary, of those named or of those that this machine has. Raises QemuError for one named that is none."""
+    if named:
+        return {version_of(b): b for b in named}
+    found = {}
+    for binary in ("qemu-system-x86_64", *(p.format(v) for p in PLACES for v in ("10.0", "7.2"))):
+        with suppress(QemuError):
+            found.setdefault(version_of(binary), binary)
+    return found
+
+
+class Qemu(Monitor):
+    """`async with Qemu(...) as qemu`. `folder` holds its sockets; what it prints is in `stderr`."""
+
+    def __init__(self, binary: str, arguments: tuple[str, ...], folder: Path, name: str) -> None:
+        super().__init__(name, folder)
+        self.command = (str(Path(shutil.which(binary) or binary).absolute()), *arguments)  # it runs in its own folder
+        self.log = folder / f"{name}.log"
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Qemu:
+        self.client = QMPClient(self.name)
+        path = self.folder / f"{self.name}.qmp"
+        with self.log.open("wb") as log:
+            try:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.command, "-qmp", f"unix:{path},server=on,wait=off", cwd=self.folder, stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log,
+                )  # fmt: skip
+            except OSError as error:
+                raise QemuError(f"{self.command[0]}: can't be run: {error.strerror}") from None
+        try:
+            async with asyncio.timeout(START_S):
+                while not path.exists() and self.alive:
+                    await asyncio.sleep(0.01)
+                while self.alive:
+                    with suppress(QMPError):
+                        await self.client.connect(str(path))
+                        return self
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            await self.stop()
+            raise QemuError(f"{self.command[0]}: its monitor did not answer in {START_S:.0f} s") from None
+        except BaseException:
+            await self.stop()
+            raise
+        told = self.stderr
+        await self.stop()
+        raise QemuError(f"{self.command[0]}: ended as soon as it was started: {told or 'without a word'}")
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    @property
+    def stderr(self) -> str:
+        """What it has printed so far, a line for each thing, without its own name in front."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return " | ".join(line.partition(": ")[2] or line for line in lines if line.strip())
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.alive and self.process is not None:
+            self.process.send_signal(number)
+
+    async def stop(self) -> None:
+        """Nothing of it is left."""
+        await self.disconnect()
+        if self.process is not None:
+            if self.alive:
+                self.process.kill()
+            await self.process.wait()

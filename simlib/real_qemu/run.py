@@ -1,0 +1,312 @@
+"""A scenario with two real QEMU processes and a proxy between them: `run` takes and gives what the other runners do.
+
+The proxy is the lab's own (`live.proxy`): it holds, reorders, cuts, stalls and swallows what the scenario says, and sees
+every byte. What the sides say of themselves is asked over QMP, as a manager would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from ..endpoints import Setup
+from ..handshake.interface import Finished
+from ..live.address import Address, connect, parse
+from ..live.proxy import Proxy
+from ..outcome import Facts, Row, classify, guest_at
+from ..result import Result, as_asked
+from ..scenario import Fault, Scenario
+from ..strangers import WORDS
+from ..trace import Trace
+from .guest import BASE, PAGE, count, wrong_pages
+from .machine import arguments, dirtying, inexpressible, migration_settings
+from .monitor import QemuError, Refused
+from .process import Qemu
+from .tap import Tap
+
+LOOK_S = 0.03
+QUIET_S = 6.0  # nothing has moved and no status has changed for so long: it hangs
+SETTLE_S = 1.5  # what the destination still does when the source has ended
+OBSERVE_S = 25.0
+ENDED = ("completed", "failed", "cancelled")
+ERRNO = re.compile(r"(Broken pipe|Connection reset by peer|Input/output error|Bad file descriptor|Connection refused"
+                   r"|Channel error|No such file or directory|Transport endpoint is not connected)\W*$")  # fmt: skip
+
+
+class _Run:
+    """One scenario under way. `binaries`: version -> program."""
+
+    def __init__(self, setup: Setup, binaries: dict[str, str], folder: Path) -> None:
+        for version in setup.versions:
+            if version not in binaries:
+                raise QemuError(f"QEMU {version} is not here; data/profiles/get-qemu brings 7.2 and 10.0")
+        self.setup, self.folder, self.scenario = setup, folder, setup.scenario
+        self.loop = asyncio.get_running_loop()
+        self.zero_s = self.loop.time()
+        self.trace = Trace(f"{self.scenario.name}: v1, {setup.version}, real QEMU")
+        self.source = Qemu(binaries[setup.versions[0]], arguments(setup, True, folder), folder, "source")
+        self.destination = Qemu(binaries[setup.versions[1]], arguments(setup, False, folder), folder, "destination")
+        self.span_bytes = int(self.scenario.guest.ram_mib * (1 << 20)) & ~(PAGE - 1)
+        self.proxy: Proxy | None = None
+        self.tap = Tap(self.trace, lambda: self.now_s)
+        self.real = Address("tcp", "")
+        self.strangers: list[Any] = []
+        self.said: dict[str, dict[str, Any]] = {"source": {}, "destination": {}}
+        self.frozen = False
+        self.ended_s: float | None = None
+        self.timers: list[asyncio.TimerHandle] = []
+
+    @property
+    def now_s(self) -> float:
+        return self.loop.time() - self.zero_s
+
+    def note(self, side: str, kind: str, text: str) -> None:
+        self.trace.note(self.now_s, side, kind, "", text)
+
+    async def run(self) -> Result:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.source)
+            await stack.enter_async_context(self.destination)
+            stack.callback(self._close)
+            refused = await self._set_up()
+            if refused is None and self._from_file:
+                refused = await self._save_and_load()
+            elif refused is None:
+                refused = await self._migrate()
+            return Result(await self._row(refused), self.trace)
+
+    def _close(self) -> None:
+        for timer in self.timers:
+            timer.cancel()
+        for closing in (self.proxy, *self.strangers):
+            if closing is not None:
+                closing.close()
+
+    @property
+    def _from_file(self) -> bool:
+        return self.scenario.link.transport not in ("tcp", "unix")
+
+    # --- before it moves --------------------------------------------------------------------------------------------
+    async def _set_up(self) -> Finished | None:
+        """The refusal, where QMP refuses."""
+        for qemu, side in ((self.source, self.scenario.source), (self.destination, self.scenario.destination)):
+            capabilities, parameters = migration_settings(side, qemu is self.source)
+            try:
+                if capabilities:
+                    await qemu.ask("migrate-set-capabilities", capabilities=capabilities)
+                if parameters:
+                    await qemu.ask("migrate-set-parameters", **parameters)
+            except Refused as error:
+                return self._refused(qemu.name, str(error))
+        await self.source.ask("cont")
+        while count(await self.source.memory(BASE, PAGE)) < 2 + (self.span_bytes <= PAGE):
+            await asyncio.sleep(LOOK_S)
+        return None
+
+    def _refused(self, side: str, text: str) -> Finished:
+        self.note(side, "end", f"rejected: {text}")
+        return Finished("rejected", text, "specific", listening=True)
+
+    async def _listen(self, uri: str) -> None:
+        more = {} if self.scenario.destination.exit_on_error else {"exit-on-error": False}
+        try:
+            await self.destination.ask("migrate-incoming", uri=uri, **more)
+        except Refused:
+            if not more:
+                raise
+            await self.destination.ask("migrate-incoming", uri=uri)  # before 9.1 there is no such argument
+        self._seen("destination", "setup")
+
+    # --- through the proxy ------------------------------------------------------------------------------------------
+    async def _migrate(self) -> Finished | None:
+        kind = self.scenario.link.transport
+        self.zero_s = self.loop.time()
+        try:
+            if kind == "tcp":
+                await self._listen("tcp:127.0.0.1:0")
+                at = (await self.destination.ask("query-migrate"))["socket-address"][0]
+                self.real = Address("tcp", f"{at['host']}:{at['port']}")
+            else:
+                self.real = parse(f"unix:{self.folder}/in")
+                await self._listen(str(self.real))
+        except Refused as error:
+            return self._refused("destination", str(error))
+        self.proxy = Proxy(self.scenario, self.setup.seed, self.real, self.tap.names(self.scenario), self.zero_s)
+        self.proxy.seen = self.tap.seen
+        near = Address("tcp", "127.0.0.1:0") if kind == "tcp" else Address("unix", f"{self.folder}/out")
+        near = await self.proxy.listen(near)
+        before = [f for f in self.scenario.faults if f.kind == "stranger" and f.at_s <= 0]
+        for fault in before:
+            await self._stranger(fault)
+        for fault in self.scenario.faults:
+            if fault.kind in ("freeze", "kill") and fault.before:
+                self._stop(fault)
+        try:
+            await self.source.ask("migrate", uri=str(near))
+        except Refused as error:
+            return self._refused("source", str(error))
+        own = [f for f in self.scenario.faults if f.kind in ("stranger", "freeze", "kill")]  # the rest is the proxy's
+        await self._watch([f for f in own if f not in before and not f.before])
+        return None
+
+    async def _stranger(self, fault: Fault) -> None:
+        sock, _ = await connect(self.real)
+        self.note("stranger", "say", fault.says)
+        if WORDS[fault.says]:
+            await self.loop.sock_sendall(sock, WORDS[fault.says])
+        if fault.says == "scan":
+            sock.close()
+        else:
+            self.strangers.append(sock)
+
+    def _stop(self, fault: Fault) -> None:
+        qemu = self.destination if fault.side == "destination" else self.source
+        self.note(qemu.name, "link", f"process is {'frozen' if fault.kind == 'freeze' else 'killed'}")
+        self.frozen = fault.kind == "freeze"
+        qemu.signal(signal.SIGSTOP if fault.kind == "freeze" else signal.SIGKILL)
+
+    async def _watch(self, faults: list[Fault]) -> None:
+        """Look at both sides until the source has ended and the destination has settled, or nothing moves any more."""
+        orders = self._orders()
+        moved = state = None
+        quiet_s, patience_s = self.now_s, OBSERVE_S
+        planned_s = max([at for at, _, _ in orders] + [f.at_s for f in faults], default=0.0)
+        gaps = [f.gap_s * len(f.order) for f in self.scenario.faults] + [
+            f.for_s for f in self.scenario.faults if f.kind in ("late", "hold")]  # fmt: skip
+        planned_s = max([planned_s, *gaps])
+        while self.now_s < patience_s + planned_s:
+            await asyncio.sleep(0.002 if any(f.kind in ("freeze", "kill") for f in faults) else LOOK_S)
+            for fault in list(faults):
+                if self._due(fault):
+                    faults.remove(fault)
+                    await self._stranger(fault) if fault.kind == "stranger" else self._stop(fault)
+            while orders and self.now_s >= orders[0][0] and self.ended_s is None:
+                await self._order(*orders.pop(0)[1:])
+            if await self._look_at_both():
+                break
+            now = (self.said["source"].get("status"), self.said["destination"].get("status"), self.tap.passed_bytes)
+            if (moved, state) != (now[2], now[:2]):
+                moved, state, quiet_s = now[2], now[:2], self.now_s
+            if self.now_s > max(quiet_s, planned_s) + QUIET_S:
+                self.note("link", "link", "nothing moves any more")
+                break
+
+    def _orders(self) -> list[tuple[float, str, str]]:
+        told = self.scenario.management
+        given = ((told.cancel_at_s, "migrate_cancel", "Cancel"), (told.deadline_s, "migrate_cancel", "Cancel"),
+                 (told.postcopy_at_s, "migrate-start-postcopy", "SwitchToPostcopy"))  # fmt: skip
+        return sorted((min(at_s, QUIET_S + 2), command, word) for at_s, command, word in given if at_s >= 0)
+
+    async def _order(self, command: str, word: str) -> None:
+        self.note("manager", "management", word)
+        with suppress(QemuError):  # a blocked monitor hears nothing; what comes of it is what we watch
+            await self.source.ask(command)
+
+    def _due(self, fault: Fault) -> bool:
+        assert self.proxy is not None
+        if fault.at_s >= 0:
+            return self.now_s >= fault.at_s
+        return fault.kind != "stranger" and self.proxy.shapers[True].passed >= fault.after_mib * (1 << 20)
+
+    async def _look_at_both(self) -> bool:
+        """Whether it is over."""
+        there = {} if self.frozen else await self.destination.status()
+        here = await self.source.status()
+        for name, found in (("source", here), ("destination", there)):
+            self._seen(name, str(found.get("status", "")), str(found.get("error-desc", "")))
+            self.said[name] = found or self.said[name] | {"running": False}
+        if here.get("status") in ENDED and self.ended_s is None:
+            self.ended_s = self.now_s
+        settled = bool(there.get("running")) or not self.destination.alive
+        return self.ended_s is not None and (settled or self.now_s > self.ended_s + SETTLE_S)
+
+    def _seen(self, side: str, status: str, text: str = "") -> None:
+        if status and status != self.said[side].get("status"):
+            self.note(side, "end" if status in ENDED else "state", status + (f": {text}" if text else ""))
+            self.said[side] = {**self.said[side], "status": status}
+
+    # --- through a file ---------------------------------------------------------------------------------------------
+    async def _save_and_load(self) -> Finished | None:
+        link, path = self.scenario.link, self.folder / "stream"
+        save = {"exec-cat": f"exec:cat > {path}", "exec-null": "exec:cat > /dev/null", "exec-true": "exec:true",
+                "file": f"file:{path}"}[link.transport]  # fmt: skip
+        load = {"exec-cat": f"exec:cat {path}", "exec-none": "exec:cat /nonexistent", "file": f"file:{path}"}
+        try:
+            await self.source.ask("migrate", uri=save)
+        except Refused as error:
+            return self._refused("source", str(error))
+        await self._until_source_ended()
+        saved = self.said["source"].get("status") not in ("failed", "cancelled") or self.scenario.management.loads_anyway
+        if saved and link.transport in ("exec-cat", "file"):
+            with suppress(QemuError):
+                await self._listen(load[link.load_transport or link.transport])
+        ended_s, self.ended_s = self.ended_s, self.now_s
+        while not await self._look_at_both():
+            await asyncio.sleep(LOOK_S)
+        self.ended_s = ended_s
+        return None
+
+    async def _until_source_ended(self) -> None:
+        orders, quiet_s, state = self._orders(), self.now_s, None
+        while self.ended_s is None and (orders or self.now_s < quiet_s + QUIET_S):
+            await asyncio.sleep(LOOK_S)
+            while orders and self.now_s >= orders[0][0]:
+                await self._order(*orders.pop(0)[1:])
+            await self._look_at_both()
+            if state != (state := self.said["source"].get("status")):
+                quiet_s = self.now_s
+
+    # --- how it ended -----------------------------------------------------------------------------------------------
+    async def _row(self, refused: Finished | None) -> Row:
+        here, there = self.said["source"], self.said["destination"]
+        end = refused or self._end(here)
+        runs_here = bool((await self.source.status()).get("running"))
+        runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
+        dead = not self.destination.alive
+        told = Finished("failed", self.destination.stderr) if dead or there.get("status") == "failed" else None
+        complete = await self._memory_is_right() if runs_there else False
+        settings = self.setup.settings(True), self.setup.settings(False)
+        facts = Facts(end, told, runs_here, runs_there, dead, complete, as_asked(self.setup, *settings))
+        for line in (self.source.stderr, self.destination.stderr):
+            if line:
+                self.note("source" if line == self.source.stderr else "destination", "print", line)
+        return Row(
+            self.scenario.name, "v1", "naive", *self.setup.versions, self.setup.seed, classify(facts),
+            end.status if end else str(here.get("status", "none")), "gone" if dead else str(there.get("status", "none")),
+            guest_at(facts), end.reason if end else "none", "", self.ended_s, None, None, self.tap.guest_bytes, None,
+            end.text if end else "", self.destination.stderr,
+        )  # fmt: skip
+
+    def _end(self, found: dict[str, Any]) -> Finished | None:
+        status, text = str(found.get("status", "")), str(found.get("error-desc", ""))
+        if status not in ENDED:
+            return None
+        reason = "none" if not text else "generic" if ERRNO.search(text) else "specific"
+        return Finished(status, text, reason if status == "failed" else "none")
+
+    async def _memory_is_right(self) -> bool:
+        await self.destination.ask("stop")
+        memory = await self.destination.memory(BASE, self.span_bytes)
+        wrong = wrong_pages(memory, dirtying(self.scenario)[0])
+        if wrong:
+            self.note("destination", "guest", f"{len(wrong)} pages of its memory are wrong, the first is {wrong[0]}")
+        return not wrong
+
+
+async def play(setup: Setup, binaries: dict[str, str]) -> Result:
+    """Raises QemuError, ValueError where two QEMUs can't play it."""
+    why = inexpressible(setup.scenario)
+    if why:
+        raise ValueError(f"{setup.scenario.name} can't run on real QEMU: {why}")
+    with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
+        return await _Run(setup, binaries, Path(folder)).run()
+
+
+def run(scenario: Scenario, *, version: str = "", seed: int = 1, binaries: dict[str, str]) -> Result:
+    """One run of a scenario's v1 with two QEMU processes. Raises QemuError, ValueError."""
+    return asyncio.run(play(Setup(scenario, "v1", version or scenario.versions[0], "naive", seed), binaries))

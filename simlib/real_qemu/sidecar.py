@@ -1,0 +1,248 @@
+"""v2 beside a QEMU that has none: an agent at each host holds the handshake, and carries QEMU's own stream.
+
+The destination QEMU is started with `-S -incoming defer` and nothing else. What was agreed is set through QMP; channels
+that proved who they are go to QEMU in the order in which every version of it takes them for what they are (main, then
+multifd); the guest is started there with `cont`, and only after GO. The QEMUs see unix sockets, and each other never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..handshake import interface as i
+from ..live.host import Host
+from ..live.link import ZEROS
+from .monitor import Monitor, QemuError, Refused
+
+CHUNK = 1 << 17
+POLL_S = 0.02
+ALIVE_S = 5.0  # a QEMU that has answered nothing for so long is given up
+RESUME_S = 5.0
+ENDED = ("completed", "failed", "cancelled")
+
+
+class Pipe:
+    """Bytes between one channel and one connection to the QEMU beside, both ways, as fast as the slower takes them."""
+
+    def __init__(self, agent: Agent, conn: int) -> None:
+        self.agent, self.conn = agent, conn
+        self.waiting: list[bytes] = []
+        self.writer: asyncio.StreamWriter | None = None
+        self.drained = asyncio.Event()
+        self.ended = False
+
+    def told(self, input: i.Input) -> None:
+        """Of the channel."""
+        if isinstance(input, i.Received):
+            pieces = [input.data] if input.data else []
+            left = input.fill
+            while left:
+                pieces.append(bytes(ZEROS[: min(left, len(ZEROS))]))
+                left -= len(pieces[-1])
+            self.agent.moved_bytes += len(input.data) + input.fill
+            self._write(pieces)
+        elif isinstance(input, i.Drained):
+            self.drained.set()
+        elif isinstance(input, i.Ended):
+            self.ended = True
+            self._write([])
+
+    def _write(self, pieces: list[bytes]) -> None:
+        if self.writer is None:
+            self.waiting += pieces
+            return
+        for piece in pieces:
+            self.writer.write(piece)
+        if self.ended and self.writer.can_write_eof():
+            with suppress(OSError):
+                self.writer.write_eof()
+        elif self.writer.transport.get_write_buffer_size() > 4 * CHUNK:
+            self.agent.hold(self.conn, self.writer)
+
+    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """From QEMU to the channel, until QEMU says no more."""
+        self.writer = writer
+        self._write(self.waiting)
+        self.waiting = []
+        with suppress(OSError):
+            while data := await reader.read(CHUNK):
+                link = self.agent.links.get(self.conn)
+                if link is None or link.gone:
+                    return
+                self.drained.clear()
+                link.send(data, 0)
+                await self.drained.wait()
+        link = self.agent.links.get(self.conn)
+        if link is not None and not link.gone:
+            link.end()
+
+
+class Agent(Host):
+    """One host's agent. `qemu` is the monitor of the QEMU beside."""
+
+    def __init__(self, *given: Any, qemu: Monitor, folder: Path, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.qemu, self.path = qemu, folder / f"{self.side}.pipe"
+        self.pipes: dict[int, Pipe] = {}
+        self.server: asyncio.Server | None = None
+        self.moved_bytes = 0  # of the stream, that have come here
+        self.resumed = asyncio.Event()
+
+    def feed(self, input: i.Input, cause: Any = None) -> None:
+        pipe = self.pipes.get(getattr(input, "conn", -1))
+        if pipe is not None and isinstance(input, (i.Received, i.Drained, i.Ended)):
+            pipe.told(input)
+            self.changed.set()
+        else:
+            super().feed(input, cause)
+
+    def hold(self, conn: int, writer: asyncio.StreamWriter) -> None:
+        """QEMU is slower than the channel."""
+        self.links[conn].pause()
+
+        async def go_on() -> None:
+            with suppress(OSError):
+                await writer.drain()
+            if conn in self.links:
+                self.links[conn].resume()
+
+        self._spawn(go_on())
+
+    def close(self) -> None:
+        super().close()
+        if self.server is not None:
+            self.server.close()
+        for pipe in self.pipes.values():
+            if pipe.writer is not None:
+                pipe.writer.transport.abort()
+        self.path.unlink(missing_ok=True)
+
+    async def _set(self, config: tuple[tuple[str, object], ...]) -> None:
+        """Raises QemuError. Every capability that this QEMU has is told, so that nothing is left from another attempt."""
+        told, known = dict(config), await self.qemu.ask("query-migrate-capabilities")
+        states = [{"capability": c["capability"], "state": bool(told.get(c["capability"], False))} for c in known]
+        changed = [s for s, c in zip(states, known, strict=True) if s["state"] != c["state"]]
+        if changed:
+            await self.qemu.ask("migrate-set-capabilities", capabilities=changed)
+        parameters = {k: v for k, v in config if v is not True and not k.startswith("tls-")}
+        if parameters:
+            await self.qemu.ask("migrate-set-parameters", **parameters)
+
+    # --- the destination --------------------------------------------------------------------------------------------
+    def _apply(self, o: i.Apply) -> None:
+        self.note("guest", f"sets {', '.join(k if v is True else f'{k}={v}' for k, v in o.config) or 'nothing'}")
+
+        async def applied() -> None:
+            try:
+                await self._set(o.config)
+                self.feed(i.Applied())
+            except QemuError as error:
+                self.feed(i.Applied(str(error)))
+
+        self._spawn(applied())
+
+    def _run_guest(self, _: i.RunGuest) -> None:
+        async def running() -> None:
+            try:
+                await self.qemu.ask("cont")
+            except QemuError as error:
+                self.note("guest", f"the guest can't be started: {error}")
+                return
+            self.guest.running, self.guest.started_s = True, self.now_s
+            self.note("guest", "guest runs here")
+            self.feed(i.GuestRunning())
+
+        self._spawn(running())
+
+    async def _take(self, channels: tuple[tuple[str, int], ...]) -> str:
+        """Give QEMU its connections, and wait until it has loaded the guest; what went wrong."""
+        at = {"uri": f"unix:{self.path}"}
+        try:
+            await self.qemu.ask("migrate-incoming", **at, exit_on_error=False)
+        except Refused as error:
+            if "exit-on-error" not in str(error):
+                return str(error)
+            await self.qemu.ask("migrate-incoming", **at)  # before 9.1 there is no such argument
+        for _, conn in channels:
+            reader, writer = await asyncio.open_unix_connection(str(self.path))
+            self._spawn(self.pipes[conn].run(reader, writer))
+        found = await self._until_ended()
+        if found.get("status") == "completed":
+            return ""
+        return str(found.get("error-desc") or found.get("gone") or f"its migration is {found.get('status', 'gone')}")
+
+    # --- the source -------------------------------------------------------------------------------------------------
+    async def _give(self, channels: tuple[tuple[str, int], ...], config: tuple[tuple[str, object], ...]) -> str:
+        """Let QEMU send its guest, and wait until all of it was sent; what went wrong."""
+        order = iter(channels)  # it connects main first
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            _, conn = next(order, ("", -1))
+            if conn < 0:
+                writer.close()
+                return
+            await self.pipes[conn].run(reader, writer)
+
+        self.server = await asyncio.start_unix_server(connected, str(self.path))
+        await self._set((*config, ("return-path", True)))
+        await self.qemu.ask("migrate", uri=f"unix:{self.path}")
+        found = await self._until_ended()
+        if found.get("status") == "completed":
+            self.guest.running, self.guest.stopped_s = False, self.now_s
+            self.note("guest", "guest has stopped")
+            return ""
+        return str(found.get("error-desc") or found.get("gone") or f"its migration {found.get('status', 'is gone')}")
+
+    def _resume_guest(self, _: i.ResumeGuest) -> None:
+        async def resumed() -> None:
+            until_s = self.now_s + RESUME_S
+            try:
+                while (found := await self.qemu.status()) and not found["running"] and self.now_s < until_s:
+                    if found.get("status") in (None, "none", *ENDED):
+                        await self.qemu.ask("cont")
+                    else:
+                        await self.qemu.ask("migrate_cancel")
+                    await asyncio.sleep(POLL_S)
+                if found and found.get("status") not in (None, "none", *ENDED):
+                    await self.qemu.ask("migrate_cancel")
+            except QemuError as error:
+                self.note("guest", f"the guest can't be resumed: {error}")
+            running = bool((await self.qemu.status()).get("running"))
+            self.guest.running = running
+            self.note("guest", "guest runs on here" if running else "guest does not run here")
+            self.resumed.set()
+
+        self._spawn(resumed())
+
+    # --- both -------------------------------------------------------------------------------------------------------
+    def _move_guest(self, o: i.MoveGuest) -> None:
+        self.pipes = {conn: Pipe(self, conn) for _, conn in o.channels}
+
+        async def moved() -> None:
+            try:
+                error = await (self._give(o.channels, o.config) if self.side == "source" else self._take(o.channels))
+            except (QemuError, OSError) as wrong:
+                error = str(wrong)
+            self.note("guest", error or ("guest is sent" if self.side == "source" else "devices are loaded"))
+            self.feed(i.GuestMoved(error) if self.side == "source" else i.Loaded(error))
+
+        self._spawn(moved())
+
+    async def _until_ended(self) -> dict[str, Any]:
+        """query-migrate of the end; `gone` where nobody answers any more."""
+        heard_s, status = self.now_s, ""
+        while True:
+            found = await self.qemu.status()
+            if found:
+                heard_s = self.now_s
+            elif self.now_s > heard_s + ALIVE_S or self.qemu.client.runstate.name != "RUNNING":
+                return {"gone": f"{self.qemu.name}: this QEMU is gone"}
+            if found.get("status", "") not in ("", status):
+                status = str(found["status"])
+                self.note("guest", f"QEMU is {status}")
+            if status in ENDED:
+                return found
+            await asyncio.sleep(POLL_S)
