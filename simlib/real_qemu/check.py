@@ -95,6 +95,7 @@ def check(
 
 def table(cells: Iterable[Cell]) -> list[str]:
     """A line a cell, for people."""
+
     def told(endings: tuple[Ending, ...]) -> str:
         return " or ".join(f"{o} (guest {at}, reason {r})" for o, at, r in endings)
 
