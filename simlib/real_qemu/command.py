@@ -27,7 +27,7 @@ from .migrate import Wish, destination_agent, listen, settings, source_agent, un
 from .monitor import Monitor, QemuError
 from .process import binaries
 
-CAPTURED_BYTES = 64 << 10  # of each direction of a run: what is behind is guest memory
+CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
 
 
 # --- check ----------------------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ def test_one_command_moves_a_guest_between_two_versions(qemus: dict[str, str], t
         Started(qemus["7.2"], tmp_path, "here") as here,
         Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there,
     ):
-        code, text = said("qemu", "migrate", "--source-qmp", here.qmp, "--destination-qmp", there.qmp, "--channels", "2",
-                          "--json")  # fmt: skip
+        monitors = ("--source-qmp", here.qmp, "--destination-qmp", there.qmp)
+        code, text = said("qemu", "migrate", *monitors, "--channels", "2", "--json")
         told = json.loads(text)
         assert (code, told["status"], told["guest_runs_here"]) == (0, "completed", False)
 
