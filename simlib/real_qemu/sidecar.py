@@ -54,6 +54,8 @@ class Pipe:
         if self.writer is None:
             self.waiting += pieces
             return
+        if self.writer.is_closing():
+            return
         for piece in pieces:
             self.writer.write(piece)
         if self.ended and self.writer.can_write_eof():
