@@ -27,7 +27,7 @@ from .process import Qemu
 from .sidecar import Agent
 
 SETTLE_S = 1.0
-OBSERVE_S = 20.0
+OBSERVE_S = 60.0
 
 
 def inexpressible(scenario: Scenario) -> str:

@@ -41,6 +41,8 @@ class Cell:
     real: tuple[Ending, ...]
     source_text: str
     destination_text: str
+    time_to_end_s: float | None  # of the source; median of the real runs
+    moved_bytes: int  # that came to the destination by then; median
     left_out: str = ""  # why it could not be run
 
     @property
@@ -104,8 +106,14 @@ def check(
             scenario.name, version, protocol,
             simulated(world, scenario, version, protocol, set(real)) if rows else (), real,
             " / ".join(dict.fromkeys(r.source_text for r in rows)),
-            " / ".join(dict.fromkeys(r.destination_text for r in rows)), why,
+            " / ".join(dict.fromkeys(r.destination_text for r in rows)), _median(r.time_to_outcome_s for r in rows),
+            int(_median(r.guest_bytes_sent for r in rows) or 0), why,
         )  # fmt: skip
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    there = sorted(v for v in values if v is not None)
+    return there[len(there) // 2] if there else None
 
 
 def table(cells: Iterable[Cell]) -> list[str]:

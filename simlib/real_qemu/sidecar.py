@@ -186,12 +186,12 @@ class Agent(Host):
         """Let QEMU send its guest, and wait until all of it was sent; what went wrong."""
         order = iter(channels)  # it connects main first
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             _, conn = next(order, ("", -1))
             if conn < 0:
                 writer.close()
-                return
-            await self.pipes[conn].run(reader, writer)
+            else:
+                self._spawn(self.pipes[conn].run(reader, writer))
 
         self.server = await asyncio.start_unix_server(connected, str(self.path))
         await self._set((*config, ("return-path", True)))
