@@ -160,4 +160,5 @@ def _wish(side: Side) -> Wish:
     capabilities = tuple(c for c in side.capabilities if c != "multifd")
     given = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
     channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
-    return Wish(channels, capabilities, given, side.require, side.forbid, side.on_maybe, side.session)
+    return Wish(channels, capabilities, given, side.require, side.forbid, side.on_maybe, side.session,
+                side.memory_limit_mib << 20)  # fmt: skip
