@@ -161,4 +161,4 @@ def _wish(side: Side) -> Wish:
     given = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
     channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
     return Wish(channels, capabilities, given, side.require, side.forbid, side.on_maybe, side.session,
-                side.memory_limit_mib << 20)  # fmt: skip
+                "tls-creds" in side.parameters, side.memory_limit_mib << 20)  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,8 @@ async def _agent(options: Any, stack: AsyncExitStack, folder: Path, trace: Trace
     if status not in ("inmigrate", "prelaunch", "paused"):
         raise QemuError(f"{qmp}: this QEMU is {status}; a destination is started with -S -incoming defer")
     profile = getattr(options, "destination_profile", "") or options.profile
-    given = await settings(qemu, profile, Wish(capabilities=tuple(options.capability)))
-    wish = Wish(require=tuple(options.require), forbid=tuple(options.forbid), session=options.session,
-                on_maybe=options.on_maybe)  # fmt: skip
+    wish = replace(_wish(options), channels=0)  # their number is the source's to say
+    given = await settings(qemu, profile, wish)
     found = destination_agent(given, wish, secrets.token_bytes(32), trace, qemu, folder, **_credentials(options, ""))
     stack.push_async_callback(_close, found)
     options.agents = [found]
@@ -142,8 +142,8 @@ async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path)
 
 
 def _wish(options: Any) -> Wish:
-    return Wish(options.channels, tuple(options.capability), (), tuple(options.require), tuple(options.forbid),
-                options.on_maybe, options.session)  # fmt: skip
+    return Wish(getattr(options, "channels", 0), tuple(options.capability), (), tuple(options.require),
+                tuple(options.forbid), options.on_maybe, options.session, bool(options.tls))  # fmt: skip
 
 
 def _credentials(options: Any, hostname: str) -> dict[str, Any]:

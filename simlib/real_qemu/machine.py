@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from ..endpoints import Setup
 from ..live.tls import make_credentials
@@ -58,7 +59,7 @@ def arguments(setup: Setup, at_source: bool, folder: Path) -> tuple[str, ...]:
     if side.cpu != "qemu64" or side.cpu_features:
         given += ["-cpu", ",".join([side.cpu, *(f"+{f}" for f in side.cpu_features)])]
     if side.uuid:
-        given += ["-uuid", side.uuid]
+        given += ["-uuid", str(UUID(side.uuid))]
     image = folder / "firmware"
     image.write_bytes(firmware(int(scenario.guest.ram_mib * (1 << 20)) & ~(PAGE - 1), *dirtying(scenario)))
     given += ["-bios", str(image), *_tls(side, at_source, folder)]

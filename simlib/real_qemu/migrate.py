@@ -33,6 +33,7 @@ class Wish:
     forbid: tuple[str, ...] = ()
     on_maybe: str = "warn"
     session: str = ""
+    tls: bool = False  # between the agents
     memory_limit_bytes: int = 0
 
 
@@ -45,8 +46,12 @@ async def settings(qemu: Monitor, configuration: str, wish: Wish = Wish()) -> Se
     except ProfileError as error:
         raise QemuError(f"{qemu.name}: {error}") from None
     capabilities = (*wish.capabilities, *(("multifd",) if wish.channels else ()))
-    lanes = (("multifd-channels", wish.channels),) if wish.channels else ()
-    return Settings(version, await _own(qemu, found), capabilities, (*wish.parameters, *lanes), "tcp", False)
+    parameters = list(wish.parameters)
+    if wish.channels:
+        parameters.append(("multifd-channels", wish.channels))
+    if wish.tls:
+        parameters.append(("tls-creds", "agents"))
+    return Settings(version, await _own(qemu, found), capabilities, tuple(parameters), "tcp", False)
 
 
 async def _own(qemu: Monitor, found: Machine) -> Machine:

@@ -21,6 +21,7 @@ CHUNK = 1 << 17
 POLL_S = 0.02
 ALIVE_S = 5.0  # a QEMU that has answered nothing for so long is given up
 RESUME_S = 5.0
+HUNG_UP_S = 2.0  # from its first closed connection to its last word
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -77,6 +78,7 @@ class Pipe:
                 self.drained.clear()
                 link.send(data, 0)
                 await self.drained.wait()
+        self.agent.hung_up_s = self.agent.hung_up_s or self.agent.now_s
         link = self.agent.links.get(self.conn)
         if link is not None and not link.gone:
             link.end()
@@ -91,6 +93,7 @@ class Agent(Host):
         self.pipes: dict[int, Pipe] = {}
         self.server: asyncio.Server | None = None
         self.moved_bytes = 0  # of the stream, that have come here
+        self.hung_up_s: float | None = None  # when QEMU closed the first of its connections
         self.resumed = asyncio.Event()
 
     def feed(self, input: i.Input, cause: Any = None) -> None:
@@ -139,7 +142,7 @@ class Agent(Host):
 
         async def applied() -> None:
             try:
-                await self._set(o.config)
+                await self._set((*o.config, ("return-path", True)))  # v2 always has one
                 self.feed(i.Applied())
             except QemuError as error:
                 self.feed(i.Applied(str(error)))
@@ -252,4 +255,6 @@ class Agent(Host):
                 self.note("guest", f"QEMU is {status}")
             if status in ENDED:
                 return found
+            if self.side == "destination" and self.hung_up_s and self.now_s > self.hung_up_s + HUNG_UP_S:
+                return {"gone": f"{self.qemu.name}: QEMU closed a channel, as 7.2 does after an error in multifd"}
             await asyncio.sleep(POLL_S)

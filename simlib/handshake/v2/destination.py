@@ -19,7 +19,6 @@ from ..interface import (
     Drop,
     End,
     Ended,
-    Entered,
     Finished,
     GuestRunning,
     Heard,
@@ -190,7 +189,8 @@ class Destination(Session):
         offer = messages.read_offer(told)
         ours = features.stances(self.settings, False, self.identity.require, self.identity.forbid)
         self.agreement = features.resolve(offer.stances, ours)
-        findings = inventory.compare(offer.machine, self.settings.machine, self.identity.memory_limit_bytes)
+        checked = self.identity.relays and self.agreement.has("multifd")  # by who reads its first packets
+        findings = inventory.compare(offer.machine, self.settings.machine, self.identity.memory_limit_bytes, checked)
         verdict = inventory.verdict(findings)
         errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
         warnings = [f for f in findings if f.severity == "warning"]
@@ -489,10 +489,6 @@ class Destination(Session):
         if self.links.pop(conn).kind in STRANGE and self.identity.limits.guard_s:
             self._out.append(StopAlarm(f"guard-{conn}"))
         self._out.append(Drop(conn))
-
-    def _enter(self, status: str) -> None:
-        self.status = status
-        self._out.append(Entered(status))
 
     def _finish(self, status: str, errors: tuple[Error, ...], listening: bool = False) -> None:
         text = "; ".join(str(e) for e in errors)

@@ -20,10 +20,18 @@ def verdict(findings: tuple[Error, ...]) -> str:
     return "no" if any(f.severity == "error" for f in findings) else "maybe"
 
 
-def compare(source: Machine, destination: Machine, memory_limit_bytes: int = 0) -> tuple[Error, ...]:
-    """All that stands against `source`'s guest on `destination`, worst first."""
+def compare(
+    source: Machine, destination: Machine, memory_limit_bytes: int = 0, uuid_checked: bool = False
+) -> tuple[Error, ...]:
+    """All that stands against `source`'s guest on `destination`, worst first. `uuid_checked`: QEMU's own multifd
+    carries it, whose first packets name the VM (migration/multifd.c, multifd_recv_initial_packet)."""
     found = [*_machine(source, destination), *_memory(source, destination, memory_limit_bytes)]
     found += _devices(source, destination)
+    if uuid_checked and source.uuid != destination.uuid:
+        found.append(Error(
+            "parameter", "machine.uuid", source.uuid, destination.uuid, "QEMU's multifd checks the VM's UUID, and the "
+            "two differ.", "Start the destination with the source's -uuid, or migrate without multifd.",
+        ))  # fmt: skip
     return tuple(sorted(found, key=lambda e: e.severity != "error"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..endpoint import Endpoint, Table
 from ..errors import Error, PeerError, clean
-from ..interface import Heard, Said, Send
+from ..interface import Entered, Heard, Said, Send
 from ..machine import Settings
 from . import binding, body, frames, messages, states
 from .frames import Frame, Preface, Reader
@@ -157,6 +157,10 @@ class Session(Endpoint):
         self._out[-1] = Heard(conn, f"INFO {clean(told['text'], 200)}")
         if not self.links[conn].reader.unlimited:
             self._set(conn, reader=self.links[conn].reader.skipped())
+
+    def _enter(self, status: str) -> None:
+        self.status = status
+        self._out.append(Entered(status))
 
     # --- for the roles to say ---------------------------------------------------------------------------------------
     def _first_frames(self, conn: int) -> tuple[int, ...]:

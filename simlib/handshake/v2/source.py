@@ -20,7 +20,6 @@ from ..interface import (
     Drop,
     End,
     Ended,
-    Entered,
     Finished,
     GuestMoved,
     GuestStopped,
@@ -455,10 +454,6 @@ class Source(Session):
 
     def _drop_all(self) -> None:
         self._out += [Drop(conn) for conn in self.links]
-
-    def _enter(self, status: str) -> None:
-        self.status = status
-        self._out.append(Entered(status))
 
     def _finish(self, status: str, errors: tuple[Error, ...]) -> None:
         text = "; ".join(str(e) for e in errors)
