@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_run)
     _add_explore(verbs)
     _add_live(verbs)
+    _add_inspect(verbs)
+    _add_qemu(verbs)
     shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
     shown.add_argument("--json", action="store_true", help="as JSON")
     shown.set_defaults(call=_list)
@@ -122,9 +124,70 @@ def _add_live(verbs: Any) -> None:
     made.set_defaults(call=_certificates)
 
 
+def _add_inspect(verbs: Any) -> None:
+    inspect = verbs.add_parser(
+        "inspect", help="a real saved guest or captured stream: what is in it, what a destination could know",
+        description="Reads a stream that a real QEMU wrote (migrate to file:PATH or exec:cat>PATH, also mapped-ram; one "
+        "direction of a captured connection; with or without our manifest in front) and shows header, configuration, "
+        "memory blocks and devices with version, size and place. Loads nothing.",
+        epilog="simlib inspect guest.stream --json")  # fmt: skip
+    inspect.add_argument("file", type=Path, help="a file of any size")
+    inspect.add_argument(
+        "--offset", type=int, default=0, metavar="N", help="byte where the stream starts (%(default)s)"
+    )
+    inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.set_defaults(call=_of_real("inspect"))
+
+
+def _add_qemu(verbs: Any) -> None:
+    qemu = verbs.add_parser("qemu", help="real QEMUs: can this guest go there?",
+                            description="What real QEMUs say of themselves, and what follows for a guest.")  # fmt: skip
+    kinds = qemu.add_subparsers(dest="kind", required=True, metavar="VERB")
+    profile = kinds.add_parser(
+        "profile", help="what a QEMU's machine is, as a file that preflight takes",
+        description="Starts the binary once more, paused, with the command line given (or that of a running guest), "
+        "saves its state to see every device, and asks what it would accept. Nothing of a running guest is touched: no "
+        "image is opened, no port is bound, memory is fresh; with --qmp it is asked some questions.",
+        epilog="simlib qemu profile qemu-system-x86_64 --out host.json -- -M q35 -m 2G -device virtio-net-pci",
+    )  # fmt: skip
+    profile.add_argument("binary", nargs="?", default="", help="a QEMU; behind -- its command line")
+    profile.add_argument("--pid", type=int, metavar="N", help="of a running QEMU, by its process id")
+    profile.add_argument("--qmp", default="", metavar="ADDRESS",
+                         help="of a running QEMU, by its monitor (socket's PATH, or HOST:PORT and --pid)")  # fmt: skip
+    profile.add_argument("--name", default="guest", help="what the machine is called in the profile (%(default)s)")
+    profile.add_argument("--out", type=Path, metavar="FILE", help="where to write to; stdout if absent")
+    profile.set_defaults(call=_of_real("profile"), rest=[])
+    preflight = kinds.add_parser(
+        "preflight", help="can this guest go there, to which of these hosts, and what is in the way?",
+        description="Compares profiles with the rules of the live handshake; touches neither guest nor host. The first "
+        "may be a saved guest instead (`simlib qemu save`). Exit status 0: some host can take it, 1: none.",
+        epilog="simlib qemu preflight guest.json host-a.json host-b.json --capability multifd")  # fmt: skip
+    preflight.add_argument("guest", help="the guest: a profile, FILE or FILE#MACHINE, or a saved guest")
+    preflight.add_argument("host", nargs="+", help="each host: a profile, FILE or FILE#MACHINE")
+    preflight.add_argument("--capability", action="append", default=[], help="the migration shall use it, e.g. multifd")
+    preflight.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="of doubts (%(default)s)")
+    preflight.add_argument("--json", action="store_true", help="as JSON, with every doubt")
+    preflight.set_defaults(call=_of_real("preflight"))
+    save = kinds.add_parser(
+        "save", help="save a running guest with a manifest in front",
+        description="Saves the guest to a file that says what it needs, so that a load that can't work is refused "
+        "before the first page. The guest stands still afterwards.",
+        epilog="simlib qemu save vm.saved --qmp /run/vm.qmp",
+    )  # fmt: skip
+    save.add_argument("file", type=Path, help="a new file; QEMU must be allowed to write to it")
+    save.add_argument("--qmp", required=True, metavar="ADDRESS", help="the monitor's socket, or HOST:PORT")
+    save.add_argument("--resume", action="store_true", help="the guest runs on when it is saved")
+    save.add_argument("--json", action="store_true", help="as JSON")
+    save.set_defaults(call=_of_real("save_guest"))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
+    options = _parser().parse_args(words[:end])
+    if end < len(words):
+        options.rest = words[end + 1 :]  # QEMU's own, whatever it looks like
     try:
         return int(options.call(options))
     except KeyboardInterrupt:
@@ -234,6 +297,23 @@ def _connect(options: Any) -> int:
 
 def _certificates(options: Any) -> int:
     return int(_live().certificates(options))
+
+
+def _of_real(name: str) -> Callable[[Any], int]:
+    """A command of `real_qemu.describe`, imported when it is called."""
+
+    def call(options: Any) -> int:
+        _live()
+        from .profiles import ProfileError
+        from .real_qemu import describe
+        from .real_qemu.saved import SavedError
+
+        try:
+            return int(getattr(describe, name)(options))
+        except (ProfileError, SavedError) as error:
+            raise Failure(str(error)) from None
+
+    return call
 
 
 def _live() -> Any:

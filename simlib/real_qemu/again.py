@@ -1,4 +1,4 @@
-"""A QEMU's command line made harmless: the same machine, started a second time beside the first, touching nothing of it.
+"""A QEMU's command line made harmless: the same machine a second time, beside the first, touching nothing of it.
 
 Same devices, so the same stream; but no image is opened, no port or socket is bound, no tap is taken, and memory is
 fresh: block nodes become null devices of the image's size, character devices and networks lead nowhere.
@@ -16,14 +16,14 @@ from ..profiles import ProfileError
 
 # Options that only the first may have: with a value, and without.
 DROPPED = {
-    "-incoming", "-qmp", "-qmp-pretty", "-mon", "-monitor", "-pidfile", "-vnc", "-spice", "-display", "-D", "-d", "-gdb",
-    "-name", "-runas", "-run-with", "-chroot", "-mem-path", "-loadvm", "-debugcon", "-add-fd", "-msg", "-trace", "-audio",
-    "-plugin", "-overcommit", "-watchdog-action", "-action", "-icount", "-sandbox",
+    "-incoming", "-qmp", "-qmp-pretty", "-mon", "-monitor", "-pidfile", "-vnc", "-spice", "-display", "-D", "-d",
+    "-gdb", "-name", "-runas", "-run-with", "-chroot", "-mem-path", "-loadvm", "-debugcon", "-add-fd", "-msg", "-trace",
+    "-audio", "-plugin", "-overcommit", "-watchdog-action", "-action", "-sandbox",
 }  # fmt: skip
 DROPPED_ALONE = {"-daemonize", "-S", "-s", "-snapshot", "-mem-prealloc", "-no-shutdown", "-no-reboot", "-nographic",
-                 "-curses"}  # fmt: skip
-ALONE = {"-nodefaults", "-no-user-config", "-enable-kvm", "-no-acpi", "-no-hpet", "-no-fd-bootchk", "-usb", "-only-migratable",
-         "-full-screen", "-no-quit", "-win2k-hack", "-accel-help", "-xen-attach", "-semihosting", "-old-param"}  # fmt: skip
+                 "-curses", "-full-screen", "-no-quit"}  # fmt: skip
+ALONE = {"-nodefaults", "-no-user-config", "-enable-kvm", "-no-acpi", "-no-hpet", "-no-fd-bootchk", "-usb",
+         "-only-migratable", "-semihosting"}  # fmt: skip
 PASSED_THROUGH = ("vfio-", "usb-host", "scsi-block", "scsi-generic", "vhost-vdpa", "vhost-user-", "vhost-scsi",
                   "vhost-vsock", "ivshmem", "igd-")  # fmt: skip
 UNKNOWN_BYTES = 1 << 30
@@ -60,8 +60,13 @@ def harmless(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
             continue
         made = _made(option, value, sizes, folder)
         found += [option, made] if made else []
-    serial = not any(o == "-nodefaults" for o, _ in pairs)
-    return (*found, *(("-serial", "null", "-parallel", "null", "-monitor", "none") if serial else ()))
+    options = {o for o, _ in pairs}
+    if "-nodefaults" in options:
+        return tuple(found)
+    for option, word in (("-serial", "null"), ("-parallel", "null"), ("-monitor", "none")):
+        if option not in found:
+            found += [option, word]
+    return tuple(found)
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -115,9 +120,8 @@ def _object(kind: str, given: dict[str, str], value: str) -> str:
     if kind.startswith("memory-backend-"):
         kept = {k: v for k, v in given.items() if k in ("id", "size")}
         return "memory-backend-ram," + ",".join(f"{k}={v}" for k, v in kept.items())
-    if kind.startswith(("secret", "tls-creds", "authz", "iothread", "throttle-group", "rng-", "input-", "main-loop")):
-        return "" if kind.startswith(("secret", "tls-creds", "authz", "input-")) else value
-    return "" if kind.startswith(("filter-", "colo-", "dbus-", "can-host")) else value
+    theirs = ("secret", "tls-creds", "authz", "input-", "filter-", "colo-", "dbus-", "can-host")
+    return "" if kind.startswith(theirs) else value
 
 
 def _fields(value: str) -> dict[str, str]:

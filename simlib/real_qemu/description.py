@@ -20,7 +20,11 @@ def devices(text: bytes) -> list[Json] | None:
         for device in found:
             if not isinstance(device["name"], str) or sent_bytes(device) < 0:
                 return None
-            _ = device["instance_id"] + device["version"], list(sent_subsections(device)), list(sent_nested(device))
+            _ = (
+                device["instance_id"] + device.get("version", 0),
+                list(sent_subsections(device)),
+                list(sent_nested(device)),
+            )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return list(found)

@@ -13,8 +13,9 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ CONFIGURATIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 ALWAYS = ("-accel", "tcg", "-nodefaults", "-display", "none", "-S")
 
+# 7.2 makes these from the topology when the guest asks, 10.0 when the CPU is made (target/i386/cpu.c): no difference.
+OF_TOPOLOGY = {"ht", "cmp-legacy"}
 PATIENCE_S = 60.0
+GREETING_S = 5.0
 
 
 # --- the binary and its monitor -------------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ class Binary:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ProfileError(f"{self.name}: can't be run: {error}") from None
         if found.returncode:
-            raise ProfileError(f"{self.name} {' '.join(arguments)}: {_last(found.stderr)}")
+            raise ProfileError(f"{self.name} {' '.join(arguments)}: {_why(found.stderr)}")
         return found.stdout
 
     def dump_vmstate(self, machine_type: str) -> bytes:
@@ -116,7 +120,7 @@ class Binary:
                 return listener.accept()[0]
             except TimeoutError:
                 if process.poll() is not None:
-                    raise ProfileError(f"{self.name}: {_last(log.read_text(errors='replace'))}") from None
+                    raise ProfileError(f"{self.name}: {_why(log.read_text(errors='replace'))}") from None
         raise ProfileError(f"{self.name}: its monitor said nothing for {PATIENCE_S:.0f} s")
 
     def saved(self, monitor: Monitor) -> Saved:
@@ -139,22 +143,52 @@ class Binary:
             stream.unlink(missing_ok=True)
 
 
-def _last(printed: str) -> str:
-    """The line that says why it ended."""
+def _why(printed: str) -> str:
+    """The line that says why it ended; hints follow it."""
     lines = [line.partition(": ")[2] or line for line in printed.splitlines() if line.strip()]
-    return lines[-1] if lines else "it ended without a word"
+    return next((line for line in lines if "warning:" not in line), "it ended without a word")
 
 
 class Monitor:
-    """QMP, one question after the other."""
+    """QMP, one question after the other; needs nothing that has to be installed."""
 
     def __init__(self, connection: socket.socket, name: str) -> None:
         self.name, self.connection = name, connection
         connection.settimeout(PATIENCE_S)
         self.lines = connection.makefile("rw", encoding="utf-8")
 
+    @classmethod
+    def at(cls, address: str) -> Monitor:
+        """The monitor that listens at a unix socket's path, or HOST:PORT. Raises ProfileError."""
+        host, _, port = address.removeprefix("unix:").removeprefix("tcp:").rpartition(":")
+        try:
+            if host and port.isdigit():
+                return cls(socket.create_connection((host, int(port)), GREETING_S), address)
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(GREETING_S)
+            connection.connect(address.removeprefix("unix:"))
+            return cls(connection, address)
+        except OSError as error:
+            raise ProfileError(
+                f"{address}: no QMP monitor answers there ({error.strerror or error}); start QEMU with "
+                f"-qmp unix:PATH,server=on,wait=off"
+            ) from None
+
+    @property
+    def pid(self) -> int:
+        """The process that listens on the unix socket; 0 if that can't be known."""
+        if self.connection.family != socket.AF_UNIX:
+            return 0
+        return int.from_bytes(self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+
     def __enter__(self) -> Monitor:
-        self.lines.readline()  # the greeting
+        self.connection.settimeout(GREETING_S)  # a monitor serves one manager at a time, and is silent to others
+        try:
+            if '"QMP"' not in self.lines.readline():
+                raise ProfileError(f"{self.name}: something answers there, but it is no QMP monitor")
+        except (OSError, UnicodeDecodeError):
+            raise ProfileError(f"{self.name}: no QMP greeting: another manager holds it, or it hangs") from None
+        self.connection.settimeout(PATIENCE_S)
         self.ask("qmp_capabilities")
         return self
 
@@ -311,27 +345,52 @@ def collected(binary: Binary, command: str) -> Json:
     return {**found, "command": command, "machines": machines}
 
 
-def of_command_line(binary: Binary, arguments: Sequence[str], name: str, command: str) -> Json:
-    """A profile of the one machine that a command line makes (see `again.harmless`). Raises ProfileError."""
-    flags = set(re.findall(r"[\w.-]+", binary.told(["-cpu", "help"]).partition("CPUID flags:")[2]))
+def of_command_line(
+    binary: Binary, arguments: Sequence[str], name: str, command: str, original: Monitor | None = None
+) -> Json:
+    """A profile of the one machine that a command line makes (see `again.harmless`). Raises ProfileError.
+
+    `original` is the monitor of a guest that runs with this command line: what it says of itself goes first.
+    """
+    flags = cpu_flags(binary)
     with binary.running([*arguments, "-S", "-display", "none"]) as monitor:
-        found = of_itself(monitor)
-        guest = _guest(monitor, flags)
+        found = of_itself(original or monitor)
+        guest = guest_facts(original or monitor, flags)
         resizable = _resizable(monitor.ask("human-monitor-command", **{"command-line": "info ramblock"}))
+        notes = _differences(original, monitor) if original else []
         saved = binary.saved(monitor)
+    dump = json.loads(binary.dump_vmstate(guest["machine-type"]))
+    told = of_saved(found, guest | {"name": name, "arguments": list(arguments)}, saved, dump, resizable)
+    return {**told, "command": command, **({"notes": notes} if notes else {})}
+
+
+def of_saved(found: Json, guest: Json, saved: Saved, dump: Json, resizable: Collection[str] = ()) -> Json:
+    """A profile of the machine whose stream `saved` is; an empty `dump` leaves what the stream alone shows."""
     blocks = [
         {"name": block.name, "size": block.size_bytes} | ({"resizable": True} if block.name in resizable else {})
         for block in saved.blocks
     ]
-    guest |= {
-        "name": name, "arguments": list(arguments), "parameters": {}, "ram-blocks": blocks,
-        "page-bits": saved.page_bits or 12,
-        "devices": devices(saved, json.loads(binary.dump_vmstate(guest["machine-type"]))),
+    machine = guest | {
+        "parameters": {}, "ram-blocks": blocks, "page-bits": saved.page_bits or 12, "devices": devices(saved, dump),
     }  # fmt: skip
-    return {**found, "command": command, "machines": [guest]}
+    return {**found, "machines": [machine]}
 
 
-def _guest(monitor: Monitor, flags: set[str]) -> Json:
+def cpu_flags(binary: Binary) -> set[str]:
+    """Every CPU feature that the binary knows by name."""
+    return set(re.findall(r"[\w.-]+", binary.told(["-cpu", "help"]).partition("CPUID flags:")[2])) - OF_TOPOLOGY
+
+
+def _differences(original: Monitor, copy: Monitor) -> list[str]:
+    """What a command line doesn't say: devices that came or went while the guest ran."""
+    one, two = ({p["name"] for place in ("peripheral", "peripheral-anon")
+                 for p in m.ask("qom-list", path=f"/machine/{place}") if p["type"].startswith("child<")}
+                for m in (original, copy))  # fmt: skip
+    told = [f"{n} was plugged in after the start and is not in this profile" for n in sorted(one - two)]
+    return told + [f"{n} was unplugged after the start and is still in this profile" for n in sorted(two - one)]
+
+
+def guest_facts(monitor: Monitor, flags: set[str]) -> Json:
     """Machine type and CPU of what runs there; a feature is one that `-cpu help` names and that is on."""
     cpus = monitor.ask("query-cpus-fast")
     path, features = cpus[0]["qom-path"], []

@@ -286,21 +286,27 @@ class _Walk:
         found.description_bytes = len(text)
         at = where - 1  # the byte EOF
         for entry in reversed(found.described[-LIST_LIMIT:]):
-            name, size = entry["name"].encode(), sent_bytes(entry)
-            head = bytes([len(name) & 0xFF]) + name + struct.pack(
-                ">II", entry["instance_id"] & 0xFFFFFFFF, entry["version"] & 0xFFFFFFFF)  # fmt: skip
-            if at >= 0:
-                start = at - (5 if self.data[at - 5 : at - 4] == bytes([v1.FOOTER]) else 0) - size - len(head) - 5
-                right = start >= self.at and self.data[start + 5 : start + 5 + len(head)] == head
-                at = start if right else -1
-                if not right:
-                    found.notes.append(f"the size described for {clean(entry['name'], 80)} is not that in the stream")
-            found.devices.insert(0, Section(
-                clean(entry["name"], 255), entry["instance_id"], entry["version"], size,
-                tuple(sorted(set(sent_subsections(entry)))), at,
-            ))  # fmt: skip
+            at = self._device(entry, at)
         if 0 <= self.at < at:
             found.notes.append(f"bytes {self.at} to {at} are sections that the description does not have")
+
+    def _device(self, entry: dict[str, Any], end: int) -> int:
+        """Note a device whose section ends at `end`; where it starts, or -1. slirp's version is on the wire alone."""
+        found, name, size, at = self.found, entry["name"].encode(), sent_bytes(entry), -1
+        head = bytes([len(name) & 0xFF]) + name + struct.pack(">I", entry["instance_id"] & 0xFFFFFFFF)
+        if end >= 0:
+            at = end - (5 if self.data[end - 5 : end - 4] == bytes([v1.FOOTER]) else 0) - size - len(head) - 9
+            behind = at + 5 + len(head)
+            if at < self.at or self.data[at + 5 : behind] != head:
+                found.notes.append(f"the size described for {clean(entry['name'], 80)} is not that in the stream")
+                at = -1
+            else:
+                entry.setdefault("version", int.from_bytes(self.data[behind : behind + 4], "big"))
+        found.devices.insert(0, Section(
+            clean(entry["name"], 255), entry["instance_id"], entry.setdefault("version", 0), size,
+            tuple(sorted(set(sent_subsections(entry)))), at,
+        ))  # fmt: skip
+        return at
 
     def _description(self) -> int:
         """Where the section VMDESCRIPTION stands, or -1."""
