@@ -127,9 +127,9 @@ def _add_live(verbs: Any) -> None:
 def _add_inspect(verbs: Any) -> None:
     inspect = verbs.add_parser(
         "inspect", help="a real saved guest or captured stream: what is in it, what a destination could know",
-        description="Reads a stream that a real QEMU wrote (migrate to file:PATH or exec:cat>PATH, also mapped-ram; one "
-        "direction of a captured connection; with or without our manifest in front) and shows header, configuration, "
-        "memory blocks and devices with version, size and place. Loads nothing.",
+        description="Reads a stream that a real QEMU wrote (migrate to file:PATH or exec:cat>PATH, also mapped-ram; "
+        "one direction of a captured connection; with or without our manifest in front) and shows header, configuration,"
+        " memory blocks and devices with version, size and place. Loads nothing.",
         epilog="simlib inspect guest.stream --json")  # fmt: skip
     inspect.add_argument("file", type=Path, help="a file of any size")
     inspect.add_argument(

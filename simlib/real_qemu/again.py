@@ -10,6 +10,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ..profiles import ProfileError
@@ -30,12 +32,27 @@ UNKNOWN_BYTES = 1 << 30
 QCOW2 = b"QFI\xfb"
 
 
-def of_process(pid: int) -> tuple[str, tuple[str, ...], Path]:
-    """A running process's binary, arguments and folder. Raises ProfileError."""
+@dataclass(frozen=True)
+class Running:
+    """A QEMU as it was started; `environment` holds what leads it to its libraries and modules."""
+
+    program: str
+    arguments: tuple[str, ...]
+    folder: Path
+    environment: tuple[tuple[str, str], ...]
+
+    @property
+    def data_dirs(self) -> tuple[str, ...]:
+        return tuple(str(self.folder / value) for option, value in pairwise(self.arguments) if option == "-L")
+
+
+def of_process(pid: int) -> Running:
+    """How a running process was started. Raises ProfileError."""
     place = Path("/proc") / str(pid)
     try:
         words = (place / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         binary, folder = (place / "exe").readlink(), (place / "cwd").readlink()
+        named = (w.partition("=") for w in os.fsdecode((place / "environ").read_bytes()).split("\0"))
     except FileNotFoundError:
         raise ProfileError(f"{pid}: no process has this number, or it is not a program") from None
     except OSError as error:
@@ -44,7 +61,8 @@ def of_process(pid: int) -> tuple[str, tuple[str, ...], Path]:
         raise ProfileError(f"{pid}: is {binary.name}, no QEMU")
     if str(binary).endswith(" (deleted)"):
         raise ProfileError(f"{pid}: its binary has been replaced since it was started, so it can't be run again")
-    return str(binary), tuple(os.fsdecode(w) for w in words[1:]), folder
+    kept = tuple((k, v) for k, _, v in named if k == "LD_LIBRARY_PATH" or k.startswith("QEMU_"))
+    return Running(str(binary), tuple(os.fsdecode(w) for w in words[1:]), folder, kept)
 
 
 def harmless(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:

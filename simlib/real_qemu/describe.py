@@ -13,7 +13,7 @@ from typing import Any
 
 from ..live.command import table
 from ..profiles import ProfileError
-from .again import harmless, of_process
+from .again import Running, harmless, of_process
 from .preflight import Answer, Party, answers, as_json, party
 from .profile import Binary, Monitor, of_command_line
 from .save import ROOM_BYTES, load_uri, save
@@ -56,7 +56,7 @@ def _told(saved: Saved) -> Iterator[str]:
         yield f"memory          ram version {saved.ram[1]}, {saved.ram_bytes} bytes; pages: {pages}"
         for block in saved.blocks:
             yield f"  {block.name:40} {block.size_bytes:>14}"
-    yield f"devices         {len(saved.devices)} from byte {saved.devices_at}; described in {saved.description_bytes} bytes"
+    yield f"devices         {len(saved.devices)} from byte {saved.devices_at}; told in {saved.description_bytes} bytes"
     for d in saved.devices:
         place = f"byte {d.offset}" if d.offset >= 0 else "place unknown"
         yield f"  {d.id:40} instance {d.instance:<4} version {d.version:<4} {d.size_bytes:>7} bytes  {place}"
@@ -123,9 +123,10 @@ def _profiled(options: Any, folder: Path, original: Monitor | None) -> dict[str,
     pid = options.pid or (original.pid if original else 0)
     if original and not pid:
         raise ProfileError(f"{options.qmp}: whose monitor this is can't be seen over TCP; add --pid N")
-    program, arguments, place = of_process(pid) if pid else (options.binary, tuple(options.rest), Path.cwd())
-    command = shlex.join(["simlib", "qemu", "profile", Path(program).name, "--", *arguments])
-    return of_command_line(Binary(program, (), folder), harmless(arguments, place), options.name, command, original)
+    it = of_process(pid) if pid else Running(options.binary, tuple(options.rest), Path.cwd(), ())
+    command = shlex.join(["simlib", "qemu", "profile", Path(it.program).name, "--", *it.arguments])
+    binary = Binary(it.program, it.data_dirs, folder, it.environment)
+    return of_command_line(binary, harmless(it.arguments, it.folder), options.name, command, original)
 
 
 # --- qemu preflight -------------------------------------------------------------------------------------------------

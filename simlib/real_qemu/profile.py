@@ -59,11 +59,14 @@ GREETING_S = 5.0
 class Binary:
     """A binary, and how to ask it. Runs in its own folder, so that no path gets into an answer."""
 
-    def __init__(self, binary: str, data_dirs: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, binary: str, data_dirs: Sequence[str], folder: Path, environment: Sequence[tuple[str, str]] = ()
+    ) -> None:
         found = shutil.which(binary)
         if found is None:
             raise ProfileError(f"no binary {binary!r}: install QEMU, or give its path")
         self.name, self.folder = binary, folder
+        self.environment = {**os.environ, **dict(environment)}
         self.command = [str(Path(found).absolute())]
         for data_dir in data_dirs:
             self.command += ["-L", str(Path(data_dir).absolute())]
@@ -73,8 +76,8 @@ class Binary:
         """What it prints and ends. Raises ProfileError."""
         try:
             found = subprocess.run(
-                [*self.command, *arguments], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", timeout=PATIENCE_S, check=False,
+                [*self.command, *arguments], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ProfileError(f"{self.name}: can't be run: {error}") from None
@@ -101,7 +104,7 @@ class Binary:
             try:
                 process = subprocess.Popen(
                     [*self.command, *arguments, "-qmp", f"unix:{path.name}"], cwd=self.folder,
-                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                    env=self.environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
                 )  # fmt: skip
             except OSError as error:
                 raise ProfileError(f"{self.name}: can't be run: {error.strerror}") from None

@@ -62,8 +62,8 @@ def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Json]:
     if not monitor.pid:
         return set(), {}
     try:
-        program, _, _ = of_process(monitor.pid)
-        binary = Binary(program, (), folder)
+        it = of_process(monitor.pid)
+        binary = Binary(it.program, it.data_dirs, folder, it.environment)
         machine_type = monitor.ask("qom-get", path="/machine", property="type").removesuffix("-machine")
         dump: Json = json.loads(binary.dump_vmstate(machine_type))
         return cpu_flags(binary), dump
