@@ -22,6 +22,12 @@ results: compare ## the picture and the table that are committed
 	@mkdir -p data/results && cp build/compare/outcomes.svg build/compare/table.csv data/results/
 	@$(PY) -m simlib explore --out data/results
 
+qemu: ## two real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacked to build/qemu (Debian 12)
+	@data/profiles/get-qemu build/qemu
+
+qemu-check: $(SET_UP) ## the simulated v1 against those, three times each: data/results/qemu-check.txt, data/captures
+	@$(PY) -m simlib qemu check --out data/results/qemu-check.txt --captures data/captures
+
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -53,4 +59,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results lab test test-all check bench times fuzz notebooks lock clean
+.PHONY: help compare results qemu qemu-check lab test test-all check bench times fuzz notebooks lock clean

@@ -10,10 +10,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
+from .real_qemu.options import add_inspect, add_profiles
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_run)
     _add_explore(verbs)
     _add_live(verbs)
-    _add_inspect(verbs)
+    add_inspect(verbs, _of_real)
     _add_qemu(verbs)
     shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
     shown.add_argument("--json", action="store_true", help="as JSON")
@@ -124,61 +126,58 @@ def _add_live(verbs: Any) -> None:
     made.set_defaults(call=_certificates)
 
 
-def _add_inspect(verbs: Any) -> None:
-    inspect = verbs.add_parser(
-        "inspect", help="a real saved guest or captured stream: what is in it, what a destination could know",
-        description="Reads a stream that a real QEMU wrote (migrate to file:PATH or exec:cat>PATH, also mapped-ram; "
-        "one direction of a captured connection; with or without our manifest in front) and shows header, configuration,"
-        " memory blocks and devices with version, size and place. Loads nothing.",
-        epilog="simlib inspect guest.stream --json")  # fmt: skip
-    inspect.add_argument("file", type=Path, help="a file of any size")
-    inspect.add_argument(
-        "--offset", type=int, default=0, metavar="N", help="byte where the stream starts (%(default)s)"
-    )
-    inspect.add_argument("--json", action="store_true", help="as JSON")
-    inspect.set_defaults(call=_of_real("inspect"))
-
-
 def _add_qemu(verbs: Any) -> None:
-    qemu = verbs.add_parser("qemu", help="real QEMUs: can this guest go there?",
-                            description="What real QEMUs say of themselves, and what follows for a guest.")  # fmt: skip
-    kinds = qemu.add_subparsers(dest="kind", required=True, metavar="VERB")
-    profile = kinds.add_parser(
-        "profile", help="what a QEMU's machine is, as a file that preflight takes",
-        description="Starts the binary once more, paused, with the command line given (or that of a running guest), "
-        "saves its state to see every device, and asks what it would accept. Nothing of a running guest is touched: no "
-        "image is opened, no port is bound, memory is fresh; with --qmp it is asked some questions.",
-        epilog="simlib qemu profile qemu-system-x86_64 --out host.json -- -M q35 -m 2G -device virtio-net-pci",
+    qemu = verbs.add_parser(
+        "qemu", help="real QEMU: is the simulated v1 its v1, and v2 beside it",
+        description="Works with real QEMU processes.",
+    ).add_subparsers(dest="what", required=True, metavar="WHAT")  # fmt: skip
+    check = qemu.add_parser(
+        "check", help="the simulated v1 against real QEMU, scenario by scenario",
+        description="Runs each scenario that two real QEMUs can play, on each pair of versions that is here, and says "
+        "whether they end as the simulated ones do.",
+        epilog="simlib qemu check device_only_at_source order_multifd_first --repeats 3",
     )  # fmt: skip
-    profile.add_argument("binary", nargs="?", default="", help="a QEMU; behind -- its command line")
-    profile.add_argument("--pid", type=int, metavar="N", help="of a running QEMU, by its process id")
-    profile.add_argument("--qmp", default="", metavar="ADDRESS",
-                         help="of a running QEMU, by its monitor (socket's PATH, or HOST:PORT and --pid)")  # fmt: skip
-    profile.add_argument("--name", default="guest", help="what the machine is called in the profile (%(default)s)")
-    profile.add_argument("--out", type=Path, metavar="FILE", help="where to write to; stdout if absent")
-    profile.set_defaults(call=_of_real("profile"), rest=[])
-    preflight = kinds.add_parser(
-        "preflight", help="can this guest go there, to which of these hosts, and what is in the way?",
-        description="Compares profiles with the rules of the live handshake; touches neither guest nor host. The first "
-        "may be a saved guest instead (`simlib qemu save`). Exit status 0: some host can take it, 1: none.",
-        epilog="simlib qemu preflight guest.json host-a.json host-b.json --capability multifd")  # fmt: skip
-    preflight.add_argument("guest", help="the guest: a profile, FILE or FILE#MACHINE, or a saved guest")
-    preflight.add_argument("host", nargs="+", help="each host: a profile, FILE or FILE#MACHINE")
-    preflight.add_argument("--capability", action="append", default=[], help="the migration shall use it, e.g. multifd")
-    preflight.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="of doubts (%(default)s)")
-    preflight.add_argument("--json", action="store_true", help="as JSON, with every doubt")
-    preflight.set_defaults(call=_of_real("preflight"))
-    save = kinds.add_parser(
-        "save", help="save a running guest with a manifest in front",
-        description="Saves the guest to a file that says what it needs, so that a load that can't work is refused "
-        "before the first page. The guest stands still afterwards.",
-        epilog="simlib qemu save vm.saved --qmp /run/vm.qmp",
+    check.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
+    check.add_argument("--binary", action="append", default=[], metavar="PROGRAM",
+                       help="a QEMU; may be given again (those of $PATH and of data/profiles/get-qemu)")  # fmt: skip
+    check.add_argument("--repeats", type=int, default=3, metavar="N", help="real runs of each, for races (%(default)s)")
+    check.add_argument("--captures", type=Path, metavar="FOLDER", help="keep each run's trace and first bytes there")
+    check.add_argument("--out", type=Path, metavar="FILE", help="write the table there too")
+    check.add_argument("--json", action="store_true", help="the cells as JSON")
+    check.set_defaults(call=_qemu_check)
+    migrate = qemu.add_parser(
+        "migrate", help="move a running guest with the v2 handshake", description="The handshake runs beside two QEMUs "
+        "that have none: what does not fit is told before the guest moves, and whatever fails leaves it running here.",
+        epilog="simlib qemu migrate --source-qmp source.qmp --destination-qmp destination.qmp --channels 4",
     )  # fmt: skip
-    save.add_argument("file", type=Path, help="a new file; QEMU must be allowed to write to it")
-    save.add_argument("--qmp", required=True, metavar="ADDRESS", help="the monitor's socket, or HOST:PORT")
-    save.add_argument("--resume", action="store_true", help="the guest runs on when it is saved")
-    save.add_argument("--json", action="store_true", help="as JSON")
-    save.set_defaults(call=_of_real("save_guest"))
+    migrate.add_argument(
+        "--source-qmp", required=True, metavar="ADDRESS", help="its monitor: a unix socket, or HOST:PORT"
+    )
+    migrate.add_argument("--destination-qmp", metavar="ADDRESS", help="started with -S -incoming defer, on this host")
+    migrate.add_argument(
+        "--to", metavar="ADDRESS", help="instead: where an agent of another host listens (tcp:HOST:PORT)"
+    )
+    migrate.add_argument("--channels", type=int, default=0, metavar="N", help="multifd channels (%(default)s)")
+    migrate.add_argument("--destination-profile", default="", metavar="MACHINE", help="if it is another than --profile")
+    agent = qemu.add_parser(
+        "agent", help="the destination's half, on another host",
+        description="Listens for `simlib qemu migrate --to` and takes the guest into the QEMU beside. A refused "
+        "attempt leaves both as they were.",
+        epilog="simlib qemu agent tcp:0.0.0.0:4444 --qmp destination.qmp",
+    )  # fmt: skip
+    agent.add_argument("address", help="where to listen: tcp:HOST:PORT or unix:PATH")
+    agent.add_argument("--qmp", required=True, metavar="ADDRESS", help="its monitor; started with -S -incoming defer")
+    for verb, call in ((migrate, _qemu_migrate), (agent, _qemu_agent)):
+        verb.add_argument("--profile", default="pc-i440fx-7.2", metavar="MACHINE", help="its devices (%(default)s)")
+        verb.add_argument("--capability", action="append", default=[], help="a migration capability that is wanted")
+        verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="it must be on")
+        verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="it must not be on")
+        verb.add_argument("--session", default="", help="the migration's name; both sides must say the same")
+        verb.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="of doubts (%(default)s)")
+        verb.add_argument("--tls", type=Path, metavar="FOLDER", help="between the agents; see `simlib certificates`")
+        verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
+        verb.set_defaults(call=call)
+    add_profiles(qemu, _of_real)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -303,9 +302,9 @@ def _of_real(name: str) -> Callable[[Any], int]:
     """A command of `real_qemu.describe`, imported when it is called."""
 
     def call(options: Any) -> int:
-        _live()
+        with _needs("live"):
+            from .real_qemu import describe
         from .profiles import ProfileError
-        from .real_qemu import describe
         from .real_qemu.saved import SavedError
 
         try:
@@ -317,11 +316,53 @@ def _of_real(name: str) -> Callable[[Any], int]:
 
 
 def _live() -> Any:
-    try:
+    with _needs("live"):
         from .live import command
-    except ModuleNotFoundError as error:
-        raise Failure(f"{error.name} is missing; `pip install 'simlib[live]'` brings it, `make` has it") from None
     return command
+
+
+def _qemu() -> Any:
+    with _needs("qemu"):
+        from .real_qemu import command
+    return command
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Failure(f"{error.name} is missing; `pip install 'simlib[{extra}]'` brings it, `make` has it") from None
+
+
+def _qemu_check(options: Any) -> int:
+    from . import scenario, world
+
+    command = _qemu()
+    try:
+        chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
+    except scenario.ScenarioError as error:
+        raise ValueError(str(error)) from None
+    with _failing(command):
+        return int(command.check(options, chosen, world.run, _progress))
+
+
+def _qemu_migrate(options: Any) -> int:
+    with _failing(_qemu()) as command:
+        return int(command.migrate(options))
+
+
+def _qemu_agent(options: Any) -> int:
+    with _failing(_qemu()) as command:
+        return int(command.agent(options))
+
+
+@contextmanager
+def _failing(command: Any) -> Iterator[Any]:
+    try:
+        yield command
+    except command.QemuError as error:
+        raise Failure(str(error)) from None
 
 
 def _explore(options: Any) -> int:

@@ -39,7 +39,11 @@ OURS = {
                      "simlib.result", "simlib.scenario", "simlib.strangers", "simlib.trace"},
     "simlib.live": {"simlib.capture", "simlib.endpoints", "simlib.handshake", "simlib.host", "simlib.outcome",
                     "simlib.profiles", "simlib.result", "simlib.scenario", "simlib.strangers", "simlib.trace"},
-    "simlib.__main__": {"simlib.live", "simlib", "simlib.world", "simlib.scenario", "simlib.compare", "simlib.capture",
+    "simlib.real_qemu": {"simlib.capture", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.host",
+                         "simlib.live", "simlib.outcome", "simlib.profiles", "simlib.result", "simlib.scenario",
+                         "simlib.strangers", "simlib.trace"},
+    "simlib.__main__": {"simlib.live", "simlib.profiles", "simlib.real_qemu", "simlib", "simlib.world",
+                        "simlib.scenario", "simlib.compare", "simlib.capture",
                         "simlib.chart", "simlib.explore"},
 }  # fmt: skip
 BOTH_VERSIONS = {"detect.py", "variants.py"}  # of handshake: the only files that see v1 and v2
@@ -61,6 +65,7 @@ OWNERS = {
     "OpenSSL": "simlib.live",
     "service_identity": "simlib.live",
     "trustme": "simlib.live",
+    "qemu": "simlib.real_qemu",
     "pandas": "simlib.study",
     "matplotlib": "simlib.study",
     "numpy": "simlib.study",

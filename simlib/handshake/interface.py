@@ -133,7 +133,9 @@ class Loaded(_Value):
 
 @dataclass(frozen=True, slots=True)
 class GuestRunning(_Value):
-    pass
+    """`error`: it does not run and never will here, for certain."""
+
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +299,6 @@ Input = (
     | RamCollected | GuestStopped | GuestMoved | Applied | Loaded | GuestRunning | AlarmRang
 )  # fmt: skip
 Output = (
-    Open | StartTls | Send | Pause | Resume | End | Drop | CollectRam | StopGuest | MoveGuest | ResumeGuest | Apply | Load
-    | RunGuest | SetAlarm | StopAlarm | Said | Heard | Entered | Printed | Finished
+    Open | StartTls | Send | Pause | Resume | End | Drop | CollectRam | StopGuest | MoveGuest | ResumeGuest | Apply
+    | Load | RunGuest | SetAlarm | StopAlarm | Said | Heard | Entered | Printed | Finished
 )  # fmt: skip

@@ -25,7 +25,7 @@ from .tls import Credentials, make_credentials
 KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
 
 
-class _Telling(Trace):
+class Telling(Trace):
     """A trace that is read while it grows; strangers, who may come for ever, don't make it grow for ever."""
 
     def __init__(self, title: str, shown: bool) -> None:
@@ -98,7 +98,7 @@ def _host(options: Any, setup: Setup, at_source: bool, trace: Trace) -> Host:
 def serve(options: Any) -> int:
     """Listen until a guest has come, or is told to stop."""
     setup = _setup(options, at_source=False)
-    trace = _Telling("", not options.json)
+    trace = Telling("", not options.json)
 
     async def work(stop: asyncio.Event) -> int:
         host = _host(options, setup, False, trace)
@@ -123,7 +123,7 @@ def serve(options: Any) -> int:
 def connect(options: Any) -> int:
     """One migration of a made-up guest. Ctrl-C cancels it."""
     setup = _setup(options, at_source=True)
-    trace = _Telling("", not options.json)
+    trace = Telling("", not options.json)
 
     async def work(stop: asyncio.Event) -> int:
         host = _host(options, setup, True, trace)
@@ -199,11 +199,11 @@ def _report(options: Any, host: Host, trace: Trace, stopped: bool) -> int:
         json.dump(told, sys.stdout, indent=1)
         print()
     elif end is not None:
-        _tell(end)
+        tell(end)
     return 0 if good else 130 if stopped else 1
 
 
-def _tell(end: Finished) -> None:
+def tell(end: Finished) -> None:
     print(f"\n{end.status}" + (f": {end.text}" if end.text else ""))
     for line in table(end.errors):
         print(line)

@@ -148,9 +148,12 @@ class _Leg(asyncio.Protocol):
             proxy.at(self.last_s, lambda: self.flight.popleft()[1]())
 
     def _deliver(self, data: bytes) -> None:
-        self.on_its_way -= len(data)
-        self.other.do(lambda: self.other.transport.write(data))
-        self._flow()
+        def written() -> None:
+            self.on_its_way -= len(data)
+            self.other.transport.write(data)
+            self._flow()
+
+        self.other.do(written)
 
     def _flow(self) -> None:
         """Read while there is room on the way and beyond it."""
@@ -257,5 +260,7 @@ class Proxy:
         except OSError:
             near.do(near.reset)
             return
-        if not near.done:
+        if near.done:
+            onward.close()
+        else:
             await self.loop.create_connection(lambda: far, sock=onward)

@@ -74,14 +74,15 @@ def check(
     world: World, cells: Iterable[tuple[Scenario, str]], binaries: dict[str, str], repeats: int = REPEATS,
     keep: Callable[[str, Result], None] = lambda name, result: None,
 ) -> Iterator[Cell]:  # fmt: skip
-    """Run them. `keep` is given each real run."""
+    """Run them. `keep` is given the first real run of each."""
     for scenario, version in cells:
         why = inexpressible(scenario)
         rows: list[Row] = []
         try:
             for number in range(0 if why else repeats):
                 result = asyncio.run(play(Setup(scenario, "v1", version, "naive", number + 1), binaries))
-                keep(f"{scenario.name}.{version.replace('>', '-')}.{number + 1}", result)
+                if not number:
+                    keep(f"{scenario.name}.{version.replace('>', '-')}", result)
                 rows.append(result.row)
         except QemuError as error:
             why = str(error)
@@ -95,6 +96,7 @@ def check(
 
 def table(cells: Iterable[Cell]) -> list[str]:
     """A line a cell, for people."""
+
     def told(endings: tuple[Ending, ...]) -> str:
         return " or ".join(f"{o} (guest {at}, reason {r})" for o, at, r in endings)
 

@@ -1,7 +1,8 @@
-"""A guest of 90 bytes that counts: its firmware fills memory, then writes its counter into page after page, for ever.
+"""A guest of 130 bytes that counts: its firmware fills memory, then writes its counter into page after page.
 
-Each page holds the counter, and the counter xor the page's own address. So whoever looks at the memory after the guest
-has moved sees every page that is missing, torn, from another place, or older than its neighbours.
+Each page holds the counter, and the counter xor the page's own address. The guest looks at what it is about to
+overwrite and counts each page that is not as it left it, and whoever looks at the memory afterwards sees it of the
+rest: a page that is missing, torn, from another place, or older than its neighbours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import struct
 FIRMWARE_BYTES = 256 << 10  # as SeaBIOS's, so that the block pc.bios is what the profiles say
 BASE = 1 << 20
 PAGE = 4096
+SURPRISES = 0x1000  # where it counts the pages that it found otherwise
 LOOPS_PER_S = 300e6  # of the one instruction that it waits with, under TCG: only paces it
 
 # Real mode, at F000:F000: a flat GDT, protected mode, on at F040.
@@ -25,7 +27,7 @@ def firmware(span_bytes: int, working_set_bytes: int = PAGE, pass_s: float = 0.0
     code = bytes.fromhex("66b81000 8ed8 8ec0 8ed0 31db")  # segments; the counter is ebx
     code += _sweep(span_bytes)
     again = len(code)
-    code += _sweep(working_set_bytes)
+    code += _sweep(working_set_bytes, _LOOK)
     code += b"\xb9" + struct.pack("<I", max(int(pass_s * LOOPS_PER_S), 1)) + b"\xe2\xfe"  # mov ecx; loop $
     code += b"\xeb" + struct.pack("<b", again - len(code) - 2)
     image = bytearray(FIRMWARE_BYTES)
@@ -34,16 +36,22 @@ def firmware(span_bytes: int, working_set_bytes: int = PAGE, pass_s: float = 0.0
     return bytes(image)
 
 
-def _sweep(size_bytes: int) -> bytes:
+# mov eax, [edi]; inc eax; cmp eax, ebx; jne wrong; dec eax; xor eax, edi; cmp eax, [edi+4]; je right;
+# wrong: inc dword [SURPRISES]; right:
+_LOOK = bytes.fromhex("8b07 40 39d8 7508 48 31f8 3b4704 7406 ff05") + struct.pack("<I", SURPRISES)
+
+
+def _sweep(size_bytes: int, before: bytes = b"") -> bytes:
     """One more on the counter, and into every page."""
     code = b"\x43\xbf" + struct.pack("<I", BASE)  # inc ebx; mov edi, BASE
     loop = bytes.fromhex("89d8 8907 31f8 894704 81c7 00100000 81ff") + struct.pack("<I", BASE + size_bytes)
+    loop = before + loop
     return code + loop + b"\x72" + struct.pack("<b", -len(loop) - 2)
 
 
-def count(first_page: bytes) -> int:
-    """What the guest has counted to."""
-    return int(struct.unpack_from("<I", first_page)[0])
+def count(page: bytes) -> int:
+    """What the guest has counted to there."""
+    return int(struct.unpack_from("<I", page)[0])
 
 
 def wrong_pages(memory: bytes, working_set_bytes: int) -> list[int]:

@@ -8,9 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 
 PATIENCE_S = 2.0  # a monitor that answers nothing for so long is blocked
+
+SAVE_S = 30.0
 
 
 class QemuError(Exception):
@@ -38,16 +40,24 @@ class Monitor:
         except (TimeoutError, QMPError, OSError) as error:
             why = error.__cause__ or error
             raise QemuError(
-                f"{address}: no QMP monitor answers there ({why}); start QEMU with -qmp unix:{address},server=on,wait=off"
+                f"{address}: no QMP monitor answers there ({why}); QEMU opens one with "
+                f"-qmp unix:{address},server=on,wait=off"
             ) from None
 
     async def disconnect(self) -> None:
-        with suppress(QMPError, OSError, TimeoutError, asyncio.CancelledError):
+        with suppress(QMPError, OSError, EOFError, TimeoutError):
             await asyncio.wait_for(self.client.disconnect(), 1.0)
 
-    async def ask(self, command: str, patience_s: float = PATIENCE_S, **arguments: Any) -> Any:
+    @property
+    def gone(self) -> bool:
+        """Its connection is lost, and nothing more was heard of it."""
+        return self.client.runstate is not Runstate.RUNNING
+
+    async def ask(self, command: str, **arguments: Any) -> Any:
         """QMP's answer. Raises Refused, or QemuError if there is none in time."""
-        given = {k.replace("_", "-"): v for k, v in arguments.items()}
+        return await self._ask(command, {k.replace("_", "-"): v for k, v in arguments.items()}, PATIENCE_S)
+
+    async def _ask(self, command: str, given: dict[str, Any], patience_s: float) -> Any:
         try:
             return await asyncio.wait_for(self.client.execute(command, given or None), patience_s)
         except ExecuteError as error:
@@ -66,7 +76,7 @@ class Monitor:
     async def memory(self, at: int, size: int) -> bytes:
         """Guest memory from a physical address on."""
         path = self.folder / f"{self.name}.memory"
-        await self.ask("pmemsave", 30.0, val=at, size=size, filename=str(path))
+        await self._ask("pmemsave", {"val": at, "size": size, "filename": str(path)}, SAVE_S)
         found = path.read_bytes()
         path.unlink()
         return found

@@ -35,10 +35,10 @@ def version_of(binary: str) -> str:
 
 
 def binaries(named: tuple[str, ...] = ()) -> dict[str, str]:
-    """Version -> binary, of those named or of those that this machine has. Raises QemuError for one named that is none."""
+    """Version -> binary, of those named or of those that are here. Raises QemuError for one named that is none."""
     if named:
         return {version_of(b): b for b in named}
-    found = {}
+    found: dict[str, str] = {}
     for binary in ("qemu-system-x86_64", *(p.format(v) for p in PLACES for v in ("10.0", "7.2"))):
         with suppress(QemuError):
             found.setdefault(version_of(binary), binary)

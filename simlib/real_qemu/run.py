@@ -1,7 +1,7 @@
 """A scenario with two real QEMU processes and a proxy between them: `run` takes and gives what the other runners do.
 
-The proxy is the lab's own (`live.proxy`): it holds, reorders, cuts, stalls and swallows what the scenario says, and sees
-every byte. What the sides say of themselves is asked over QMP, as a manager would.
+The proxy is the lab's own (`live.proxy`): it holds, reorders, cuts, stalls and swallows what the scenario says, and
+sees every byte. What the sides say of themselves is asked over QMP, as a manager would.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..result import Result, as_asked
 from ..scenario import Fault, Scenario
 from ..strangers import WORDS
 from ..trace import Trace
-from .guest import BASE, PAGE, count, wrong_pages
+from .guest import BASE, PAGE, SURPRISES, count, wrong_pages
 from .machine import arguments, dirtying, inexpressible, migration_settings
 from .monitor import QemuError, Refused
 from .process import Qemu
@@ -33,6 +33,7 @@ LOOK_S = 0.03
 QUIET_S = 6.0  # nothing has moved and no status has changed for so long: it hangs
 SETTLE_S = 1.5  # what the destination still does when the source has ended
 OBSERVE_S = 25.0
+COUNTS_S = 3.0
 ENDED = ("completed", "failed", "cancelled")
 ERRNO = re.compile(r"(Broken pipe|Connection reset by peer|Input/output error|Bad file descriptor|Connection refused"
                    r"|Channel error|No such file or directory|Transport endpoint is not connected)\W*$")  # fmt: skip
@@ -241,7 +242,9 @@ class _Run:
         except Refused as error:
             return self._refused("source", str(error))
         await self._until_source_ended()
-        saved = self.said["source"].get("status") not in ("failed", "cancelled") or self.scenario.management.loads_anyway
+        saved = (
+            self.said["source"].get("status") not in ("failed", "cancelled") or self.scenario.management.loads_anyway
+        )
         if saved and link.transport in ("exec-cat", "file"):
             with suppress(QemuError):
                 await self._listen(load[link.load_transport or link.transport])
@@ -277,7 +280,8 @@ class _Run:
                 self.note("source" if line == self.source.stderr else "destination", "print", line)
         return Row(
             self.scenario.name, "v1", "naive", *self.setup.versions, self.setup.seed, classify(facts),
-            end.status if end else str(here.get("status", "none")), "gone" if dead else str(there.get("status", "none")),
+            end.status if end else str(here.get("status", "none")),
+            "gone" if dead else str(there.get("status", "none")),
             guest_at(facts), end.reason if end else "none", "", self.ended_s, None, None, self.tap.guest_bytes, None,
             end.text if end else "", self.destination.stderr,
         )  # fmt: skip
@@ -290,11 +294,19 @@ class _Run:
         return Finished(status, text, reason if status == "failed" else "none")
 
     async def _memory_is_right(self) -> bool:
+        """It counts on, and every page is as the guest left it."""
+        first, until_s = await self.destination.memory(BASE, PAGE), self.now_s + COUNTS_S
+        while await self.destination.memory(BASE, PAGE) == first:
+            if self.now_s > until_s:
+                self.note("destination", "guest", "it runs, but counts no more")
+                return False
+            await asyncio.sleep(LOOK_S)
         await self.destination.ask("stop")
         memory = await self.destination.memory(BASE, self.span_bytes)
-        wrong = wrong_pages(memory, dirtying(self.scenario)[0])
+        wrong = len(wrong_pages(memory, dirtying(self.scenario)[0]))
+        wrong += count(await self.destination.memory(SURPRISES, PAGE))
         if wrong:
-            self.note("destination", "guest", f"{len(wrong)} pages of its memory are wrong, the first is {wrong[0]}")
+            self.note("destination", "guest", f"{wrong} pages of its memory are, or were, wrong")
         return not wrong
 
 

@@ -121,7 +121,7 @@ class Agent(Host):
         self.path.unlink(missing_ok=True)
 
     async def _set(self, config: tuple[tuple[str, object], ...]) -> None:
-        """Raises QemuError. Every capability that this QEMU has is told, so that nothing is left from another attempt."""
+        """Raises QemuError. Every capability that it has is told, so that nothing is left from another attempt."""
         told, known = dict(config), await self.qemu.ask("query-migrate-capabilities")
         states = [{"capability": c["capability"], "state": bool(told.get(c["capability"], False))} for c in known]
         changed = [s for s, c in zip(states, known, strict=True) if s["state"] != c["state"]]
@@ -146,10 +146,15 @@ class Agent(Host):
 
     def _run_guest(self, _: i.RunGuest) -> None:
         async def running() -> None:
+            gone = self.qemu.gone
             try:
                 await self.qemu.ask("cont")
             except QemuError as error:
                 self.note("guest", f"the guest can't be started: {error}")
+                if gone or isinstance(error, Refused):
+                    self.feed(i.GuestRunning(str(error)))
+                else:  # it may have heard: nobody here can say whether the guest runs
+                    self.close()
                 return
             self.guest.running, self.guest.started_s = True, self.now_s
             self.note("guest", "guest runs here")
@@ -238,7 +243,7 @@ class Agent(Host):
             found = await self.qemu.status()
             if found:
                 heard_s = self.now_s
-            elif self.now_s > heard_s + ALIVE_S or self.qemu.client.runstate.name != "RUNNING":
+            elif self.now_s > heard_s + ALIVE_S or self.qemu.gone:
                 return {"gone": f"{self.qemu.name}: this QEMU is gone"}
             if found.get("status", "") not in ("", status):
                 status = str(found["status"])

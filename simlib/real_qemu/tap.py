@@ -14,8 +14,8 @@ RETURN_PATH = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV
 
 
 class Names(dict[object, str]):
-    """Who connects to the proxy is called by its turn: QEMU opens main, then preempt (machine types up to 7.2), then the
-    multifd channels; which of these is which only the packets on them say, and it makes no difference."""
+    """Who connects to the proxy is called by its turn: QEMU opens main, then preempt (machine types up to 7.2), then
+    the multifd channels; which of these is which only the packets on them say, and it makes no difference."""
 
     def __init__(self, order: tuple[str, ...]) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def main() -> int:
                 (OUT / target / f"kept-{number}").write_bytes(bytes.fromhex(line))
             log = (OUT / f"{target}.log").open("w")
             flags = [f"-max_total_time={options.minutes * 60:.0f}", f"-artifact_prefix={OUT}/broken-{target}-",
-                     f"-max_len={LONGEST_BYTES}", "-timeout=10", "-rss_limit_mb=2048"]  # fmt: skip
+                     f"-max_len={LONGEST_BYTES}", "-timeout=60", "-rss_limit_mb=2048"]  # fmt: skip
             given = command(target, *flags, OUT / target)
             running[target] = subprocess.Popen(given, stdout=log, stderr=subprocess.STDOUT)
         time.sleep(0.2)

@@ -296,6 +296,15 @@ def test_a_channel_lost_before_ready_and_control_lost_later_are_named() -> None:
     assert later.run()[0].code == "connection-lost"
 
 
+def test_a_guest_that_could_not_be_started_after_go_is_given_back() -> None:
+    pair = Pair()
+    pair.answers[i.RunGuest] = i.GuestRunning("the QEMU there is gone")
+    found = pair.run()[0]
+    assert (found.code, found.destination) == ("needs-restart", "the QEMU there is gone")
+    assert pair.source.finished is not None and pair.source.finished.status == "failed"
+    assert pair.destination.finished is not None and not pair.destination.running
+
+
 def test_channels_that_are_not_bound_by_the_deadline_are_named() -> None:
     pair = Pair()
 

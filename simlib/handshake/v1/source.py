@@ -87,8 +87,10 @@ class Source(Endpoint):
             return
         self.cancelled = True
         self._enter("cancelling", self.stage)
-        # A wait for connections is not woken by cancel (measured on 10.0 and 11.1); a blocked write is.
-        if self.stage not in ("connect", "tls") and not (self.stage == "channels" and self.rules.waits_for_channels):
+        # A wait for connections is not woken by cancel (measured on 10.0 and 11.1); a blocked write is. Nor is the wait
+        # for SHUT on a pipe, which can't be shut down as a socket can (measured on 7.2 and 10.0, exec:cat).
+        waits = self.stage in ("connect", "tls") or (self.stage == "channels" and self.rules.waits_for_channels)
+        if not waits and (self.stage != "wait-shut" or self.settings.transport != "exec"):
             self._cancel_now()
 
     def _cancel_now(self) -> None:
@@ -187,7 +189,9 @@ class Source(Endpoint):
             self.acked = True
 
     def _on_ended(self, ended: Ended) -> None:
-        if ended.conn == MAIN and self.settings.return_path and not self.shut:
+        if self.cancelled and ended.conn == MAIN:
+            self._cancel_now()
+        elif ended.conn == MAIN and self.settings.return_path and not self.shut:
             text = self.rules.end_of_return_path
             self._return_path_failed(text, "generic" if text else "none")
             self._advance()
@@ -198,7 +202,9 @@ class Source(Endpoint):
             self._connect_failed(broken)
             return
         self.broken = (*self.broken, (conn, broken.text))
-        if conn == MAIN and self.settings.return_path and not self.shut:
+        if self.cancelled and conn == MAIN:
+            self._cancel_now()
+        elif conn == MAIN and self.settings.return_path and not self.shut:
             text = f"Unable to read from socket: {broken.text}" if self.rules.sends_shut else ""
             self._return_path_failed(text, "generic" if text else "none")
         if conn in self.undrained:

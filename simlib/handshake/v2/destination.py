@@ -117,7 +117,8 @@ class Destination(Session):
 
     def _on_tlsfailed(self, failed: TlsFailed) -> None:
         if failed.conn in self.links:
-            self._print_and_close(failed.conn, f"TLS handshake failed: {failed.text}")
+            self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
+            self._close(failed.conn)
 
     def _on_alarmrang(self, alarm: AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
@@ -125,7 +126,8 @@ class Destination(Session):
         late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
         kind = self.links[conn].kind if conn in self.links else ""
         if kind == "new":
-            self._print_and_close(conn, late)
+            self._out.append(Printed(late))
+            self._close(conn)
         elif kind == "leaving":
             self._close(conn)  # it was told why and would not go
         elif conn == self.control and self.state in ("greeted", "accepted"):
@@ -294,18 +296,17 @@ class Destination(Session):
                           "Bytes came before READY.")  # fmt: skip
             self._refuse((error,))
             return
-        kind = self.links[conn].kind
+        self._pass_on(self.links[conn].kind, conn, data, fill)
+
+    def _heard_data(self, conn: int, got: Frame) -> None:
+        self._pass_on("main", conn, got.payload, got.fill)
+
+    def _pass_on(self, kind: str, conn: int, data: bytes, fill: int) -> None:
         try:
             if kind == "main":
                 self._load(data, fill)
             elif kind != "postcopy-preempt":
                 self._read_lane(conn, data, fill)
-        except stream.StreamError as error:
-            self._broke_off(str(error))
-
-    def _heard_data(self, conn: int, got: Frame) -> None:
-        try:
-            self._load(got.payload, got.fill)
         except stream.StreamError as error:
             self._broke_off(str(error))
 
@@ -344,8 +345,7 @@ class Destination(Session):
         if not self.eof or any(lane.syncs < self.flushes for _, lane in self.lanes):
             return
         if self.postcopy:
-            assert self.control is not None
-            self._say(self.control, frames.LOADED, {"bytes": self.ram_bytes})
+            self._tell(frames.LOADED, {"bytes": self.ram_bytes})
             self._completed()
         elif self.state == "ready":
             self._start_loading()
@@ -361,16 +361,18 @@ class Destination(Session):
             self._broke_off(loaded.error)
             return
         self.state = "loaded"
-        assert self.control is not None
-        self._say(self.control, frames.LOADED, {"bytes": self.ram_bytes})
+        self._tell(frames.LOADED, {"bytes": self.ram_bytes})
 
     def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
         self._out.append(RunGuest())
 
-    def _on_guestrunning(self, _: GuestRunning) -> None:
+    def _on_guestrunning(self, running: GuestRunning) -> None:
+        if running.error:  # GO was not obeyed, and the source may have its guest back
+            self.state = "loaded"
+            self._broke_off(running.error, "run")
+            return
         self.running = True
-        assert self.control is not None
-        self._say(self.control, frames.RUNNING, {})
+        self._tell(frames.RUNNING, {})
         if self.postcopy:
             self._enter("postcopy-active")
         else:
@@ -379,15 +381,15 @@ class Destination(Session):
     def _completed(self) -> None:
         self.state = "completed"
         self._enter("completed")
-        self._close_all()
+        for conn in list(self.links):
+            self._close(conn)
         self._finish("completed", ())
 
     # --- endings ----------------------------------------------------------------------------------------------------
     def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
         self._attempt_over(messages.read_errors(told["errors"]))
 
-    _heard_abort = _heard_reject
-    _heard_error = _heard_reject
+    _heard_abort = _heard_error = _heard_reject
 
     def _on_ended(self, ended: Ended) -> None:
         self._lost(ended.conn, "closed by the peer")
@@ -449,10 +451,10 @@ class Destination(Session):
         self._let_go(conn)
         self._attempt_over(errors)
 
-    def _broke_off(self, text: str) -> None:
+    def _broke_off(self, text: str, what: str = "load") -> None:
         """Loading failed: v1 would print this and exit; here the source reads it."""
         self._refuse((
-            Error("needs-restart", "guest", "", text, f"The destination could not load the guest: {text}.",
+            Error("needs-restart", "guest", "", text, f"The destination could not {what} the guest: {text}.",
                   "Restart the destination; its device state is dirty.", "after-change"),
         ))  # fmt: skip
 
@@ -471,6 +473,10 @@ class Destination(Session):
             self._reset()
             self._enter("setup")
 
+    def _tell(self, type: int, told: dict[str, Any]) -> None:
+        assert self.control is not None
+        self._say(self.control, type, told)
+
     def _let_go(self, conn: int) -> None:
         """Half-close and read on until the peer has gone: a close over unread bytes would be a reset, and a reset may
         overtake the reason."""
@@ -483,14 +489,6 @@ class Destination(Session):
         if self.links.pop(conn).kind in STRANGE and self.identity.limits.guard_s:
             self._out.append(StopAlarm(f"guard-{conn}"))
         self._out.append(Drop(conn))
-
-    def _print_and_close(self, conn: int, text: str) -> None:
-        self._out.append(Printed(text))
-        self._close(conn)
-
-    def _close_all(self) -> None:
-        for conn in list(self.links):
-            self._close(conn)
 
     def _enter(self, status: str) -> None:
         self.status = status

@@ -1,0 +1,182 @@
+"""`simlib qemu check`, `simlib qemu migrate` and `simlib qemu agent`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from ..capture import Segment, write
+from ..handshake.errors import Error
+from ..handshake.interface import Cancel, Finished, Start
+from ..live.address import Address, parse
+from ..live.command import Telling, tell
+from ..live.tls import Credentials
+from ..result import Result
+from ..scenario import Scenario
+from ..trace import Trace
+from . import check as checking
+from .migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
+from .monitor import Monitor, QemuError
+from .process import binaries
+
+CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+def check(
+    options: Any, scenarios: list[Scenario], world: checking.World, progress: Callable[..., Iterator[checking.Cell]]
+) -> int:
+    """The table scenario × version. 0 if every cell that ran agrees, 1 if not. Raises ValueError, QemuError."""
+    here = binaries(tuple(options.binary))
+    if not here:
+        raise QemuError("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
+    work = checking.work(scenarios, here)
+    if not work:
+        raise ValueError(f"none of the scenarios is for the versions that are here ({', '.join(sorted(here))})")
+    cells: list[checking.Cell] = []
+    try:
+        found: Iterable[checking.Cell] = checking.check(world, work, here, options.repeats, _keeper(options.captures))
+        for cell in progress(found, len(work), "cells"):
+            cells.append(cell)
+    finally:
+        if cells:
+            _tell_cells(cells, options)
+    return 0 if all(c.agrees or c.left_out for c in cells) else 1
+
+
+def _tell_cells(cells: list[checking.Cell], options: Any) -> None:
+    if options.out:
+        checking.write(options.out, cells)
+    if options.json:
+        json.dump({"cells": [c.as_dict() for c in cells], "summary": checking.summary(cells)}, sys.stdout, indent=1)
+        print()
+        return
+    for line in (*checking.table(cells), "", checking.summary(cells)):
+        print(line)
+
+
+def _keeper(folder: Path | None) -> Callable[[str, Result], None]:
+    def keep(name: str, result: Result) -> None:
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text(f"{result.trace}\n", encoding="utf-8")
+        segments, passed = [], {True: 0, False: 0}
+        for p in result.trace.packets:
+            data = p.data[: max(CAPTURED_BYTES - passed[p.from_source], 0)]
+            passed[p.from_source] += len(p.data)
+            if data:
+                segments.append(Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, data))
+        write(folder / f"{name}.pcapng", segments, result.trace.title)
+
+    return keep
+
+
+# --- migrate, agent -------------------------------------------------------------------------------------------------
+def migrate(options: Any) -> int:
+    """One guest, from a running QEMU to a waiting one. Raises ValueError, QemuError."""
+    if bool(options.destination_qmp) == bool(options.to):
+        raise ValueError("name the destination: --destination-qmp for one of this host, --to for an agent elsewhere")
+
+    async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
+        source = await _monitor(stack, "source", options.source_qmp, folder)
+        here = await settings(source, options.profile, _wish(options))
+        if options.to:
+            peer = parse(options.to)
+        else:
+            peer = await _agent(options, stack, folder, trace, options.destination_qmp, Address("tcp", "127.0.0.1:0"))
+        more = _credentials(options, peer.host if peer.kind == "tcp" else "localhost")
+        agent = source_agent(here, _wish(options), secrets.token_bytes(32), trace, source, folder, peer, **more)
+        stack.push_async_callback(_close, agent)
+        agent.feed(Start())
+        if await until_finished(agent, stop) is None:
+            agent.feed(Cancel())
+            await until_finished(agent)
+        return _report(options, agent.endpoint.finished, trace, agent.guest.running, stop.is_set())
+
+    return _run(options, work)
+
+
+def agent(options: Any) -> int:
+    """The destination's half, until a guest has come. Raises ValueError, QemuError."""
+
+    async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
+        at = await _agent(options, stack, folder, trace, options.qmp, parse(options.address))
+        print(f"listening on {at} for the QEMU at {options.qmp}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        found = options.agents[0]
+        await until_finished(found, stop)
+        return _report(options, found.endpoint.finished, trace, found.guest.running, stop.is_set())
+
+    return _run(options, work)
+
+
+async def _agent(options: Any, stack: AsyncExitStack, folder: Path, trace: Trace, qmp: str, at: Address) -> Address:
+    """A destination's agent that listens; `options.agents` keeps it."""
+    qemu = await _monitor(stack, "destination", qmp, folder)
+    status = (await qemu.ask("query-status"))["status"]
+    if status not in ("inmigrate", "prelaunch", "paused"):
+        raise QemuError(f"{qmp}: this QEMU is {status}; a destination is started with -S -incoming defer")
+    profile = getattr(options, "destination_profile", "") or options.profile
+    given = await settings(qemu, profile, Wish(capabilities=tuple(options.capability)))
+    wish = Wish(require=tuple(options.require), forbid=tuple(options.forbid), session=options.session,
+                on_maybe=options.on_maybe)  # fmt: skip
+    found = destination_agent(given, wish, secrets.token_bytes(32), trace, qemu, folder, **_credentials(options, ""))
+    stack.push_async_callback(_close, found)
+    options.agents = [found]
+    return await listen(found, at)
+
+
+async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path) -> Monitor:
+    found = Monitor(name, folder)
+    await found.connect(address)
+    stack.push_async_callback(found.disconnect)
+    return found
+
+
+def _wish(options: Any) -> Wish:
+    return Wish(options.channels, tuple(options.capability), (), tuple(options.require), tuple(options.forbid),
+                options.on_maybe, options.session)  # fmt: skip
+
+
+def _credentials(options: Any, hostname: str) -> dict[str, Any]:
+    if not options.tls:
+        return {}
+    return {"credentials": Credentials(options.tls, hostname)}
+
+
+async def _close(agent: Any) -> None:
+    await asyncio.sleep(0.05)  # what was said last goes out
+    agent.close()
+    await asyncio.sleep(0)
+
+
+def _report(options: Any, end: Finished | None, trace: Trace, running: bool, stopped: bool) -> int:
+    good = end is not None and end.status == "completed"
+    if options.json:
+        errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
+        json.dump({"status": end.status if end else "none", "text": end.text if end else "", "errors": errors,
+                   "guest_runs_here": running, "steps": trace.rows()}, sys.stdout, indent=1)  # fmt: skip
+        print()
+    elif end is not None:
+        tell(end)
+    return 0 if good else 130 if stopped else 1
+
+
+def _run(options: Any, work: Any) -> int:
+    async def whole() -> int:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
+            async with AsyncExitStack() as stack:
+                return int(await work(stop, stack, Path(folder), Telling("", not options.json)))
+
+    return asyncio.run(whole())

@@ -1,0 +1,103 @@
+"""`simlib qemu`: from two shells, with clear words for what can't be done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simlib.real_qemu import guest
+
+
+def simlib(*args: str) -> list[str]:
+    return [sys.executable, "-m", "simlib", *args]
+
+
+def said(*args: str) -> tuple[int, str]:
+    found = subprocess.run(simlib(*args), capture_output=True, text=True, timeout=120)
+    return found.returncode, found.stdout + found.stderr
+
+
+class Started:
+    """A QEMU started as a user would."""
+
+    def __init__(self, binary: str, folder: Path, name: str, *more: str) -> None:
+        image = folder / "firmware"
+        image.write_bytes(guest.firmware(4 << 20))
+        self.qmp = str(folder / f"{name}.qmp")
+        command = [binary, "-M", "pc-i440fx-7.2", "-m", "128M", "-accel", "tcg", "-nodefaults", "-display", "none",
+                   "-bios", str(image), "-qmp", f"unix:{self.qmp},server=on,wait=off", *more]  # fmt: skip
+        self.process = subprocess.Popen(command)
+        while not Path(self.qmp).exists():
+            assert self.process.poll() is None
+
+    def __enter__(self) -> Started:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+INCOMING = ("-S", "-incoming", "defer")
+
+
+def test_one_command_moves_a_guest_between_two_versions(qemus: dict[str, str], tmp_path: Path) -> None:
+    with (
+        Started(qemus["7.2"], tmp_path, "here") as here,
+        Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there,
+    ):
+        monitors = ("--source-qmp", here.qmp, "--destination-qmp", there.qmp)
+        code, text = said("qemu", "migrate", *monitors, "--channels", "2", "--json")
+        told = json.loads(text)
+        assert (code, told["status"], told["guest_runs_here"]) == (0, "completed", False)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_agent_elsewhere_refuses_what_does_not_fit_and_takes_what_does(
+    qemus: dict[str, str], tmp_path: Path, tls: bool
+) -> None:
+    secure = ("--tls", str(tmp_path / "keys")) if tls else ()
+    if tls:
+        assert said("certificates", str(tmp_path / "keys"))[0] == 0
+    with (
+        Started(qemus["10.0"], tmp_path, "here") as here,
+        Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there,
+        subprocess.Popen(simlib("qemu", "agent", "tcp:127.0.0.1:0", "--qmp", there.qmp, *secure), text=True,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as agent,
+    ):  # fmt: skip
+        try:
+            assert agent.stderr is not None
+            at = agent.stderr.readline().split()[2]
+            migrate = ("qemu", "migrate", "--source-qmp", here.qmp, "--to", at, *secure)
+            code, text = said(*migrate, "--profile", "pc-i440fx-7.2+virtio-rng")
+            assert code == 1 and "device-unknown" in text and "guest runs on here" in text, text
+            assert said(*migrate)[0] == 0
+            assert agent.wait(20) == 0
+        finally:
+            agent.kill()
+
+
+def test_what_can_t_be_done_gets_one_clear_sentence(tmp_path: Path) -> None:
+    nobody = str(tmp_path / "nobody")
+    for args, code, words in (
+        (("migrate", "--source-qmp", nobody), 2, "name the destination"),
+        (("migrate", "--source-qmp", nobody, "--to", "tcp:127.0.0.1:1"), 1, "no QMP monitor answers there"),
+        (("migrate", "--source-qmp", nobody, "--to", "nowhere"), 1, "no QMP monitor answers there"),
+        (("agent", "tcp:127.0.0.1:0", "--qmp", nobody), 1, "no QMP monitor answers there"),
+        (("agent", "nowhere", "--qmp", nobody), 2, "is not an address"),
+        (("check", "--binary", nobody), 1, "there is no such program"),
+        (("check", "--binary", sys.executable), 1, "is no QEMU"),
+        (("check", "no-such-scenario"), 2, "there is no scenario"),
+    ):
+        found, text = said("qemu", *args)
+        assert (found, text.count("\n")) == (code, 1) and words in text, (args, found, text)
+
+
+def test_a_qemu_that_waits_for_nobody_is_no_destination(qemus: dict[str, str], tmp_path: Path) -> None:
+    with Started(qemus["10.0"], tmp_path, "here") as here:
+        code, text = said("qemu", "agent", "tcp:127.0.0.1:0", "--qmp", here.qmp)
+        assert code == 1 and "-S -incoming defer" in text

@@ -1,0 +1,167 @@
+"""v2 beside real QEMUs: whole guests arrive, what does not fit is refused before a guest byte moves, and whatever
+breaks on the way the guest runs in exactly one place, or waits in exactly one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from simlib.live.address import connect
+from simlib.real_qemu.migrate import Wish
+from simlib.scenario import Fault, Scenario, Side
+from simlib.strangers import WORDS
+
+PAIRS = (("7.2", "7.2"), ("10.0", "10.0"), ("7.2", "10.0"), ("10.0", "7.2"))
+Two = Callable[..., Any]
+
+
+def go(work: Any) -> None:
+    asyncio.run(work)
+
+
+@pytest.mark.parametrize("channels", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 4, 8, 16))])
+@pytest.mark.parametrize("versions", PAIRS, ids=">".join)
+def test_a_busy_guest_arrives_whole(two: Two, versions: tuple[str, str], channels: int) -> None:
+    async def work() -> None:
+        async with two(versions) as pair:
+            end = await pair.migrate(wish=Wish(channels))
+            assert end.status == "completed", (end, str(pair.trace))
+            assert await pair.arrived_whole()
+
+    go(work())
+
+
+RNG, NET, E1000 = (f"pc-i440fx-7.2+{d}" for d in ("virtio-rng", "virtio-net", "e1000"))
+# name: source, destination, what the agents wish, the error that the source must be told: code, item, both values
+MISMATCHES: dict[str, tuple[Side, Side, Wish, Wish, tuple[str, str, str, str]]] = {
+    "device": (Side(machine=RNG), Side(), Wish(), Wish(), ("device-unknown", "virtio-rng", "1", "")),
+    "nic model": (Side(machine=NET), Side(machine=E1000), Wish(), Wish(), ("device-unknown", "virtio-net", "11", "")),
+    "serial": (Side(machine="pc-i440fx-7.2+isa-serial"), Side(), Wish(), Wish(),
+               ("device-unknown", "serial", "3", "")),
+    "machine": (Side(machine="pc-q35-7.2"), Side(), Wish(), Wish(),
+                ("machine-type", "machine", "pc-q35-7.2", "pc-i440fx-7.2")),
+    "machine version": (Side(), Side(machine_type="pc-i440fx-6.2"), Wish(), Wish(),
+                        ("machine-type", "machine", "pc-i440fx-7.2", "pc-i440fx-6.2")),
+    "memory": (Side(memory_mib=128), Side(memory_mib=256), Wish(), Wish(),
+               ("ram-size", "pc.ram", str(128 << 20), str(256 << 20))),
+    "vcpus": (Side(machine="pc-i440fx-7.2+smp2"), Side(), Wish(), Wish(), ("device-instance", "cpu", "1", "")),
+    "feature": (Side(), Side(), Wish(2, require=("multifd",)), Wish(forbid=("multifd",)),
+                ("feature-required", "feature[multifd]", "require", "forbid")),
+    "doubt": (Side(), Side(machine=RNG), Wish(on_maybe="reject"), Wish(), ("device-extra", "virtio-rng", "", "1")),
+    "session": (Side(), Side(), Wish(session="monday"), Wish(session="tuesday"),
+                ("wrong-session", "session", "monday", "tuesday")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "versions", [PAIRS[3], *(pytest.param(p, marks=pytest.mark.slow) for p in PAIRS[:3])], ids=">".join
+)
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_mismatch_is_told_before_the_guest_moves_and_a_correct_attempt_follows_at_once(
+    two: Two, name: str, versions: tuple[str, str]
+) -> None:
+    ours, theirs, wish, their_wish, (code, item, here, there) = MISMATCHES[name]
+
+    async def work() -> None:
+        async with two(versions, ours, theirs, their_wish) as pair:
+            end = await pair.migrate(wish=wish)
+            told = [e for e in end.errors if e.code == code and item in e.item]
+            assert end.status == "failed" and told, end
+            assert (here in told[0].source, there in told[0].destination) == (True, True), told[0]
+            assert told[0].text
+            assert await pair.counts_on(pair.source)
+            assert (await pair.source.ask("query-migrate")).get("status") in (None, "none")  # it never began
+            assert pair.there.moved_bytes == 0
+            fits = await pair.guest(pair.scenario.vary(source=theirs), "fitting")
+            pair.source = fits
+            again = await pair.migrate(fits, Wish(session=their_wish.session), theirs.machine)
+            assert again.status == "completed", again
+            assert await pair.arrived_whole()
+
+    go(work())
+
+
+BACKWARDS = [(*(f"multifd[{n}]" for n in range(count - 1, -1, -1)), "main") for count in (2, 4, 16)]
+ORDERS = [("multifd[0]", "multifd[1]", "main"), ("multifd[1]", "main", "multifd[0]"), *BACKWARDS]
+
+
+@pytest.mark.parametrize("versions", [PAIRS[0], pytest.param(PAIRS[3], marks=pytest.mark.slow)], ids=">".join)
+@pytest.mark.parametrize("order", ORDERS, ids=lambda o: f"{len(o)}-{o[0]}")
+def test_channels_in_a_wrong_order_and_strangers_make_no_difference(
+    two: Two, order: tuple[str, ...], versions: tuple[str, str]
+) -> None:
+    async def work() -> None:
+        async with two(versions) as pair:
+            loop = asyncio.get_running_loop()
+            for word in ("silent", "multifd", "qevm", "v2-hello", "bad-channel"):
+                sock, _ = await connect(pair.at)
+                pair.stack.callback(sock.close)
+                if WORDS[word]:
+                    await loop.sock_sendall(sock, WORDS[word])
+            await pair.through(Scenario(name="order", faults=(Fault("order", order=order, gap_s=0.05),)))
+            end = await pair.migrate(wish=Wish(len(order) - 1))
+            assert end.status == "completed", end
+            assert await pair.arrived_whole()
+
+    go(work())
+
+
+FAST = ("hears READY", "says GO")
+PHASES = ("says OFFER", "says START", "hears READY", "source QEMU is active", "hears LOADED", "says GO")
+
+
+async def until(pair: Any, phase: str) -> None:
+    words = phase.split(" ", 1)
+    while not any(phase in pair.trace.line(s) or (s.side == words[0] and s.text == words[-1])
+                  for s in pair.trace.steps):  # fmt: skip
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("phase", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
+@pytest.mark.parametrize("what", ["the connection", "the destination QEMU", "the source's agent",
+                                  "the destination's agent"])  # fmt: skip
+def test_whatever_breaks_and_whenever_the_guest_is_in_one_place(two: Two, what: str, phase: str) -> None:
+    async def work() -> None:
+        async with two() as pair:
+            await pair.through(Scenario(name="cut"))
+            agent = await pair.agent(wish=Wish(2))
+            await asyncio.wait_for(until(pair, phase), 20)
+            if what == "the connection":
+                pair.proxy.cut()
+            elif what == "the destination QEMU":
+                pair.destination.process.kill()
+            else:
+                (agent if "source" in what else pair.there).close()
+            for _ in range(300):
+                here, there = await pair.running()
+                assert not (here and there), str(pair.trace)
+                if here or there:
+                    break
+                await asyncio.sleep(0.02)
+            if not (here or there):  # who could have decided is gone, or can't know: it waits at the source, whole
+                said_go = any(s.text == "GO" for s in pair.trace.steps)
+                assert "agent" in what or said_go, str(pair.trace)
+                await pair.source.ask("cont")
+                here = True
+            assert await pair.counts_on(pair.source if here else pair.destination)
+            assert pair.trace.steps
+
+    go(work())
+
+
+@pytest.mark.slow
+def test_fifty_migrations_in_a_row_arrive_whole(two: Two, tmp_path: Any) -> None:
+    async def work(number: int) -> None:
+        async with two(PAIRS[number % 4]) as pair:
+            pair.trace.steps.clear()
+            end = await pair.migrate(wish=Wish((0, 1, 2, 4, 8)[number % 5]))
+            assert end.status == "completed", (number, end)
+            assert await pair.arrived_whole(), number
+
+    for number in range(50):
+        go(work(number))
+        for path in tmp_path.iterdir():
+            path.rename(tmp_path.parent / f"{tmp_path.name}-{number}-{path.name}")
