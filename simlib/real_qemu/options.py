@@ -16,8 +16,8 @@ def add_inspect(verbs: Any, of_real: Call) -> None:
     inspect = verbs.add_parser(
         "inspect", help="a real saved guest or captured stream: what is in it, what a destination could know",
         description="Reads a stream that a real QEMU wrote (migrate to file:PATH or exec:cat>PATH, also mapped-ram; "
-        "one direction of a captured connection; with or without our manifest in front) and shows header, configuration,"
-        " memory blocks and devices with version, size and place. Loads nothing.",
+        "one direction of a captured connection; with or without our manifest in front) and shows header, "
+        "configuration, memory blocks and devices with version, size and place. Loads nothing.",
         epilog="simlib inspect guest.stream --json")  # fmt: skip
     inspect.add_argument("file", type=Path, help="a file of any size")
     inspect.add_argument("--offset", type=int, default=0, metavar="N", help="byte where it starts (%(default)s)")
