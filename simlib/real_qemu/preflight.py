@@ -127,7 +127,7 @@ def _answer(guest: Party, host: Party, wanted: tuple[str, ...], on_maybe: str) -
         found = [*compare(ours, theirs), *_unlisted(guest, host, guest.settings.capabilities)]
     else:
         found = [*_refused(guest, wanted), *_features(guest, host, wanted), *compare(ours, theirs)]
-    found = [_knowing(e, host) for e in found]
+    found = sorted((_knowing(e, host) for e in found), key=lambda e: e.severity != "error")
     notes = (*guest.notes, *host.notes, *(f"{what}: not compared, for one side doesn't say" for what in silent))
     worst = verdict(tuple(found))
     return Answer(host, "no" if worst == "maybe" and on_maybe == "reject" else worst, tuple(found), notes)

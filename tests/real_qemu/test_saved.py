@@ -73,7 +73,7 @@ def test_a_stream_that_is_cut_anywhere_is_called_cut(tmp_path: Path) -> None:
     for size in (*range(1, 60), *(rng.randrange(60, len(data)) for _ in range(150))):
         path = tmp_path / "cut"
         path.write_bytes(data[:size])
-        with pytest.raises(SavedError, match="cut short|no migration stream"):
+        with pytest.raises(SavedError, match=r"cut short|no migration stream"):
             read(path)
 
 
@@ -128,6 +128,7 @@ def test_what_is_no_stream_gets_one_sentence(what: str, tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_1_and_one_line_or_with_2_if_asked_wrongly(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     for place in (tmp_path, tmp_path / "missing", tmp_path / "text", Path("/dev/null")):
