@@ -52,6 +52,7 @@ ALWAYS = ("-accel", "tcg", "-nodefaults", "-display", "none", "-S")
 # 7.2 makes these from the topology when the guest asks, 10.0 when the CPU is made (target/i386/cpu.c): no difference.
 OF_TOPOLOGY = {"ht", "cmp-legacy"}
 PATIENCE_S = 60.0
+SAVE_S = 600.0  # a TiB of memory that was never touched
 GREETING_S = 5.0
 
 
@@ -131,7 +132,7 @@ class Binary:
         stream = self.folder / "stream"
         stream.unlink(missing_ok=True)
         monitor.ask("migrate", uri="exec:cat > stream.part && mv stream.part stream")
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + SAVE_S
         while not stream.exists():
             status = monitor.ask("query-migrate")
             if time.monotonic() > until or status.get("status") == "failed":
