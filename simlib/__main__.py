@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
+from .real_qemu.options import add_inspect, add_profiles
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_run)
     _add_explore(verbs)
     _add_live(verbs)
+    add_inspect(verbs, _of_real)
     _add_qemu(verbs)
     shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
     shown.add_argument("--json", action="store_true", help="as JSON")
@@ -177,11 +179,16 @@ def _add_qemu(verbs: Any) -> None:
         verb.add_argument("--tls", type=Path, metavar="FOLDER", help="between the agents; see `simlib certificates`")
         verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
         verb.set_defaults(call=call)
+    add_profiles(qemu, _of_real)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
+    options = _parser().parse_args(words[:end])
+    if end < len(words):
+        options.rest = words[end + 1 :]  # QEMU's own, whatever it looks like
     try:
         return int(options.call(options))
     except KeyboardInterrupt:
@@ -291,6 +298,23 @@ def _connect(options: Any) -> int:
 
 def _certificates(options: Any) -> int:
     return int(_live().certificates(options))
+
+
+def _of_real(name: str) -> Callable[[Any], int]:
+    """A command of `real_qemu.describe`, imported when it is called."""
+
+    def call(options: Any) -> int:
+        with _needs("live"):
+            from .real_qemu import describe
+        from .profiles import ProfileError
+        from .real_qemu.saved import SavedError
+
+        try:
+            return int(getattr(describe, name)(options))
+        except (ProfileError, SavedError) as error:
+            raise Failure(str(error)) from None
+
+    return call
 
 
 def _live() -> Any:

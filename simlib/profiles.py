@@ -37,17 +37,33 @@ def profile(version: str) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def machine(version: str, configuration: str) -> Machine:
     """The machine of one configuration, such as "pc-i440fx-7.2+virtio-rng". Raises ProfileError."""
-    told = profile(version)
-    found = {m["name"]: m for m in told["machines"]}
-    entry = found.get(configuration)
-    if entry is None:
-        known = ", ".join(sorted(found))
-        raise ProfileError(f"QEMU {version} has no machine configuration {configuration!r}; known are {known}")
+    return described(profile(version), configuration, f"QEMU {version}")
+
+
+def described(told: dict[str, Any], configuration: str, whose: str) -> Machine:
+    """One of a profile's machines; the only one if no name is given. Raises ProfileError."""
+    try:
+        found = {m["name"]: m for m in told["machines"]}
+        entry = found.get(configuration or (next(iter(found)) if len(found) == 1 else ""))
+        if entry is None:
+            known = ", ".join(sorted(found))
+            raise ProfileError(f"{whose} has no machine configuration {configuration!r}; known are {known}")
+        return _machine(told, entry)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ProfileError(f"{whose}: is no profile as `simlib qemu profile` writes it ({error!r})") from None
+
+
+def _machine(told: dict[str, Any], entry: dict[str, Any]) -> Machine:
+    """What the profiles of data/profiles leave out has its default."""
     devices = tuple(_device(d) for d in entry["devices"] if d["id"] != "ram")
-    blocks = tuple(RamBlock(b["name"], b["size"]) for b in entry["ram-blocks"])
-    vcpus = sum(d.id == "cpu_common" for d in devices) or 1
+    blocks = tuple(RamBlock(b["name"], b["size"], resizable=b.get("resizable", False)) for b in entry["ram-blocks"])
+    vcpus = entry.get("vcpus") or sum(d.id == "cpu_common" for d in devices) or 1
     aliases = tuple(m["alias"] for m in told["machine-types"] if m["name"] == entry["machine-type"] and m.get("alias"))
-    return Machine(entry["machine-type"], aliases, vcpus=vcpus, ram_blocks=blocks, devices=devices)
+    usual = Machine()
+    return Machine(
+        entry["machine-type"], aliases, entry.get("arch", usual.arch), entry.get("page-bits", usual.page_bits), vcpus,
+        entry.get("cpu", usual.cpu), tuple(entry.get("cpu-features", ())), entry.get("uuid", ""), blocks, devices,
+    )  # fmt: skip
 
 
 def _device(entry: dict[str, Any]) -> Device:

@@ -42,7 +42,7 @@ OURS = {
     "simlib.real_qemu": {"simlib.capture", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.host",
                          "simlib.live", "simlib.outcome", "simlib.profiles", "simlib.result", "simlib.scenario",
                          "simlib.strangers", "simlib.trace"},
-    "simlib.__main__": {"simlib.live", "simlib.real_qemu", "simlib", "simlib.world",
+    "simlib.__main__": {"simlib.live", "simlib.profiles", "simlib.real_qemu", "simlib", "simlib.world",
                         "simlib.scenario", "simlib.compare", "simlib.capture",
                         "simlib.chart", "simlib.explore"},
 }  # fmt: skip

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from simlib.scenario import load_all
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 
 
 def test_every_make_target_shown_exists() -> None:
@@ -27,10 +28,29 @@ def test_every_make_target_shown_exists() -> None:
     assert {c.split()[1] for c in COMMANDS if c.startswith("make ")} <= targets
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match("simlib (?!qemu)", c) and "tcp:" not in c])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith("simlib ") and not re.search("tcp:|build/(vm|here)", c)]
+)
 def test_every_simlib_command_shown_works(command: str, tmp_path: Path) -> None:
     words = [str(tmp_path) if w.startswith("build/") else w for w in command.split()[1:]]
     assert subprocess.run([sys.executable, "-m", "simlib", *words], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_commands_about_a_guest_of_your_own_work_in_their_order(tmp_path: Path) -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("NO qemu-system-x86_64 HERE, so the README's commands about a real guest were not tried")
+    start, *rest = (c.replace("build/vm", f"{tmp_path}/vm").split() for c in COMMANDS if "build/vm" in c)
+    with subprocess.Popen(start[:-1]) as guest:
+        try:
+            while not (tmp_path / "vm.qmp").exists():
+                assert guest.poll() is None
+                time.sleep(0.01)
+            found = [subprocess.run([sys.executable, "-m", *c], capture_output=True, text=True, cwd=ROOT) for c in rest]
+        finally:
+            guest.kill()
+    assert [f.returncode for f in found] == [0, 0, 1, 0, 0, 0], [f.stderr for f in found]
+    assert "virtio-rng" in found[2].stdout and "maybe" in found[4].stdout
 
 
 def test_the_two_real_sides_do_what_is_said() -> None:

@@ -154,10 +154,11 @@ def _pair(device: Device, other: Device) -> Iterator[Error]:
     known = {s.name for s in other.subsections}
     strange = [s for s in device.subsections if s.needed != "never" and s.name not in known]
     for subsection in strange:
-        surely = subsection.needed == "always"
+        surely = subsection.needed == "always" and other.described  # undescribed: nobody knows what it would take
         yield Error(
             "device-subsection", f"{item}.{subsection.name}", subsection.needed, "unknown",
-            f"{device.id} {'sends' if surely else 'may send'} {subsection.name}, which the destination does not know.",
+            f"{device.id} {'may send' if subsection.needed == 'maybe' else 'sends'} {subsection.name}, which the "
+            f"destination {'does not know' if other.described else 'may not know: it has no description there'}.",
             "Use a machine type that both versions know.", "with-version", "error" if surely else "warning",
         )  # fmt: skip
     missing = sorted(set(device.features) - set(other.features))
@@ -167,7 +168,8 @@ def _pair(device: Device, other: Device) -> Iterator[Error]:
             f"The guest has negotiated {', '.join(missing)} with {device.id}, which the destination's does not offer.",
             "Start the destination's device with the same properties.",
         )  # fmt: skip
-    if device.schema != other.schema and device.version == other.version and device.schema and other.schema:
+    alike = device.described == other.described  # the two kinds of digest can't be compared
+    if alike and device.schema != other.schema and device.version == other.version and device.schema and other.schema:
         yield Error(
             "device-schema", item, device.schema, other.schema,
             f"{device.id} has the same version but other fields.", "Compare the two QEMU versions' VMState.",

@@ -21,11 +21,13 @@ SHAPE = {
 LIMIT_BYTES = 4 << 20
 
 
-def write(settings: Settings) -> bytes:
+def write(settings: Settings, size_bytes: int = 0) -> bytes:
+    """At least `size_bytes`, filled up with spaces: a stream's place may be chosen before its facts are known."""
     told = body.dump(
         messages.facts(settings.machine)
         | {"capabilities": list(settings.capabilities), "qemu-version": settings.version}
     )
+    told = told.ljust(size_bytes - 12 - 32)
     data = frames.MANIFEST + struct.pack(">I", len(told)) + told
     return data + hashlib.sha256(data).digest()
 

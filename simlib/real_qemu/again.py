@@ -1,0 +1,194 @@
+"""A QEMU's command line made harmless: the same machine a second time, beside the first, touching nothing of it.
+
+Same devices, so the same stream; but no image is opened, no port or socket is bound, no tap is taken, and memory is
+fresh: block nodes become null devices of the image's size, character devices and networks lead nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from ..profiles import ProfileError
+
+# Options that only the first may have: with a value, and without.
+DROPPED = {
+    "-incoming", "-qmp", "-qmp-pretty", "-mon", "-monitor", "-pidfile", "-vnc", "-spice", "-display", "-D", "-d",
+    "-gdb", "-name", "-runas", "-run-with", "-chroot", "-mem-path", "-loadvm", "-debugcon", "-add-fd", "-msg", "-trace",
+    "-audio", "-plugin", "-overcommit", "-watchdog-action", "-action", "-sandbox",
+}  # fmt: skip
+DROPPED_ALONE = {"-daemonize", "-S", "-s", "-snapshot", "-mem-prealloc", "-no-shutdown", "-no-reboot", "-nographic",
+                 "-curses", "-full-screen", "-no-quit"}  # fmt: skip
+ALONE = {"-nodefaults", "-no-user-config", "-enable-kvm", "-no-acpi", "-no-hpet", "-no-fd-bootchk", "-usb",
+         "-only-migratable", "-semihosting"}  # fmt: skip
+PASSED_THROUGH = ("vfio-", "usb-host", "scsi-block", "scsi-generic", "vhost-vdpa", "vhost-user-", "vhost-scsi",
+                  "vhost-vsock", "ivshmem", "igd-")  # fmt: skip
+UNKNOWN_BYTES = 1 << 30
+QCOW2 = b"QFI\xfb"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A QEMU as it was started; `environment` holds what leads it to its libraries and modules."""
+
+    program: str
+    arguments: tuple[str, ...]
+    folder: Path
+    environment: tuple[tuple[str, str], ...]
+
+    @property
+    def data_dirs(self) -> tuple[str, ...]:
+        return tuple(str(self.folder / value) for option, value in pairwise(self.arguments) if option == "-L")
+
+
+def of_process(pid: int) -> Running:
+    """How a running process was started. Raises ProfileError."""
+    place = Path("/proc") / str(pid)
+    try:
+        words = (place / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        binary, folder = (place / "exe").readlink(), (place / "cwd").readlink()
+        named = (w.partition("=") for w in os.fsdecode((place / "environ").read_bytes()).split("\0"))
+    except FileNotFoundError:
+        raise ProfileError(f"{pid}: no process has this number, or it is not a program") from None
+    except OSError as error:
+        raise ProfileError(f"{pid}: its command line can't be read: {error.strerror}; be its owner, or root") from None
+    if "qemu" not in binary.name:
+        raise ProfileError(f"{pid}: is {binary.name}, no QEMU")
+    if str(binary).endswith(" (deleted)"):
+        raise ProfileError(f"{pid}: its binary has been replaced since it was started, so it can't be run again")
+    kept = tuple((k, v) for k, _, v in named if k == "LD_LIBRARY_PATH" or k.startswith("QEMU_"))
+    return Running(str(binary), tuple(os.fsdecode(w) for w in words[1:]), folder, kept)
+
+
+def harmless(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The command line to run instead; relative paths are meant from `folder`. Raises ProfileError."""
+    pairs = list(_pairs(arguments))
+    sizes = dict(_nodes(pairs, folder))
+    found: list[str] = []
+    for option, value in pairs:
+        if option in DROPPED or option in DROPPED_ALONE:
+            continue
+        if value is None:
+            found.append(option)
+            continue
+        made = _made(option, value, sizes, folder)
+        found += [option, made] if made else []
+    options = {o for o, _ in pairs}
+    if "-nodefaults" in options:
+        return tuple(found)
+    for option, word in (("-serial", "null"), ("-parallel", "null"), ("-monitor", "none")):
+        if option not in found:
+            found += [option, word]
+    return tuple(found)
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Options with their values; `--option` is `-option`; a bare word is the first disk."""
+    words = iter(arguments)
+    for word in words:
+        option = word[1:] if word.startswith("--") else word
+        if not option.startswith("-"):
+            yield "-drive", f"file={word},index=0,media=disk,if=ide"
+        elif option in ALONE or option in DROPPED_ALONE:
+            yield option, None
+        else:
+            value = next(words, None)
+            if value is None:
+                raise ProfileError(f"the command line ends after {word}")
+            yield option, value
+
+
+def _made(option: str, value: str, sizes: dict[str, int], folder: Path) -> str:
+    """What takes the option's value's place; empty if nothing does."""
+    if option in ("-serial", "-parallel"):
+        return value if value == "none" else "null"
+    if option in ("-hda", "-hdb", "-hdc", "-hdd", "-cdrom", "-sd", "-fda", "-fdb", "-pflash", "-mtdblock"):
+        raise ProfileError(f"{option}: write it as -drive, so that the image can be left alone")
+    if option in ("-virtfs", "-fsdev", "-tpmdev", "-net", "-nic", "-virtiofs", "-object-add"):
+        raise ProfileError(f"{option} {value}: can't be started a second time; give a command line without it")
+    given = _fields(value)
+    kind = given.get("driver", given.get("qom-type", given.get("backend", given.get("type", given.get("", "")))))
+    if option == "-device" and kind.startswith(PASSED_THROUGH):
+        raise ProfileError(f"{kind}: belongs to the running guest and can't be opened twice; describe it without")
+    if option == "-drive":
+        return _drive(given, folder)
+    if option == "-blockdev":
+        node = given.get("node-name", "")
+        return f"driver=null-co,read-zeroes=on,node-name={node},size={sizes.get(node, UNKNOWN_BYTES)}"
+    if option == "-netdev":
+        return f"hubport,hubid=0,id={given.get('id', '')}"
+    if option == "-chardev":
+        return f"null,id={given.get('id', '')}"
+    if option == "-audiodev":
+        return f"none,id={given.get('id', '')}"
+    if option == "-object":
+        return _object(kind, given, value)
+    if option in ("-kernel", "-initrd", "-bios", "-dtb") and (folder / value).exists():
+        return str(folder / value)
+    return value
+
+
+def _object(kind: str, given: dict[str, str], value: str) -> str:
+    """Memory from a file or shared with others is the guest's own: plain memory of that name and size instead."""
+    if kind.startswith("memory-backend-"):
+        kept = {k: v for k, v in given.items() if k in ("id", "size")}
+        return "memory-backend-ram," + ",".join(f"{k}={v}" for k, v in kept.items())
+    theirs = ("secret", "tls-creds", "authz", "input-", "filter-", "colo-", "dbus-", "can-host")
+    return "" if kind.startswith(theirs) else value
+
+
+def _fields(value: str) -> dict[str, str]:
+    """`word,key=value,...` or JSON; the leading word is under the empty key. ",," is a comma."""
+    if value.lstrip().startswith("{"):
+        try:
+            return {k: _word(v) for k, v in json.loads(value).items()}
+        except (ValueError, AttributeError):
+            raise ProfileError(f"{value[:80]}: is not the JSON that it looks like") from None
+    found: dict[str, str] = {}
+    for part in re.split(r"(?<!,),(?!,)", value):
+        key, equals, word = part.replace(",,", ",").partition("=")
+        found[key if equals or found else ""] = word if equals else (key if not found else "on")
+    return found
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _drive(given: dict[str, str], folder: Path) -> str:
+    """The drive without its image; what the guest sees of it (interface, bus, unit, id, medium) stays."""
+    size = _image_bytes(given.get("file", given.get("file.filename", "")), folder)
+    kept = {k: v for k, v in given.items() if k in ("if", "id", "index", "bus", "unit", "media", "readonly", "serial")}
+    return f"driver=null-co,read-zeroes=on,size={size}," + ",".join(f"{k}={v}" for k, v in kept.items())
+
+
+def _nodes(pairs: Sequence[tuple[str, str | None]], folder: Path) -> Iterator[tuple[str, int]]:
+    """Size of each -blockdev's image; a format's is that of the file below it."""
+    files: dict[str, str] = {}
+    for option, value in pairs:
+        if option == "-blockdev" and value is not None:
+            given = _fields(value)
+            below = given.get("file", given.get("file.filename", ""))
+            path = given.get("filename") or given.get("file.filename") or files.get(below, "")
+            if below.lstrip().startswith("{"):
+                path = _fields(below).get("filename", "")
+            files[given.get("node-name", "")] = path
+            size = given.get("size", "")
+            yield given.get("node-name", ""), int(size) if size.isdigit() else _image_bytes(path, folder)
+
+
+def _image_bytes(name: str, folder: Path) -> int:
+    """As the guest sees it: firmware in flash becomes a memory block of this size."""
+    try:
+        with (folder / name).open("rb") as file:
+            head = file.read(32)
+            return int.from_bytes(head[24:32], "big") if head[:4] == QCOW2 else os.fstat(file.fileno()).st_size
+    except OSError:
+        return UNKNOWN_BYTES

@@ -1,0 +1,203 @@
+"""The commands `simlib inspect` and `simlib qemu profile|preflight|save`: what they print, and their exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..live.command import table
+from ..profiles import ProfileError
+from .again import Running, harmless, of_process
+from .preflight import Answer, Party, answers, as_json, party
+from .profile import Binary, Monitor, of_command_line
+from .save import ROOM_BYTES, load_uri, save
+from .saved import Saved, read
+
+DOUBTS_SHOWN = 6
+
+
+# --- inspect --------------------------------------------------------------------------------------------------------
+def inspect(options: Any) -> int:
+    """Raises SavedError, OSError, ValueError."""
+    if options.offset < 0:
+        raise ValueError(f"--offset {options.offset}: a stream starts at 0 or behind it")
+    saved = read(options.file, options.offset)
+    if options.json:
+        told = {k: v for k, v in dataclasses.asdict(saved).items() if k not in ("described", "manifest")}
+        told |= {
+            "has_manifest": saved.manifest is not None,
+            "ram_bytes": saved.ram_bytes,
+            "known": list(knowable(saved)),
+        }
+        json.dump(told, sys.stdout, indent=1)
+        print()
+        return 0
+    print(f"{options.file}: {saved.size_bytes} bytes; the stream starts at byte {saved.starts_at}")
+    for line in _told(saved):
+        print(line)
+    print("\nWhat a destination could know from it, before and while it loads:")
+    for line in knowable(saved):
+        print(f"  - {line}")
+    return 0
+
+
+def _told(saved: Saved) -> Iterator[str]:
+    yield f"machine type    {saved.machine_type or 'not said: there is no configuration section'}"
+    yield f"page bits       {saved.page_bits or 'not said: the least of the architecture'}"
+    yield f"capabilities    {', '.join(saved.capabilities) or 'none declared'}"
+    yield f"uuid            {saved.uuid or 'not said'}"
+    yield f"commands        {', '.join(saved.commands) or 'none'}"
+    if saved.ram:
+        pages = ", ".join(f"{count} {kind}" for kind, count in sorted(saved.pages.items())) or "none in the stream"
+        yield f"memory          ram version {saved.ram[1]}, {saved.ram_bytes} bytes; pages: {pages}"
+        for block in saved.blocks:
+            yield f"  {block.name:40} {block.size_bytes:>14}"
+    yield f"devices         {len(saved.devices)} from byte {saved.devices_at}; told in {saved.description_bytes} bytes"
+    for d in saved.devices:
+        place = f"byte {d.offset}" if d.offset >= 0 else "place unknown"
+        yield f"  {d.id:40} instance {d.instance:<4} version {d.version:<4} {d.size_bytes:>7} bytes  {place}"
+        for name, version in d.subsections:
+            yield f"      {name} {version}"
+    for note in saved.notes:
+        yield f"note            {note}"
+
+
+def knowable(saved: Saved) -> Iterator[str]:
+    """The claim D1 on this file: what the bytes carry, in the order they arrive, and what they don't."""
+    if saved.manifest is not None:
+        yield (
+            f"before the first page, by its manifest: machine type {saved.manifest.type}, memory, capabilities, and "
+            f"{len(saved.manifest.devices)} devices with versions and nested versions; what can't work is refused there"
+        )
+    declared = ", ".join(saved.capabilities) or "none"
+    yield (
+        f"first: machine type {saved.machine_type or '(not sent)'}; capabilities {declared} (mapped-ram and "
+        "x-ignore-shared are the only two that a stream declares and a destination compares)"
+    )
+    yield f"then the memory: {len(saved.blocks)} blocks by name and size; each must be there with the same size"
+    if saved.devices:
+        yield (
+            f"only after all of the memory, at byte {saved.devices_at}: the devices, one by one. A device, instance or "
+            "version that it lacks shows when its section comes; a subsection that it lacks, inside that"
+        )
+    yield (
+        "never: how long a device's state is (it must know the device to pass over it), nested versions, fields, the "
+        "CPU model and its features, the QEMU version, multifd, compression, and what the guest negotiated"
+    )
+    if saved.description_bytes:
+        yield "the description at the end holds sizes and nested versions, but comes last, and no destination reads it"
+
+
+# --- qemu profile ---------------------------------------------------------------------------------------------------
+def profile(options: Any) -> int:
+    """Raises ProfileError, OSError, ValueError."""
+    given = [bool(options.binary), options.pid is not None, bool(options.qmp)]
+    if given[:2] == [True, True] or not any(given) or (options.qmp and options.binary):
+        raise ValueError("name one: a BINARY with `-- ARGUMENTS`, --pid N, or --qmp ADDRESS (with --pid if it is TCP)")
+    with tempfile.TemporaryDirectory() as folder:
+        if options.qmp:
+            with Monitor.at(options.qmp) as original:
+                told = _profiled(options, Path(folder), original)
+        else:
+            told = _profiled(options, Path(folder), None)
+    text = json.dumps(told, indent=1, sort_keys=True) + "\n"
+    if options.out is None:
+        print(text, end="")
+        return 0
+    options.out.write_text(text, encoding="utf-8")
+    machine = told["machines"][0]
+    print(
+        f"{options.out}: QEMU {told['version']}, {machine['machine-type']}, {len(machine['devices'])} devices",
+        file=sys.stderr,
+    )
+    for note in told.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def _profiled(options: Any, folder: Path, original: Monitor | None) -> dict[str, Any]:
+    pid = options.pid or (original.pid if original else 0)
+    if original and not pid:
+        raise ProfileError(f"{options.qmp}: whose monitor this is can't be seen over TCP; add --pid N")
+    it = of_process(pid) if pid else Running(options.binary, tuple(options.rest), Path.cwd(), ())
+    command = shlex.join(["simlib", "qemu", "profile", Path(it.program).name, "--", *it.arguments])
+    binary = Binary(it.program, it.data_dirs, folder, it.environment)
+    return of_command_line(binary, harmless(it.arguments, it.folder), options.name, command, original)
+
+
+# --- qemu preflight -------------------------------------------------------------------------------------------------
+def preflight(options: Any) -> int:
+    """0: some host can take the guest. Raises ProfileError, OSError."""
+    guest, hosts = party(options.guest), [party(word) for word in options.host]
+    for host in hosts:
+        if not host.settings.version:
+            raise ProfileError(f"{host.name}: is a saved guest; a host is a profile, from `simlib qemu profile`")
+    found = answers(guest, hosts, tuple(options.capability), options.on_maybe)
+    if options.json:
+        json.dump(as_json(guest, found), sys.stdout, indent=1)
+        print()
+    else:
+        for line in page(guest, found):
+            print(line)
+    return 0 if any(a.verdict != "no" for a in found) else 1
+
+
+def page(guest: Party, found: list[Answer]) -> Iterator[str]:
+    """One page: where it can go, then host by host what stands against it."""
+    version = f", QEMU {guest.settings.version}" if guest.settings.version else ""
+    yield f"guest: {guest.name} ({guest.settings.machine.type}{version})"
+    wide = max(len(a.host.name) for a in found)
+    for answer in found:
+        errors = [e for e in answer.findings if e.severity == "error"]
+        doubts = len(answer.findings) - len(errors)
+        why = (
+            errors[0].text
+            if errors
+            else f"{doubts} doubts, none of which forbids it"
+            if doubts
+            else "nothing in the way"
+        )
+        yield f"  {answer.verdict:5}  {answer.host.name:{wide}}  (QEMU {answer.host.settings.version})  {why}"
+    for answer in found:
+        yield from _against(guest, answer)
+
+
+def _against(guest: Party, answer: Answer) -> Iterator[str]:
+    errors = tuple(e for e in answer.findings if e.severity == "error")
+    doubts = tuple(e for e in answer.findings if e.severity != "error")
+    if errors or doubts or answer.notes:
+        yield f"\n{answer.host.name}: {answer.verdict}"
+    yield from table((*errors, *doubts[:DOUBTS_SHOWN]))
+    if len(doubts) > DOUBTS_SHOWN:
+        yield f"  and {len(doubts) - DOUBTS_SHOWN} doubts more; --json shows all"
+    for number, mend in enumerate(answer.mends, 1):
+        yield f"  what would mend it ({number}): {mend}"
+    for note in answer.notes:
+        yield f"  note: {note}"
+    if guest.has_manifest and answer.verdict != "no":
+        yield f"  load it there with: -incoming {shlex.quote(load_uri(Path(guest.name), answer.host.settings.version))}"
+
+
+# --- qemu save ------------------------------------------------------------------------------------------------------
+def save_guest(options: Any) -> int:
+    """Raises ProfileError, OSError."""
+    settings = save(options.qmp, options.file, options.resume)
+    machine = settings.machine
+    if options.json:
+        told = {"file": str(options.file), "stream_at": ROOM_BYTES, "size_bytes": options.file.stat().st_size,
+                "qemu_version": settings.version, "machine_type": machine.type, "devices": len(machine.devices),
+                "capabilities": list(settings.capabilities), "resumed": options.resume}  # fmt: skip
+        json.dump(told, sys.stdout, indent=1)
+        print()
+        return 0
+    print(f"{options.file}: {machine.type} of QEMU {settings.version}, {len(machine.devices)} devices; the stream "
+          f"starts at byte {ROOM_BYTES}, behind the manifest")  # fmt: skip
+    print(f"the guest {'runs on' if options.resume else 'stands still; `cont` lets it go on'}")
+    print(f"can it be loaded elsewhere? simlib qemu preflight {options.file} HOST.json")
+    return 0

@@ -1,0 +1,66 @@
+"""The JSON text that ends a v1 stream (vmstate.c, vmstate_save_state_v): what each device sent, and how much.
+
+No destination reads it; it is the only place where a stream says how long a device's state is. Each function takes one
+device's entry, or one nested description inside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def devices(text: bytes) -> list[Json] | None:
+    """The devices that the text describes, or None if it is none: a stream may come from anywhere."""
+    try:
+        found = json.loads(text)["devices"]
+        for device in found:
+            if not isinstance(device["name"], str) or sent_bytes(device) < 0:
+                return None
+            _ = (
+                device["instance_id"] + device.get("version", 0),
+                list(sent_subsections(device)),
+                list(sent_nested(device)),
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return list(found)
+
+
+def sent_bytes(vmsd: Mapping[str, Any]) -> int:
+    size: int = sum(field["size"] * field.get("array_len", 1) for field in vmsd.get("fields", ()))
+    for subsection in vmsd.get("subsections", ()):
+        size += 1 + 1 + len(subsection["vmsd_name"]) + 4 + sent_bytes(subsection)
+    return size
+
+
+def sent_subsections(vmsd: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for subsection in vmsd.get("subsections", ()):
+        yield subsection["vmsd_name"], subsection["version"]
+        yield from sent_subsections(subsection)
+    for field in vmsd.get("fields", ()):
+        if "struct" in field:
+            yield from sent_subsections(field["struct"])
+
+
+def sent_nested(vmsd: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for field in vmsd.get("fields", ()):
+        if "struct" in field:
+            yield field["struct"]["vmsd_name"], field["struct"]["version"]
+            yield from sent_nested(field["struct"])
+
+
+def sent_fields(vmsd: Mapping[str, Any]) -> list[Any]:
+    """Names and types; an array's elements once, and no sizes, for some depend on the configuration."""
+    fields: list[Any] = []
+    for field in vmsd.get("fields", ()):
+        inner = field.get("struct")
+        entry = [field["name"], field["type"]]
+        if inner:
+            entry.append([inner["vmsd_name"], inner["version"], sent_fields(inner)])
+        if entry not in fields:
+            fields.append(entry)
+    return fields

@@ -1,0 +1,193 @@
+"""Can this guest go there? The engine's verdict on what two profiles say, without touching a guest or a host.
+
+The guest is a profile, a file with a manifest in front, or a bare saved stream; each host is a profile. Whatever a
+source says here the live handshake says too, since `handshake.v2.inventory` and `features` say it in both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..handshake.capabilities import refusal
+from ..handshake.errors import Error, PeerError
+from ..handshake.machine import Device, Machine, RamBlock, Settings, Subsection
+from ..handshake.v2 import manifest
+from ..handshake.v2.features import SHARED, resolve, stances
+from ..handshake.v2.inventory import compare, verdict
+from ..profiles import ProfileError, described
+from .description import sent_nested
+from .saved import Saved, SavedError, manifest_head, read
+
+
+@dataclass(frozen=True)
+class Party:
+    """The guest or a host. What its profile doesn't say is in `silent_on`; `listed`: capabilities, machine types."""
+
+    name: str
+    settings: Settings
+    capabilities: tuple[str, ...] = ()
+    machine_types: tuple[str, ...] = ()
+    silent_on: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    has_manifest: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What stands against the guest on one host."""
+
+    host: Party
+    verdict: str
+    findings: tuple[Error, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def mends(self) -> tuple[str, ...]:
+        """What would make a `no` a yes, each once."""
+        return tuple(dict.fromkeys(e.hint for e in self.findings if e.severity == "error" and e.hint))
+
+
+def party(word: str) -> Party:
+    """FILE or FILE#MACHINE. Raises ProfileError, OSError."""
+    path, _, configuration = word.partition("#")
+    place = Path(path)
+    with place.open("rb") as file:
+        head = file.read(8)
+    if head[:1] not in (b"{", b" ", b"\n", b"\t"):
+        return _of_saved(place)
+    try:
+        told = json.loads(place.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{place}: is not JSON: {error}") from None
+    machine = described(told, configuration, path)
+    try:
+        entry = next(m for m in told["machines"] if m["name"] == configuration or not configuration)
+        on = tuple(c["name"] for c in told["capabilities"] if c["default"])
+        listed = tuple(str(c["name"]) for c in told["capabilities"])
+        types = tuple(str(m[k]) for m in told["machine-types"] for k in ("name", "alias") if k in m)
+        version = ".".join(str(told["version"]).split(".")[:2])
+        settings = Settings(version, machine, on)
+        silent = tuple(what for what, key in (("the CPU", "cpu"), ("CPU features", "cpu-features")) if key not in entry)
+        return Party(word, settings, listed, types, silent, tuple(map(str, told.get("notes", ()))))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ProfileError(f"{path}: is no profile as `simlib qemu profile` writes it ({error!r})") from None
+
+
+def _of_saved(path: Path) -> Party:
+    """A saved guest: its manifest's word, or what the stream alone shows."""
+    try:
+        if head := manifest_head(path):
+            machine, capabilities, _ = manifest.read(head)
+            return Party(str(path), Settings("", machine, capabilities), has_manifest=True)
+        saved = read(path)
+    except SavedError as error:
+        raise ProfileError(str(error)) from None
+    except PeerError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    if not saved.described:
+        raise ProfileError(f"{path}: describes none of its devices, so only loading it would tell")
+    note = "no manifest: judged by the stream's own description, which lacks minimum versions and the CPU"
+    return Party(str(path), Settings("", machine_of(saved), saved.capabilities), silent_on=("the CPU", "CPU features"),
+                 notes=(note,))  # fmt: skip
+
+
+def machine_of(saved: Saved) -> Machine:
+    """A saved guest as the engine takes it: what it sent, it surely sends."""
+    devices = tuple(
+        Device(
+            section.id, section.instance, section.version, section.version, max(section.size_bytes, 1),
+            tuple(Subsection(name, version, "always") for name, version in section.subsections),
+            tuple(sorted({(name, version, 0) for name, version in sent_nested(entry)})),
+        )
+        for section, entry in zip(saved.devices, saved.described, strict=True)
+    )  # fmt: skip
+    blocks = tuple(RamBlock(block.name, block.size_bytes) for block in saved.blocks)
+    vcpus = sum(d.id == "cpu_common" for d in devices) or 1
+    return Machine(saved.machine_type, page_bits=saved.page_bits or 12, vcpus=vcpus, uuid=saved.uuid, ram_blocks=blocks,
+                   devices=devices)  # fmt: skip
+
+
+def answers(guest: Party, hosts: Sequence[Party], wanted: Sequence[str] = (), on_maybe: str = "warn") -> list[Answer]:
+    """One for each host. `wanted`: capabilities that the migration shall use, besides those the guest has on."""
+    return [_answer(guest, host, tuple(dict.fromkeys((*guest.settings.capabilities, *wanted))), on_maybe)
+            for host in hosts]  # fmt: skip
+
+
+def _answer(guest: Party, host: Party, wanted: tuple[str, ...], on_maybe: str) -> Answer:
+    silent = tuple(dict.fromkeys((*guest.silent_on, *host.silent_on)))
+    ours, theirs = (_without(p.settings.machine, silent) for p in (guest, host))
+    if guest.has_manifest:
+        there = replace(host.settings, machine=theirs, capabilities=tuple(c for c in wanted if c in host.capabilities))
+        found = list(manifest.check(manifest.write(replace(guest.settings, machine=ours)), there))
+    elif not guest.settings.version:
+        found = [*compare(ours, theirs), *_unlisted(guest, host, guest.settings.capabilities)]
+    else:
+        found = [*_refused(guest, wanted), *_features(guest, host, wanted), *compare(ours, theirs)]
+    found = sorted((_knowing(e, host) for e in found), key=lambda e: e.severity != "error")
+    notes = (*guest.notes, *host.notes, *(f"{what}: not compared, for one side doesn't say" for what in silent))
+    worst = verdict(tuple(found))
+    return Answer(host, "no" if worst == "maybe" and on_maybe == "reject" else worst, tuple(found), notes)
+
+
+def _without(machine: Machine, silent: tuple[str, ...]) -> Machine:
+    """The CPU left out, so that silence is not taken for a difference."""
+    machine = replace(machine, cpu="") if "the CPU" in silent else machine
+    return replace(machine, cpu_features=()) if "CPU features" in silent else machine
+
+
+def _refused(guest: Party, wanted: tuple[str, ...]) -> list[Error]:
+    """What the guest's own QEMU would say to these capabilities."""
+    found = _unlisted(guest, guest, wanted)
+    transport = "file" if "mapped-ram" in wanted else "tcp"
+    asked = replace(guest.settings, capabilities=wanted, transport=transport)
+    why = refusal(asked, True) if wanted and not found else ""
+    if why:
+        found.append(Error("feature-conflict", "features", " ".join(wanted), "", f"The guest's QEMU refuses it: {why}.",
+                           "Ask for capabilities that go together."))  # fmt: skip
+    return found
+
+
+def _unlisted(guest: Party, host: Party, wanted: tuple[str, ...]) -> list[Error]:
+    whose = "The guest's own QEMU" if guest is host else "The host's QEMU"
+    return [
+        Error("feature-required", f"feature[{name}]", "require", "unknown", f"{whose} has no capability {name}.",
+              f"Do without {name}, or use a QEMU that has it.", "with-version")
+        for name in wanted if name not in host.capabilities
+    ]  # fmt: skip
+
+
+def _features(guest: Party, host: Party, wanted: tuple[str, ...]) -> tuple[Error, ...]:
+    """The handshake's negotiation, with what each binary lists in the place of what its version should have."""
+    shared = tuple(c for c in wanted if c in SHARED and c in guest.capabilities)
+    source = stances(replace(guest.settings, capabilities=wanted), True, require=shared)
+    destination = stances(host.settings, False)
+    return resolve(*(
+        tuple(s for s in each if s.feature in (*whose.capabilities, "final-ack"))
+        for each, whose in ((source, guest), (destination, host))
+    )).errors  # fmt: skip
+
+
+def _knowing(error: Error, host: Party) -> Error:
+    """A hint that can be followed: the host's binary may not have the guest's machine type at all."""
+    if error.code != "machine-type" or not host.machine_types or error.source in host.machine_types:
+        return error
+    hint = f"QEMU {host.settings.version} there has no {error.source}: choose a host with a QEMU that lists it."
+    return replace(error, hint=hint, retry="with-version")
+
+
+def as_json(guest: Party, found: Sequence[Answer]) -> dict[str, Any]:
+    return {
+        "guest": guest.name, "machine-type": guest.settings.machine.type, "qemu-version": guest.settings.version,
+        "takers": [a.host.name for a in found if a.verdict != "no"],
+        "hosts": [
+            {
+                "host": a.host.name, "qemu-version": a.host.settings.version, "verdict": a.verdict,
+                "findings": [e.body() for e in a.findings], "mends": list(a.mends), "notes": list(a.notes),
+            }
+            for a in found
+        ],
+    }  # fmt: skip

@@ -1,0 +1,131 @@
+"""A running guest saved with a manifest in front, so that a load elsewhere is refused before the first page.
+
+Room is left at the file's beginning, QEMU writes its stream behind it (`file:…,offset=N`; `exec:cat >>` where there is
+no file:), and the manifest is written last, from what the stream really holds.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..handshake.machine import Machine, Settings
+from ..handshake.stream import VALIDATED, version_number
+from ..handshake.v2 import manifest
+from ..profiles import ProfileError, described
+from .again import of_process
+from .description import Json
+from .profile import Binary, Monitor, cpu_flags, guest_facts, of_itself, of_saved
+from .saved import SavedError, read
+
+ROOM_BYTES = 1 << 20  # a manifest of 4,000 devices
+NEEDS_AN_ANSWER = ("return-path", "postcopy-ram", "postcopy-preempt", "switchover-ack", "multifd")
+
+
+def save(address: str, path: Path, resume: bool = False) -> Settings:
+    """Save the guest whose monitor is at `address`; it stands still afterwards, unless `resume`. What the manifest
+    says. Raises ProfileError, OSError; then the guest is as it was and no file is left."""
+    with Monitor.at(address) as monitor, tempfile.TemporaryDirectory() as folder:
+        found = of_itself(monitor)
+        flags, dump = _of_binary(monitor, Path(folder))
+        guest = guest_facts(monitor, flags) | {"name": "guest"}
+        on = [c["name"] for c in found["capabilities"] if c["default"]]
+        off = [c for c in on if c in NEEDS_AN_ANSWER and not (c == "multifd" and "mapped-ram" in on)]
+        try:
+            with path.open("xb") as file:
+                file.write(bytes(ROOM_BYTES))
+        except FileExistsError:
+            raise ProfileError(f"{path}: is there already; name another file") from None
+        try:
+            _set(monitor, off, False)
+            _run(monitor, _uri(path.absolute(), found["version"]))
+            settings = _manifest(path, found, guest, dump, tuple(c for c in on if c in VALIDATED))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            with suppress(ProfileError):
+                _set(monitor, off, True)
+        if resume:
+            monitor.ask("cont")
+    return settings
+
+
+def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Json]:
+    """What only the binary itself can tell, if it is on this host: CPU features by name, and its -dump-vmstate."""
+    if not monitor.pid:
+        return set(), {}
+    try:
+        it = of_process(monitor.pid)
+        binary = Binary(it.program, it.data_dirs, folder, it.environment)
+        machine_type = monitor.ask("qom-get", path="/machine", property="type").removesuffix("-machine")
+        dump: Json = json.loads(binary.dump_vmstate(machine_type))
+        return cpu_flags(binary), dump
+    except ProfileError:
+        return set(), {}
+
+
+def _uri(path: Path, version: str) -> str:
+    if version_number(version) >= (8, 2):
+        return f"file:{path},offset={ROOM_BYTES}"
+    return f"exec:cat >> {shlex.quote(str(path))}"
+
+
+def load_uri(path: Path, version: str) -> str:
+    """What -incoming is given to load the file."""
+    if version_number(version) >= (8, 2):
+        return f"file:{path},offset={ROOM_BYTES}"
+    return f"exec:tail -c +{ROOM_BYTES + 1} {shlex.quote(str(path))}"
+
+
+def _set(monitor: Monitor, capabilities: list[str], state: bool) -> None:
+    if capabilities:
+        states: list[dict[str, Any]] = [{"capability": c, "state": state} for c in capabilities]
+        monitor.ask("migrate-set-capabilities", capabilities=states)
+
+
+def _run(monitor: Monitor, uri: str) -> None:
+    """Until everything is in the file. Cancelled if we are."""
+    monitor.ask("migrate", uri=uri)
+    try:
+        while True:
+            told = monitor.ask("query-migrate")
+            if told.get("status") == "completed":
+                return
+            if told.get("status") in ("failed", "cancelled"):
+                why = told.get("error-desc", "QEMU does not say why")
+                raise ProfileError(f"{monitor.name}: the guest could not be saved: {why}; it goes on as before")
+            time.sleep(0.05)
+    except BaseException:
+        with suppress(ProfileError):
+            monitor.ask("migrate_cancel")
+        raise
+
+
+def _manifest(path: Path, found: Json, guest: Json, dump: Json, capabilities: tuple[str, ...]) -> Settings:
+    try:
+        saved = read(path, ROOM_BYTES)
+    except SavedError as error:
+        raise ProfileError(f"what QEMU saved can't be read: {error}") from None
+    machine = described(of_saved(found, guest, saved, dump), "", str(path))
+    version = ".".join(found["version"].split(".")[:2])
+    settings = Settings(version, _as_sent(machine), capabilities, transport="file")
+    head = manifest.write(settings, ROOM_BYTES)
+    if len(head) != ROOM_BYTES:
+        raise ProfileError(f"{path}: the manifest has {len(head)} bytes, and there is room for {ROOM_BYTES}")
+    with path.open("r+b") as file:
+        file.write(head)
+    return settings
+
+
+def _as_sent(machine: Machine) -> Machine:
+    """What was not sent will not come, whatever the device might have sent."""
+    return replace(machine, devices=tuple(
+        replace(d, subsections=tuple(s for s in d.subsections if s.needed == "always")) for d in machine.devices
+    ))  # fmt: skip
