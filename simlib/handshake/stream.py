@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .buffer import Buffer
 from .endpoint import State
@@ -184,6 +184,9 @@ class Lane:
     syncs: int = 0
     ram_bytes: int = 0
 
+    def add(self, data: bytes, fill: int = 0) -> Lane:
+        return Lane(self.buffer.add(data, fill), self.left, self.syncs, self.ram_bytes)
+
     def read(self, compression: str, index: int, until_sync: int) -> Lane:
         """As far as its bytes go, or until more than `until_sync` SYNCs have come. Raises StreamError."""
         lane = self
@@ -193,8 +196,10 @@ class Lane:
                 lane = Lane(lane.buffer.skip(passed), lane.left - passed, lane.syncs, lane.ram_bytes + passed)
                 if lane.left:
                     return lane
+            if lane.syncs > until_sync or not len(lane.buffer):
+                return lane
             head = lane.buffer.peek(MULTIFD_PACKET_BYTES)
-            if lane.syncs > until_sync or len(head) < MULTIFD_PACKET_BYTES:
+            if len(head) < MULTIFD_PACKET_BYTES:
                 return lane
             flags, _alloc, _normal, size = struct.unpack(">IIII", head[8:24])
             expected = COMPRESSION_FLAG[compression]
@@ -203,7 +208,7 @@ class Lane:
             if not flags & MULTIFD_SYNC and flags != expected:
                 raise StreamError(f"multifd {index}: flags received {flags:x} flags expected {expected:x}")
             syncs = lane.syncs + bool(flags & MULTIFD_SYNC)
-            lane = replace(lane, buffer=lane.buffer.skip(len(head)), left=size, syncs=syncs)
+            lane = Lane(lane.buffer.skip(len(head)), size, syncs, lane.ram_bytes)
 
 
 class _More(Exception):
