@@ -48,6 +48,7 @@ HANDSHAKE_ALLOWS = {
     "collections",
     "copy",
     "dataclasses",
+    "functools",
     "hashlib",
     "hmac",
     "json",

@@ -11,7 +11,8 @@ from .machine import Settings
 V = TypeVar("V")
 HEARS = {told: "_on_" + told.__name__.lower() for told in get_args(Input)}
 # given once, a function of the rest, or of no consequence for what comes
-CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out")
+CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out",
+            "_known_devices", "_known_subsections")  # fmt: skip
 
 
 class State:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from .buffer import Buffer
 from .endpoint import State
@@ -232,6 +233,14 @@ class Loader(State):
         self.left = 0  # stand-in bytes still to pass over
         self.device_bytes = 0
 
+    @cached_property
+    def _known_devices(self) -> dict[tuple[str, int], Device]:
+        return {(d.id, d.instance): d for d in reversed(self.settings.machine.devices)}
+
+    @cached_property
+    def _known_subsections(self) -> frozenset[tuple[str, str]]:
+        return frozenset((d.id, s.name) for d in self.settings.machine.devices for s in d.subsections)
+
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)
 
@@ -354,7 +363,7 @@ class Loader(State):
             self.sections = (*self.sections, (number, name))
             self.state = "ram_record"
             return ("setup", blocks)
-        local = self.settings.machine.device(name, instance)
+        local = self._known_devices.get((name, instance))
         if local is None:
             raise StreamError(
                 f"Unknown section or instance '{name}' {instance}. Make sure that your current VM setup matches your "
@@ -432,8 +441,7 @@ class Loader(State):
             return "device", name, self.device_bytes
         self._take(1)
         subsection, _version = self._string(), self._number("I")
-        known = [s.name for d in self.settings.machine.devices if d.id == name for s in d.subsections]
-        if subsection not in known:
+        if (name, subsection) not in self._known_subsections:
             raise StreamError(f"Failed to load {name}: unknown subsection {subsection}")
         return None
 

@@ -100,9 +100,10 @@ def reductions(times: int) -> Iterator[Line]:
     calls = {"copies": partial(copying, model, COPIED_STATES), "reduced": partial(search, model)}
     found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
     share = plain.states / COPIED_STATES
+    ratios = tuple(r["copies"] * share / r["reduced"] for r in found)
     more = "" if plain.complete else "more than "
     yield Line(5, "v1 10.0, 4 multifd, time to the verdict: reduced", "unreduced, deep copies, at "
-               f"the rate of its first {COPIED_STATES:,} states", tuple(r["copies"] * share / r["reduced"] for r in found), 100, 500,
+               f"the rate of its first {COPIED_STATES:,} states", ratios, 100, 500,
                more_is_better=True, note=f"{more}{plain.states:,} states against {reduced.states:,}")  # fmt: skip
     eight = v2("v2", 8)
     found = [{"s": one(partial(search, eight), 1)} for _ in range(times)]

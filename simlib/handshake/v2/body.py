@@ -77,6 +77,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _fits(value: Any, shape: Shape) -> bool:
+    """A leaf that needs no closer look: nearly everything in a body."""
+    kind = type(value)
+    return kind is shape and (kind is not str or (len(value) <= STRING and value.isascii()))
+
+
 def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
     if isinstance(value, str) and len(value) > STRING:
         raise PeerError("too-much", f"{path} is a string of {len(value)} characters; {STRING} are allowed", path)
@@ -91,7 +97,8 @@ def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
     if isinstance(shape, list):
         if not isinstance(value, list):
             raise PeerError("unknown-value", f"{path} must be a list", path)
-        return [_fit(v, shape[0], f"{path}[{i}]", counter) for i, v in enumerate(value)]
+        inner = shape[0]
+        return [v if _fits(v, inner) else _fit(v, inner, f"{path}[{i}]", counter) for i, v in enumerate(value)]
     if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
         raise PeerError("unknown-value", f"{path} must be of type {shape.__name__}, not {type(value).__name__}", path)
     return value
@@ -107,7 +114,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
         if known is not ...:
             if bare in fitted:
                 raise PeerError("encoding", f"{path} has {bare} twice, marked and unmarked", path)
-            fitted[bare] = _fit(inner, known, f"{path}.{bare}", counter)
+            fitted[bare] = inner if _fits(inner, known) else _fit(inner, known, f"{path}.{bare}", counter)
         elif key.startswith("?"):
             counter[0] += 1
             if counter[0] > IGNORABLE_KEYS:
