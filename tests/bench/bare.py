@@ -51,8 +51,8 @@ class Pump:
         self.early: dict[int, list[i.Input]] = {}  # what came for those that it has yet to take
 
     def run(self, until: str = "completed") -> None:
-        """Until the source's status is that."""
-        while self.todo and self.source.status != until:
+        """Until the source's status is that; `completed` means both sides, to their last input."""
+        while self.todo and (until == "completed" or self.source.status != until):
             at_source, told = self.todo.popleft()
             if not at_source:
                 found = self._at_destination(told)
@@ -61,9 +61,6 @@ class Pump:
                 told = found
             for out in (self.source if at_source else self.destination).handle(told):
                 self._does(at_source, out)
-        while self.todo and until == "completed":
-            at_source, told = self.todo.popleft()
-            (self.source if at_source else self.destination).handle(told)
         assert self.source.status == until, self.source.finished
 
     def _at_destination(self, told: i.Input) -> i.Input | None:
