@@ -20,7 +20,7 @@ from simlib.handshake.endpoint import CONSTANT, State
 from .measure import Line, Missing, cpu_s, middle, one, over
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench" / "spin"
-COPIED_STATES = 3000  # of a deepcopy search: its rate, where it would take hours to end
+COPIED_STATES = 800  # of a deepcopy search: its rate, where it would take hours to end
 CONNECTIONS, FRAGMENTS = 5, 2  # of the model that Spin has too
 SPIN = """
 #define N %(connections)d
@@ -52,6 +52,8 @@ class Copying(System):
 
 def _deep(endpoint: State) -> State:
     kept = {id(v): v for k, v in vars(endpoint).items() if k in CONSTANT}
+    machine = endpoint.settings.machine  # type: ignore[attr-defined]
+    kept |= {id(v): v for v in (machine, *machine.devices)}
     return copy.deepcopy(endpoint, kept)
 
 
@@ -96,7 +98,7 @@ def reductions(times: int) -> Iterator[Line]:
                over(found, "copies", "reduced"), more_is_better=True, note=note)  # fmt: skip
     model = v1("v1", "10.0", side(4))
     reduced = search(model)
-    plain = search(model, plain=True, limit=40_000)
+    plain = search(model, plain=True, limit=10_000)
     calls = {"copies": partial(copying, model, COPIED_STATES), "reduced": partial(search, model)}
     found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
     share = plain.states / COPIED_STATES
