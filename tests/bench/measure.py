@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-SLICE_S = 0.02  # of CPU for one function in one round: long beside the clock's step, short beside the machine's moods
+SLICE_S = 0.01  # of CPU for one function in one round: long beside the clock's step, short beside the machine's moods
 
 
 @dataclass(frozen=True)

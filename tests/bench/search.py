@@ -74,7 +74,7 @@ def copying(model: Any, limit: int = 5_000_000) -> Found:
 
 
 def against_copies(times: int) -> Iterator[Line]:
-    for name, model in (("v1 10.0, 2 multifd", v1("v1", "10.0", side(2))), ("v2, 2 multifd", v2("v2", 2))):
+    for name, model in (("v1 10.0, 2 multifd", v1("v1", "10.0", side(2))),):
         plain, copied = search(model, plain=True, limit=COPIED_STATES), copying(model, COPIED_STATES)
         assert (plain.states, plain.transitions) == (copied.states, copied.transitions)
         calls = {"memo": partial(search, model, plain=True, limit=COPIED_STATES),
