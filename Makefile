@@ -40,8 +40,11 @@ test-all: $(SET_UP) ## the slow ones too
 check: $(SET_UP) ## ruff and mypy --strict
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-bench: $(SET_UP) ## what a simulated handshake costs, as ratios in one run
-	@$(PY) tests/bench.py
+bench: $(SET_UP) ## how close to the limit: ratios against anchors in one run; PARTS="clocks search" for some of them
+	@$(PY) -m tests.bench $(PARTS)
+
+bench-results: $(SET_UP) ## the same, and data/results/bench.md
+	@$(PY) -m tests.bench --results
 
 times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip, and among strangers
 	@$(PY) tests/times.py && $(PY) -m tests.live.test_strangers
@@ -59,4 +62,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check lab test test-all check bench times fuzz notebooks lock clean
+.PHONY: help compare results qemu qemu-check lab test test-all check bench bench-results times fuzz notebooks lock clean

@@ -126,11 +126,14 @@ class Host:
 
         def ring() -> None:
             del self.alarms[o.name]
-            if self.endpoint.finished is None:
-                self.note("link", f"alarm {o.name}")
-                self.feed(i.AlarmRang(o.name))
+            self._ring(o.name)
 
         self.alarms[o.name] = self.after(o.delay_s, ring)
+
+    def _ring(self, name: str) -> None:
+        if self.endpoint.finished is None:
+            self.note("link", f"alarm {name}")
+            self.feed(i.AlarmRang(name))
 
     def _stop_alarm(self, o: i.StopAlarm) -> None:
         if o.name in self.alarms:

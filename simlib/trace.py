@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One thing that happened. `kind`: say, hear, state, print, link, guest, management, end."""
 
     time_s: float
@@ -17,8 +17,7 @@ class Step:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """Bytes as they left a side; `connection` counts in order of opening."""
 
     time_s: float

@@ -52,6 +52,7 @@ HANDSHAKE_ALLOWS = {
     "collections",
     "copy",
     "dataclasses",
+    "functools",
     "hashlib",
     "hmac",
     "json",

@@ -13,6 +13,7 @@ from typing import Any
 from ..endpoints import Setup
 from ..handshake import interface as i
 from ..handshake.detect import Adaptive
+from ..handshake.endpoint import Table
 from ..handshake.errors import Error
 from ..handshake.v2 import binding, body, features, frames, messages
 from ..handshake.v2.destination import Destination
@@ -54,7 +55,7 @@ class EndlessPatience(Destination):
     def _add_link(self, conn: int) -> None:
         super()._add_link(conn)
         limits = replace(self.identity.limits, ignorable=1 << 30)
-        self._set(conn, reader=replace(self.links[conn].reader, limits=limits))
+        self._set(conn, reader=self.links[conn].reader._replace(limits=limits))
 
 
 class SpeaksFirst(Adaptive):
@@ -111,7 +112,7 @@ class NoReady(Source):
 
 class EarlyLoaded(Destination):
     def _loaded_when_complete(self) -> None:
-        before, self.lanes = self.lanes, ()
+        before, self.lanes = self.lanes, Table()
         super()._loaded_when_complete()
         self.lanes = before
 

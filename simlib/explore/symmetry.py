@@ -88,7 +88,7 @@ def _v2(endpoint: V2Source | V2Destination) -> tuple[Any, dict[int, Any]]:
         told: dict[int, Any] = {c: (n in endpoint.agreed, c in endpoint.undrained) for c, n in named.items()}
     else:
         control, bound = endpoint.control, {c: n for n, c, _ in endpoint.bound}
-        told = {c: (lane.buffer, lane.left, lane.syncs) for c, lane in endpoint.lanes}
+        told = {c: (lane.buffer, lane.left, lane.syncs) for c, lane in endpoint.lanes.items()}
         told = {c: (c in bound, told.get(c)) for c in endpoint.links}
     local = {c: (c == control, _link(link), told.get(c)) for c, link in endpoint.links.items()}
     more = bool(endpoint.key_bytes), getattr(endpoint, "ram_bytes", 0)  # a property looks at the bytes

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from .interface import Finished, Input, Output
 from .machine import Settings
 
 V = TypeVar("V")
+HEARS = {told: "_on_" + told.__name__.lower() for told in get_args(Input)}
 # given once, a function of the rest, or of no consequence for what comes
-CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out")
+CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out",
+            "_known_devices", "_known_subsections")  # fmt: skip
 
 
 class State:
@@ -60,7 +62,7 @@ class Endpoint(State):
         """Tell it one thing; what it asks and reports, in order. Never raises for what a peer does."""
         self._out = []
         if self.finished is None:
-            hears = getattr(self, "_on_" + type(input).__name__.lower(), None)
+            hears = getattr(self, HEARS[type(input)], None)
             if hears is not None:
                 hears(input)
         return self._out

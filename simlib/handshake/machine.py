@@ -56,9 +56,6 @@ class Machine:
     ram_blocks: tuple[RamBlock, ...] = (RamBlock("pc.ram", 128 << 20),)
     devices: tuple[Device, ...] = ()
 
-    def device(self, id: str, instance: int) -> Device | None:
-        return next((d for d in self.devices if (d.id, d.instance) == (id, instance)), None)
-
     @property
     def ram_bytes(self) -> int:
         return sum(block.size_bytes for block in self.ram_blocks)

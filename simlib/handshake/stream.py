@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 from .buffer import Buffer
 from .endpoint import State
@@ -184,6 +185,9 @@ class Lane:
     syncs: int = 0
     ram_bytes: int = 0
 
+    def add(self, data: bytes, fill: int = 0) -> Lane:
+        return Lane(self.buffer.add(data, fill), self.left, self.syncs, self.ram_bytes)
+
     def read(self, compression: str, index: int, until_sync: int) -> Lane:
         """As far as its bytes go, or until more than `until_sync` SYNCs have come. Raises StreamError."""
         lane = self
@@ -193,8 +197,10 @@ class Lane:
                 lane = Lane(lane.buffer.skip(passed), lane.left - passed, lane.syncs, lane.ram_bytes + passed)
                 if lane.left:
                     return lane
+            if lane.syncs > until_sync or not len(lane.buffer):
+                return lane
             head = lane.buffer.peek(MULTIFD_PACKET_BYTES)
-            if lane.syncs > until_sync or len(head) < MULTIFD_PACKET_BYTES:
+            if len(head) < MULTIFD_PACKET_BYTES:
                 return lane
             flags, _alloc, _normal, size = struct.unpack(">IIII", head[8:24])
             expected = COMPRESSION_FLAG[compression]
@@ -203,7 +209,7 @@ class Lane:
             if not flags & MULTIFD_SYNC and flags != expected:
                 raise StreamError(f"multifd {index}: flags received {flags:x} flags expected {expected:x}")
             syncs = lane.syncs + bool(flags & MULTIFD_SYNC)
-            lane = replace(lane, buffer=lane.buffer.skip(len(head)), left=size, syncs=syncs)
+            lane = Lane(lane.buffer.skip(len(head)), size, syncs, lane.ram_bytes)
 
 
 class _More(Exception):
@@ -226,6 +232,14 @@ class Loader(State):
         self.capabilities: tuple[str, ...] | None = None
         self.left = 0  # stand-in bytes still to pass over
         self.device_bytes = 0
+
+    @cached_property
+    def _known_devices(self) -> dict[tuple[str, int], Device]:
+        return {(d.id, d.instance): d for d in reversed(self.settings.machine.devices)}
+
+    @cached_property
+    def _known_subsections(self) -> frozenset[tuple[str, str]]:
+        return frozenset((d.id, s.name) for d in self.settings.machine.devices for s in d.subsections)
 
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)
@@ -349,7 +363,7 @@ class Loader(State):
             self.sections = (*self.sections, (number, name))
             self.state = "ram_record"
             return ("setup", blocks)
-        local = self.settings.machine.device(name, instance)
+        local = self._known_devices.get((name, instance))
         if local is None:
             raise StreamError(
                 f"Unknown section or instance '{name}' {instance}. Make sure that your current VM setup matches your "
@@ -427,8 +441,7 @@ class Loader(State):
             return "device", name, self.device_bytes
         self._take(1)
         subsection, _version = self._string(), self._number("I")
-        known = [s.name for d in self.settings.machine.devices if d.id == name for s in d.subsections]
-        if subsection not in known:
+        if (name, subsection) not in self._known_subsections:
             raise StreamError(f"Failed to load {name}: unknown subsection {subsection}")
         return None
 

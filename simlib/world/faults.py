@@ -33,14 +33,14 @@ def _shape(world: World, fault: Fault) -> None:
     """From a moment, or after so many bytes in that direction."""
     shaper = world.net.shapers[fault.direction == "to-destination"]
     name = {"swallow": "swallow_after", "stall": "stall_after", "lose": "lose_after", "cut": "cut_after"}[fault.kind]
-    world.net.on_cut = world.net.cut
+    world.net.on_cut, shaper.idle = world.net.cut, False
     if fault.kind == "lose":
         shaper.lost_timeout_s = min(924.6, 0.2 * 2 ** (fault.retries + 1))
     if fault.at_s >= 0:
         if fault.kind == "cut":
-            world.net.after(fault.at_s, world.net.cut)
+            world.env.call(fault.at_s, world.net.cut)
         else:
-            world.net.after(fault.at_s, lambda: setattr(shaper, name, shaper.passed))
+            world.env.call(fault.at_s, lambda: setattr(shaper, name, shaper.passed))
     else:
         setattr(shaper, name, int(max(fault.after_mib, 0) * MIB))
     if fault.kind == "lose" and fault.at_s < 0:
@@ -50,7 +50,7 @@ def _shape(world: World, fault: Fault) -> None:
         def lose_both(made: object, from_source: bool, kind: str, data: bytes, fill: int) -> None:
             watched(made, from_source, kind, data, fill)  # type: ignore[arg-type]
             if shaper.passed >= shaper.lose_after:
-                other.lose_after = min(other.lose_after, other.passed)
+                other.lose_after, other.idle = min(other.lose_after, other.passed), False
 
         world.net.packet = lose_both
 
@@ -62,7 +62,7 @@ def _stop_process(world: World, fault: Fault) -> None:
         act()
         return
     if fault.at_s >= 0:
-        world.net.after(fault.at_s, act)
+        world.env.call(fault.at_s, act)
         return
     shaper = world.net.shapers[True]
     limit = fault.after_mib * MIB
@@ -70,7 +70,7 @@ def _stop_process(world: World, fault: Fault) -> None:
     def watch() -> None:
         if shaper.passed >= limit:
             host.watch = None
-            world.net.after(0, act)
+            world.env.call(0, act)
 
     host.watch = watch
 

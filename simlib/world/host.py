@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from functools import partial
 
 from .. import host
 from ..handshake import interface as i
 from ..host import Endpoint, Guest
 from ..trace import Trace
+from .clock import Alarm
 from .net import End, Net
 
 CLIENT_HELLO, SERVER_HELLO, ACKNOWLEDGED, SERVER_DONE, CLIENT_DONE = (
@@ -39,6 +41,7 @@ class Host(host.Host):
         self.ends: dict[int, End] = {}
         self.tls: dict[int, str] = {}
         self.alpn: dict[int, bytes] = {}  # offered, and then agreed
+        self.alarm: dict[str, Alarm] = {}
         self.taking = False
         self.depth = 0  # one-way trips that led to the latest input
         self.first_guest_depth = 0
@@ -49,18 +52,30 @@ class Host(host.Host):
         return self.net.env.now
 
     def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
-        return self.net.after(delay_s, call)
+        return self.net.env.call(delay_s, call).off
 
     @property
     def trips(self) -> int:
         """One-way trips that led to the input being handled."""
         return self.depth if self.cause is None else int(self.cause)
 
+    def _set_alarm(self, o: i.SetAlarm) -> None:
+        """One entry of the clock's queue a name, however often it is set."""
+        alarm = self.alarm.get(o.name)
+        if alarm is None:
+            alarm = self.alarm[o.name] = Alarm(self.net.env, partial(self._ring, o.name))
+        alarm.set(o.delay_s)
+
+    def _stop_alarm(self, o: i.StopAlarm) -> None:
+        if o.name in self.alarm:
+            self.alarm[o.name].stop()
+
     def name(self, conn: int) -> str:
         return self.ends[conn].connection.name if conn in self.ends else str(conn)
 
     def idle(self) -> None:
-        self.accept()
+        if self.net.accept_queue:
+            self.accept()
 
     def accept(self) -> None:
         """Take connections from the listening socket while the endpoint's main loop would."""
@@ -190,7 +205,7 @@ class Host(host.Host):
     def _resume(self, o: i.Resume) -> None:
         end = self.ends[o.conn]
         end.reading = True
-        self.net.after(0, lambda: self.net.read(end) if not self.frozen else None)
+        self.net.env.call(0, lambda: self.net.read(end) if not self.frozen else None)
 
     def _end(self, o: i.End) -> None:
         self.net.shut(self.ends[o.conn])

@@ -10,16 +10,15 @@ Stand-in bytes travel in at most 32 pieces a message, so that a large guest cost
 
 from __future__ import annotations
 
-import functools
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-import simpy
-
 from ..scenario import Timing
+from .clock import Clock
 
 SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
 SYN_ACK_GAP_S = 1.0
@@ -54,6 +53,16 @@ class Listener(Protocol):
     def drained(self, end: End) -> None: ...
 
 
+@dataclass(slots=True)
+class Message:
+    """What one call sends, or its rest."""
+
+    data: bytes
+    fill: int
+    whole: int  # its size before any of it left
+    depth: int
+
+
 @dataclass(slots=True, eq=False)
 class End:
     """One side's socket, and the bytes that it has yet to send."""
@@ -64,7 +73,7 @@ class End:
     number: int = -1  # what the endpoint calls it
     open: bool = True
     reading: bool = True
-    queue: deque[list[bytes | int]] = field(default_factory=deque)  # data, fill, whole size, depth
+    queue: deque[Message] = field(default_factory=deque)
     flight: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)  # departure, and what it does there
     held: deque[tuple[bytes, int]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
@@ -72,7 +81,6 @@ class End:
     departs: float = 0.0  # when the last piece began to leave, and when it has left
     busy_until: float = 0.0
     last_arrival: float = 0.0
-    sent_bytes: int = 0
     fin_wanted: bool = False
     fin_sent: bool = False
     fin_arrived: bool = False
@@ -80,10 +88,11 @@ class End:
     dead: bool = False  # reset: nothing moves any more
     arrived: int = 0  # messages whose arrival was scheduled, so far
     depth: int = 0  # one-way trips that led to what arrived last
+    peer: End = field(init=False)  # the other side's
 
-    @property
-    def peer(self) -> End:
-        return self.connection.server if self is self.connection.client else self.connection.client
+    def land(self) -> None:
+        """What has been under way the longest arrives."""
+        self.flight.popleft()[1]()
 
 
 class Connection:
@@ -94,6 +103,7 @@ class Connection:
         self.name = name
         self.client = End(self, client, True)
         self.server = End(self, server, False)
+        self.client.peer, self.server.peer = self.server, self.client
         self.accepted = False
         self.established = False  # at the server
 
@@ -108,12 +118,20 @@ class Shaper:
     cut_after: float = float("inf")
     lost_timeout_s: float = 924.6  # tcp_retries2 = 15
     passed: int = 0
+    idle: bool = True  # no fault of this direction is set
+
+    def room(self, size: int) -> int:
+        """How much of `size` may pass as one piece: up to where something begins to happen."""
+        for limit in (self.swallow_after, self.stall_after, self.lose_after, self.cut_after):
+            if self.passed < limit < self.passed + size:
+                size = int(limit - self.passed)
+        return size
 
 
 class Net:
     """All connections between the two hosts."""
 
-    def __init__(self, env: simpy.Environment, rng: random.Random, there: Path, back: Path) -> None:
+    def __init__(self, env: Clock, rng: random.Random, there: Path, back: Path) -> None:
         self.env, self.rng = env, rng
         self.paths = {True: there, False: back}
         self.connections: list[Connection] = []
@@ -128,19 +146,13 @@ class Net:
         self.schedule: dict[str, Timing] = {}  # by connection
         self.packet: Callable[[Connection, bool, str, bytes, int], None] = lambda *_: None
 
-    def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call it then; what is returned calls that off."""
-        calls = simpy.Timeout(self.env, delay_s if delay_s > 0 else 0.0).callbacks
-        calls.append(lambda _: call())
-        return calls.clear
-
     # --- set-up -----------------------------------------------------------------------------------------------------
     def connect(self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None],
                 start_s: float = 0.0) -> End:  # fmt: skip
         """A connection attempt after `start_s`; `done(end, "")` or `done(end, error)` tells the client how it went."""
         made = Connection(len(self.connections), name, client, server)
         self.connections.append(made)
-        self.after(start_s, lambda: self._syn(made, 0, done))
+        self.env.call(start_s, lambda: self._syn(made, 0, done))
         return made.client
 
     def _syn(self, made: Connection, attempt: int, done: Callable[[End, str], None]) -> None:
@@ -148,23 +160,23 @@ class Net:
         there, back = self.paths[True], self.paths[False]
         first, second = there.delay(self.rng), back.delay(self.rng)
         lost = there.syn_loss and self.rng.random() < there.syn_loss
-        self.after(first, lambda: self._syn_arrives(made, attempt, second, bool(lost), done))
+        self.env.call(first, lambda: self._syn_arrives(made, attempt, second, bool(lost), done))
 
     def _syn_arrives(self, made: Connection, attempt: int, back_s: float, lost: bool,
                      done: Callable[[End, str], None]) -> None:  # fmt: skip
         if not made.client.open:
             return
         if not self.listening and not lost:
-            self.after(back_s, lambda: done(made.client, REFUSED))
+            self.env.call(back_s, lambda: done(made.client, REFUSED))
             return
         pending = len(self.accept_queue) + sum(
             1 for c in self.connections if c.server.number == -2 and not c.established
         )
         if lost or pending > self.backlog:
             if attempt + 1 >= len(SYN_GAPS_S):
-                self.after(SYN_GAPS_S[attempt], lambda: done(made.client, TIMED_OUT))
+                self.env.call(SYN_GAPS_S[attempt], lambda: done(made.client, TIMED_OUT))
             else:
-                self.after(SYN_GAPS_S[attempt], lambda: self._syn(made, attempt + 1, done))
+                self.env.call(SYN_GAPS_S[attempt], lambda: self._syn(made, attempt + 1, done))
             return
         made.server.number = -2  # in SYN_RECV
         if self.paths[False].syn_loss and self.rng.random() < self.paths[False].syn_loss:
@@ -179,10 +191,10 @@ class Net:
             back_s, ack_s = (self._wait_s(ms) for ms in (timing.connected_ms, timing.accepted_ms))
             for end, ms in ((made.server, timing.reset_at_destination_ms), (made.client, timing.reset_at_source_ms)):
                 if ms >= 0:
-                    self.after(self._wait_s(ms), functools.partial(self._break, end, RESET))
+                    self.env.call(self._wait_s(ms), partial(self._break, end, RESET))
         for wait_s, call in ((back_s, lambda: done(made.client, "")), (ack_s, lambda: self._establish(made))):
             if wait_s < FOREVER:
-                self.after(wait_s, call)
+                self.env.call(wait_s, call)
         if extra:
             made.client.last_arrival = self.env.now + ack_s  # its data can't arrive before the connection does
 
@@ -211,44 +223,46 @@ class Net:
         if end.dead or not end.open:
             return
         self.packet(end.connection, end.from_source, "data", data, fill)
-        end.queue.append([data, fill, len(data) + fill, depth])
+        end.queue.append(Message(data, fill, len(data) + fill, depth))
         end.draining = True
         self._pump(end)
 
     def _pump(self, end: End) -> None:
         """Move what the window lets through."""
+        if not (end.queue or end.draining or end.fin_wanted):
+            return
         shaper, path, peer = self.shapers[end.from_source], self.paths[end.from_source], end.peer
         while end.queue and not end.dead:
-            data, fill, whole, depth = end.queue[0]
-            assert isinstance(data, bytes) and isinstance(fill, int) and isinstance(whole, int)
+            message = end.queue[0]
+            data, fill = message.data, message.fill
             outstanding = end.in_flight + peer.unread
-            window = path.buffer_bytes - outstanding
-            flowing = peer.reading and end.connection.accepted and shaper.passed < shaper.stall_after
-            if shaper.passed >= shaper.lose_after:
+            flowing = peer.reading and end.connection.accepted
+            if not shaper.idle and shaper.passed >= min(shaper.stall_after, shaper.lose_after):
                 flowing = False
-            left = len(data) + fill
-            if flowing and (window > 0 or not outstanding):
-                size = min(left, max(path.buffer_bytes // 4, whole // PIECES, len(data)))
-            else:
-                size = min(left, max(window, 0))
-            for limit in (shaper.swallow_after, shaper.stall_after, shaper.lose_after, shaper.cut_after):
-                if shaper.passed < limit < shaper.passed + size:
-                    size = int(limit - shaper.passed)
+            size = left = len(data) + fill
+            if not flowing or 0 < outstanding >= path.buffer_bytes:
+                size = min(left, max(path.buffer_bytes - outstanding, 0))
+            elif fill:
+                size = min(left, max(path.buffer_bytes // 4, message.whole // PIECES, len(data)))
+            if not shaper.idle:
+                size = shaper.room(size)
             if size <= 0:
                 return
-            part = data[:size]
-            part_fill = size - len(part)
-            end.queue[0][0], end.queue[0][1] = data[size:], fill - part_fill
-            if len(part) + part_fill == left:
+            if size == left:
                 end.queue.popleft()
-            self._transmit(end, part, part_fill, int(depth))
+                self._transmit(end, data, fill, message.depth)
+            else:
+                part = data[:size]
+                part_fill = size - len(part)
+                message.data, message.fill = data[size:], fill - part_fill
+                self._transmit(end, part, part_fill, message.depth)
             if shaper.passed >= shaper.cut_after:
                 shaper.cut_after = float("inf")
-                self.after(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
+                self.env.call(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
         if not end.queue and end.draining and not end.dead:
             end.draining = False
             waiting = end.busy_until - path.buffer_bytes / path.rate_bytes_s - self.env.now
-            self.after(waiting, lambda: self._drained(end))
+            self.env.call(waiting, partial(self._drained, end))
         if not end.queue and end.fin_wanted and not end.fin_sent and not end.dead:
             end.fin_sent = True
             self.packet(end.connection, end.from_source, "fin", b"", 0)
@@ -257,7 +271,7 @@ class Net:
             if arrival == LOST:
                 return
             end.last_arrival = max(arrival, end.last_arrival)
-            self._fly(end, lambda: self._fin_arrives(end.peer))
+            self._fly(end, partial(self._fin_arrives, end.peer))
 
     def _drained(self, end: End) -> None:
         if not end.queue and not end.dead:
@@ -265,27 +279,28 @@ class Net:
 
     def _transmit(self, end: End, data: bytes, fill: int, depth: int) -> None:
         shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
-        size = len(data) + fill
+        size, now_s = len(data) + fill, self.env.now
         swallowed = shaper.passed >= shaper.swallow_after
         lost = shaper.passed >= shaper.lose_after
         shaper.passed += size
-        end.sent_bytes += size
-        end.departs = max(self.env.now, end.busy_until)
+        end.departs = max(now_s, end.busy_until)
         end.busy_until = end.departs + size / path.rate_bytes_s
         arrival = end.busy_until + path.delay(self.rng)
         if path.loss:
             arrival += _retransmissions(self.rng, path.loss)
-        until = self.hold.get(end.connection.name, 0.0) if end.from_source else 0.0
-        arrival = self._scheduled(end, arrival)
-        if arrival == LOST:
-            return
-        arrival = max(arrival, until, end.last_arrival)
+        if self.schedule:
+            arrival = self._scheduled(end, arrival)
+            if arrival == LOST:
+                return
+        if self.hold and end.from_source:
+            arrival = max(arrival, self.hold.get(end.connection.name, 0.0))
+        arrival = max(arrival, end.last_arrival)
         end.in_flight += size
         if lost:
-            self.after(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
+            self.env.call(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
         elif arrival != FOREVER or end.connection.name in self.schedule:
             end.last_arrival = arrival
-            self._fly(end, lambda: self._arrive(end, data, fill, depth, swallowed))
+            self._fly(end, partial(self._arrive, end, data, fill, depth, swallowed))
 
     def _scheduled(self, end: End, arrival: float) -> float:
         """The arrival of this message: as scheduled, or as the path has it."""
@@ -300,7 +315,7 @@ class Net:
         if end.last_arrival == FOREVER:
             return
         end.flight.append((end.departs, land))
-        self.after(end.last_arrival - self.env.now, lambda: end.flight.popleft()[1]())
+        self.env.call(end.last_arrival - self.env.now, end.land)
 
     def _arrive(self, end: End, data: bytes, fill: int, depth: int, swallowed: bool) -> None:
         peer, size = end.peer, len(data) + fill
@@ -310,7 +325,8 @@ class Net:
                 self._reset_by(peer)
                 return
             peer.depth = max(peer.depth, depth)
-            stalled = self.shapers[end.from_source].stall_after <= self.shapers[end.from_source].passed - end.in_flight
+            shaper = self.shapers[end.from_source]
+            stalled = not shaper.idle and shaper.stall_after <= shaper.passed - end.in_flight
             if peer.reading and end.connection.accepted and not peer.held and not stalled:
                 peer.owner.arrived(peer, data, fill)
             else:
@@ -364,7 +380,7 @@ class Net:
         if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
             return
         end.last_arrival = arrival
-        self._fly(end, lambda: self._break(peer, RESET))
+        self._fly(end, partial(self._break, peer, RESET))
 
     def _break(self, end: End, why: str) -> None:
         if end.dead or (why == RESET and self._swallowed(end)):

@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import simpy
-
 from ..endpoints import Setup
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..host import MIB
@@ -16,6 +14,7 @@ from ..result import Result, facts, row
 from ..scenario import Link, Scenario
 from ..trace import Packet, Trace
 from . import faults
+from .clock import Clock
 from .files import File
 from .host import Host
 from .net import Net, Path
@@ -29,7 +28,7 @@ class World:
     def __init__(self, scenario: Scenario, protocol: str, version: str, manager: str, seed: int) -> None:
         self.setup = Setup(scenario, protocol, version, manager, seed)
         self.scenario = scenario
-        self.env = simpy.Environment()
+        self.env = Clock()
         self.rng = random.Random(f"{seed} {scenario.name}")
         self.trace = Trace(f"{scenario.name}: {protocol}, {version}, {manager} manager, seed {seed}")
         link = scenario.link
@@ -63,7 +62,7 @@ class World:
             for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
                                 (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
                 if at_s >= 0:
-                    self.net.after(at_s, self._order(input))
+                    self.env.call(at_s, self._order(input))
             for attempt in range(1, management.retries + 1):
                 self._run_until_source_ends()
                 self._retry(attempt)

@@ -19,7 +19,7 @@ class Stranger:
         self.world, self.fault = world, fault
         self.name = f"stranger[{number}]"
         if fault.at_s > 0:
-            world.net.after(fault.at_s, self._connect)
+            world.env.call(fault.at_s, self._connect)
         else:
             self._connect()  # before the source does
 

@@ -118,7 +118,7 @@ def test_every_message_is_legal_or_refused_in_every_state(role: str, type: int) 
         endpoint.state = state
         if role == states.DESTINATION:
             endpoint.control = 0
-            endpoint.links[0] = replace(endpoint.links[0], kind="control")
+            endpoint.links[0] = endpoint.links[0]._replace(kind="control")
         out = endpoint.handle(i.Received(0, frames.frame(type, b"{}")))
         legal = states.next_state(role, state, type) is not None
         said = " ".join(o.text for o in out if isinstance(o, i.Said))
@@ -145,7 +145,7 @@ def test_cut_anywhere_never_loses_the_guest_nor_runs_two() -> None:
     quiet.run()
     for step in {round(s.time_s + shift, 6) for s in quiet.trace.steps for shift in (0, 2e-5)}:
         world = World(scenario, "v2", "10.0", "naive", 1)
-        world.net.after(step, world.net.cut)
+        world.env.call(step, world.net.cut)
         row = world.run().row
         assert row.outcome in ("migrated", "refused", "failed", "uncertain"), (step, row)
         assert row.guest_at != "nowhere", (step, row)

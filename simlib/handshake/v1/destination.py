@@ -237,7 +237,7 @@ class Destination(Endpoint):
             self._read_stream()
             return
         if found.kind == "multifd":
-            self._set(conn, lane=replace(found.lane, buffer=found.lane.buffer.add(received.data, received.fill)))
+            self._set(conn, lane=found.lane.add(received.data, received.fill))
             self._read_packets(conn)
             return
         self._set(conn, buffer=found.buffer.add(received.data, received.fill))

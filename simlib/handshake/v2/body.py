@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import PeerError, clean
 
 DEPTH, ITEMS, STRING, IGNORABLE_KEYS = 16, 8192, 4096, 256
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|([\[\]{}])', re.DOTALL)  # strings are passed over
 
 Shape = Any
 
@@ -51,13 +51,10 @@ def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
 
 def _check_depth(payload: bytes, what: str) -> None:
     depth = 0
-    for token in _BRACKETS.findall(payload):
-        if token in b"[{":
-            depth += 1
-            if depth > DEPTH:
-                raise PeerError("encoding", f"{what} is nested deeper than {DEPTH}", what)
-        elif token in b"]}":
-            depth -= 1
+    for bracket in b"".join(_BRACKETS.findall(payload)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH:
+            raise PeerError("encoding", f"{what} is nested deeper than {DEPTH}", what)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -72,9 +69,18 @@ def _refuse(text: str) -> Any:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64:
+    number = int(text) if len(text) <= 20 else None
+    if number is None or not -(1 << 63) <= number < 1 << 64:
         raise PeerError("encoding", f"an integer of {len(text)} digits does not fit 64 bits")
-    return int(text)
+    return number
+
+
+def _fits(value: Any, shape: Shape) -> bool:
+    """A leaf that needs no closer look: nearly everything in a body."""
+    kind = type(value)
+    if kind is shape or (shape is None and kind in (str, int)):
+        return kind is not str or (len(value) <= STRING and value.isascii())
+    return False
 
 
 def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
@@ -91,7 +97,8 @@ def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
     if isinstance(shape, list):
         if not isinstance(value, list):
             raise PeerError("unknown-value", f"{path} must be a list", path)
-        return [_fit(v, shape[0], f"{path}[{i}]", counter) for i, v in enumerate(value)]
+        inner = shape[0]
+        return [v if _fits(v, inner) else _fit(v, inner, f"{path}[{i}]", counter) for i, v in enumerate(value)]
     if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
         raise PeerError("unknown-value", f"{path} must be of type {shape.__name__}, not {type(value).__name__}", path)
     return value
@@ -107,7 +114,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
         if known is not ...:
             if bare in fitted:
                 raise PeerError("encoding", f"{path} has {bare} twice, marked and unmarked", path)
-            fitted[bare] = _fit(inner, known, f"{path}.{bare}", counter)
+            fitted[bare] = inner if _fits(inner, known) else _fit(inner, known, f"{path}.{bare}", counter)
         elif key.startswith("?"):
             counter[0] += 1
             if counter[0] > IGNORABLE_KEYS:
@@ -115,7 +122,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
         else:
             raise PeerError("unknown-key", f"{path} has the key {clean(bare, 80)!r}, which this version does not know",
                             f"{path}.{clean(bare, 80)}")  # fmt: skip
-    for key in shape:
+    for key in shape if len(fitted) < len(shape) else ():
         if not key.endswith("?") and key not in fitted:
             raise PeerError("unknown-value", f"{path} lacks the key {key!r}", f"{path}.{key}")
     return fitted
@@ -125,5 +132,5 @@ def _anything(value: Any, path: str, counter: list[int]) -> Any:
     if isinstance(value, dict):
         return {k: _fit(v, None, f"{path}.{clean(k, 80)}", counter) for k, v in value.items()}
     if isinstance(value, list):
-        return [_fit(v, None, path, counter) for v in value]
+        return [v if _fits(v, None) else _fit(v, None, path, counter) for v in value]
     return value

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import stream
+from ..endpoint import Table
 from ..errors import Error, PeerError, clean
 from ..interface import (
     AlarmRang,
@@ -72,7 +73,7 @@ class Destination(Session):
         self.bound: tuple[tuple[str, int, str], ...] = ()  # name, connection, the source's nonce
         self.applied = self.postcopy = self.running = self.eof = False
         self.main_bytes = self.flushes = 0
-        self.lanes: tuple[tuple[int, stream.Lane], ...] = ()
+        self.lanes: Table[stream.Lane] = Table()
         self._loader = stream.Loader(self.settings)
         self.exporter = self.key_bytes = self.sent = self.heard = b""
         self.state = "listening"
@@ -87,7 +88,7 @@ class Destination(Session):
 
     @property
     def ram_bytes(self) -> int:
-        return self.main_bytes + sum(lane.ram_bytes for _, lane in self.lanes)
+        return self.main_bytes + sum(lane.ram_bytes for lane in self.lanes.values())
 
     def _on_start(self, _: Start) -> None:
         if self.settings.transport == "file" or (self.settings.transport == "exec" and not self.identity.bidirectional):
@@ -139,8 +140,7 @@ class Destination(Session):
             self._out.append(StopAlarm(f"guard-{conn}"))
 
     def _on_received(self, received: Received) -> None:
-        conn = received.conn
-        link = self.links.get(conn)
+        conn, link = received.conn, self.links.get(received.conn)
         if link is None or link.kind == "leaving":
             return
         if link.kind not in ("new", "control"):
@@ -282,8 +282,8 @@ class Destination(Session):
         told = [[name, rows[name][1]] for name in self.plan]
         mac = binding.mac(self.key_bytes, "READY", *(part for row in told for part in row))
         self.state = "ready"
-        self.lanes = tuple((rows[n][0], stream.Lane()) for n in self.plan if n.startswith("multifd"))
-        self._set(control, reader=replace(self.links[control].reader, unlimited=True))
+        self.lanes = Table({rows[n][0]: stream.Lane() for n in self.plan if n.startswith("multifd")})
+        self._set(control, reader=self.links[control].reader._replace(unlimited=True))
         self._enter("active")
         self._say(control, frames.READY, {"channels": told, "mac": mac})
         if self.identity.relays:
@@ -311,10 +311,8 @@ class Destination(Session):
             self._broke_off(str(error))
 
     def _read_lane(self, conn: int, data: bytes, fill: int) -> None:
-        before = dict(self.lanes)[conn]
         compression = str(self.agreement.parameter("multifd", "compression", "none"))
-        lane = replace(before, buffer=before.buffer.add(data, fill)).read(compression, conn, 1 << 30)
-        self.lanes = tuple((c, lane if c == conn else old) for c, old in self.lanes)
+        self.lanes[conn] = self.lanes[conn].add(data, fill).read(compression, conn, 1 << 30)
         self._loaded_when_complete()
 
     def _load(self, data: bytes, fill: int) -> None:
@@ -342,7 +340,7 @@ class Destination(Session):
 
     def _loaded_when_complete(self) -> None:
         """The stream is at its end and every lane has said all its SYNCs."""
-        if not self.eof or any(lane.syncs < self.flushes for _, lane in self.lanes):
+        if not self.eof or any(lane.syncs < self.flushes for lane in self.lanes.values()):
             return
         if self.postcopy:
             self._tell(frames.LOADED, {"bytes": self.ram_bytes})

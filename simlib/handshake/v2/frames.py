@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..buffer import Buffer
 from ..errors import PeerError
@@ -70,8 +71,7 @@ def frame(type: int, payload: bytes, flags: int = CRITICAL, channel: int = 0, re
     return struct.pack(">IBBHI", len(payload) + fill, type, flags, channel, request) + payload
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(NamedTuple):
     """What has been read of one connection: a value that `read` replaces."""
 
     expected: bytes  # the magic that the peer must begin with
@@ -85,7 +85,7 @@ class Reader:
     unlimited: bool = False  # the handshake is over: DATA may come without end
 
     def add(self, data: bytes, fill: int = 0) -> Reader:
-        return replace(self, buffer=self.buffer.add(data, fill))
+        return self._replace(buffer=self.buffer.add(data, fill))
 
     def next(self) -> tuple[Reader, Preface | Frame | None]:
         """The next thing on the connection, or None until more has come. Raises PeerError."""
@@ -110,7 +110,7 @@ class Reader:
         if len(self.buffer) < size:
             return self, None
         _, lowest, highest, _flags = struct.unpack(">HHHH", found[8:16])
-        read = replace(self, buffer=self.buffer.skip(size), got_preface=True, spent_bytes=size)
+        read = self._replace(buffer=self.buffer.skip(size), got_preface=True, spent_bytes=size)
         return read, Preface(found[:8], lowest, highest, found[16:32])
 
     def _frame(self) -> tuple[Reader, Frame | None]:
@@ -124,14 +124,14 @@ class Reader:
         if type == DATA and self.partial is not None:
             raise PeerError("bad-state", f"DATA inside a continued {name(self.partial[0])}")
         if type == DATA and size:
-            return replace(self, buffer=self.buffer.skip(FRAME_BYTES), data_left=size)._data()
+            return self._replace(buffer=self.buffer.skip(FRAME_BYTES), data_left=size)._data()
         if len(self.buffer) < FRAME_BYTES + size:
             return self, None
         payload = self.buffer.skip(FRAME_BYTES).peek(size)
         spent = self.spent_bytes + (0 if self.unlimited else FRAME_BYTES + size)
         if spent > self.limits.handshake_bytes and not self.unlimited:
             raise PeerError("too-much", f"more than {self.limits.handshake_bytes} bytes of handshake")
-        read = replace(self, buffer=self.buffer.skip(FRAME_BYTES + size), spent_bytes=spent)
+        read = self._replace(buffer=self.buffer.skip(FRAME_BYTES + size), spent_bytes=spent)
         return read._continued(Frame(type, payload, flags, channel, request))
 
     def _continued(self, got: Frame) -> tuple[Reader, Frame | None]:
@@ -145,8 +145,8 @@ class Reader:
         if len(whole) > self.limits.handshake_bytes:
             raise PeerError("too-much", f"a continued {name(type)} of more than {self.limits.handshake_bytes} bytes")
         if got.flags & MORE:
-            return replace(self, partial=(type, whole)), None
-        return replace(self, partial=None), replace(got, payload=whole)
+            return self._replace(partial=(type, whole)), None
+        return self._replace(partial=None), replace(got, payload=whole)
 
     def _data(self) -> tuple[Reader, Frame | None]:
         """Bytes of a DATA frame as they come, stand-in bytes uncounted by memory."""
@@ -154,11 +154,11 @@ class Reader:
         if not passed:
             return self, None
         data = self.buffer.head[:passed]
-        read = replace(self, buffer=self.buffer.skip(len(data)), data_left=self.data_left - len(data))
+        read = self._replace(buffer=self.buffer.skip(len(data)), data_left=self.data_left - len(data))
         if not data:
             part = read.buffer.rest[0]
             fill = min(part if isinstance(part, int) else 0, read.data_left)
-            read = replace(read, buffer=read.buffer.skip(fill), data_left=read.data_left - fill)
+            read = read._replace(buffer=read.buffer.skip(fill), data_left=read.data_left - fill)
             return read, Frame(DATA, b"", fill=fill)
         return read, Frame(DATA, data)
 
@@ -168,7 +168,7 @@ class Reader:
             return self
         if self.ignored >= self.limits.ignorable:
             raise PeerError("too-much", f"more than {self.limits.ignorable} ignorable frames")
-        return replace(self, ignored=self.ignored + 1)
+        return self._replace(ignored=self.ignored + 1)
 
 
 def name(type: int) -> str:

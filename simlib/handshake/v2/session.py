@@ -5,8 +5,7 @@ The two roles are in source.py and destination.py; what is legal when, in states
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..endpoint import Endpoint, Table
 from ..errors import Error, PeerError, clean
@@ -17,8 +16,7 @@ from .frames import Frame, Preface, Reader
 from .messages import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One connection as this side knows it."""
 
     reader: Reader
@@ -177,7 +175,7 @@ class Session(Endpoint):
         raise NotImplementedError
 
     def _set(self, conn: int, **changes: Any) -> None:
-        self.links[conn] = replace(self.links[conn], **changes)
+        self.links[conn] = self.links[conn]._replace(**changes)
 
     def _make_key(self, secret: bytes, source: bytes, destination: bytes) -> None:
         hashes = binding.transcript(source), binding.transcript(destination)

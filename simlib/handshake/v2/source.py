@@ -6,7 +6,6 @@ after GO and before RUNNING the source is uncertain, says so, and keeps its gues
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from .. import stream
@@ -254,7 +253,7 @@ class Source(Session):
         name, ours = self.channels[conn], self.links[conn].nonce.hex()
         if not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, told["nonce"])):
             raise PeerError("channel-auth", f"the answer on channel {name} is not from our peer", f"channel[{name}]")
-        self._set(conn, kind=name, reader=replace(self.links[conn].reader, unlimited=True))
+        self._set(conn, kind=name, reader=self.links[conn].reader._replace(unlimited=True))
         self.agreed = (*self.agreed, name)
         self._begin_when_complete()
 
@@ -272,7 +271,7 @@ class Source(Session):
         that somebody else has sent can have taken a channel's place."""
         if self.state == "ready" and not self.stage and len(self.agreed) == len(self.channels) - 1:
             for conn, link in self.links.items():
-                self._set(conn, reader=replace(link.reader, unlimited=True))
+                self._set(conn, reader=link.reader._replace(unlimited=True))
             self._enter("active")
             self.stage = "relay" if self.identity.relays else "setup"
             if self.stage == "relay":

@@ -1,0 +1,201 @@
+"""Item 5: the search of the real engine against deepcopy snapshots, reduced against unreduced, and against Spin."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simlib.explore import Found, Search, search
+from simlib.explore.models import side, v1, v2
+from simlib.explore.system import System
+from simlib.handshake.endpoint import CONSTANT, State
+
+from .measure import Line, Missing, cpu_s, middle, one, over
+
+BUILD = Path(__file__).resolve().parents[2] / "build" / "bench" / "spin"
+COPIED_STATES = 800  # of a deepcopy search: its rate, where it would take hours to end
+CONNECTIONS, FRAGMENTS = 5, 2  # of the model that Spin has too
+SPIN = """
+#define N %(connections)d
+#define F %(fragments)d
+byte stage[N], sent[N], received[N];
+chan backlog = [N] of { byte };
+active proctype link() {
+  byte c;
+end: do
+%(options)s
+  :: d_step { nempty(backlog) -> backlog?c; stage[c] = 2; c = 0 }
+  od
+}
+"""
+OPTIONS = """\
+  :: d_step {{ stage[{0}] == 0 -> stage[{0}] = 1; backlog!{0} }}
+  :: d_step {{ stage[{0}] == 2 -> stage[{0}] = 3 }}
+  :: d_step {{ stage[{0}] == 3 && sent[{0}] < F -> sent[{0}]++ }}
+  :: d_step {{ received[{0}] < sent[{0}] -> received[{0}]++ }}"""
+
+
+class Copying(System):
+    """Each step on a deep copy of the engine (but for what never changes), and none remembered."""
+
+    def run(self, side: int, before: int, told: int, conn: int) -> Any:
+        self.steps.clear()
+        return super().run(side, before, told, conn)
+
+
+def _deep(endpoint: State) -> State:
+    kept = {id(v): v for k, v in vars(endpoint).items() if k in CONSTANT}
+    machine = endpoint.settings.machine  # type: ignore[attr-defined]
+    kept |= {id(v): v for v in (machine, *machine.devices)}
+    return copy.deepcopy(endpoint, kept)
+
+
+@contextmanager
+def deep_copies() -> Iterator[None]:
+    fork, State.fork = State.fork, _deep  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        State.fork = fork  # type: ignore[method-assign]
+
+
+def copying(model: Any, limit: int = 5_000_000) -> Found:
+    looking = Search(model, plain=True)
+    looking.system = Copying(model)
+    with deep_copies():
+        return looking.run(limit)
+
+
+def against_copies(times: int) -> Iterator[Line]:
+    for name, model in (("v1 10.0, 2 multifd", v1("v1", "10.0", side(2))),):
+        plain, copied = search(model, plain=True, limit=COPIED_STATES), copying(model, COPIED_STATES)
+        assert (plain.states, plain.transitions) == (copied.states, copied.transitions)
+        calls = {"memo": partial(search, model, plain=True, limit=COPIED_STATES),
+                 "copies": partial(copying, model, COPIED_STATES)}  # fmt: skip
+        found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
+        rate = plain.states / middle(found, "memo")
+        note = f"{plain.states:,} states, {plain.transitions:,} transitions; {rate:,.0f} states/s"
+        yield Line(5, f"{name}, unreduced, states a second: steps remembered", "a deep copy for each step",
+                   over(found, "copies", "memo"), 5, 8, more_is_better=True, note=note)  # fmt: skip
+
+
+def reductions(times: int) -> Iterator[Line]:
+    model = v1("v1", "10.0", side(1))
+    plain, reduced = search(model, plain=True), search(model)
+    assert set(plain.violations) == set(reduced.violations) and set(plain.endings) == set(reduced.endings)
+    calls = {"copies": partial(copying, model), "plain": partial(search, model, plain=True),
+             "reduced": partial(search, model)}  # fmt: skip
+    found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
+    note = f"{plain.states:,} states against {reduced.states:,}, the same verdict and endings"
+    yield Line(5, "v1 10.0, 1 multifd, time to the verdict: reduced", "unreduced, deep copies",
+               over(found, "copies", "reduced"), more_is_better=True, note=note)  # fmt: skip
+    model = v1("v1", "10.0", side(4))
+    reduced = search(model)
+    plain = search(model, plain=True, limit=10_000)
+    calls = {"copies": partial(copying, model, COPIED_STATES), "reduced": partial(search, model)}
+    found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
+    share = plain.states / COPIED_STATES
+    ratios = tuple(r["copies"] * share / r["reduced"] for r in found)
+    more = "" if plain.complete else "more than "
+    yield Line(5, "v1 10.0, 4 multifd, time to the verdict: reduced", "unreduced, deep copies, at "
+               f"the rate of its first {COPIED_STATES:,} states", ratios, 100, 500,
+               more_is_better=True, note=f"{more}{plain.states:,} states against {reduced.states:,}")  # fmt: skip
+    eight = v2("v2", 8)
+    found = [{"s": one(partial(search, eight), 1)} for _ in range(times)]
+    yield Line(5, "v2, main and 8 multifd, exhaustive, reduced: CPU", "one second", tuple(r["s"] for r in found), 1.0,
+               0.1, note=f"{search(eight).states:,} states")  # fmt: skip
+
+
+# --- Spin -----------------------------------------------------------------------------------------------------------
+class Accepts(NamedTuple):
+    """Connections that arrive in any order at one backlog, are taken in its order, then carry fragments."""
+
+    conns: tuple[tuple[int, int, int], ...]  # stage, sent, received
+    backlog: tuple[int, ...] = ()
+
+
+class AcceptSystem:
+    """The same model as in SPIN, for our own explorer."""
+
+    def initial(self) -> Accepts:
+        return Accepts(((0, 0, 0),) * CONNECTIONS)
+
+    def actions(self, state: Accepts) -> Iterator[tuple[Any, ...]]:
+        for n, (stage, sent, received) in enumerate(state.conns):
+            if stage == 0:
+                yield "arrive", n
+            elif stage == 2:
+                yield "connect", n
+            elif stage == 3 and sent < FRAGMENTS:
+                yield "send", n
+            if received < sent:
+                yield "receive", n
+        if state.backlog:
+            yield ("accept",)
+
+    def step(self, state: Accepts, action: tuple[Any, ...]) -> Accepts:
+        kind, backlog = action[0], state.backlog
+        n = action[1] if len(action) > 1 else backlog[0]
+        stage, sent, received = state.conns[n]
+        if kind == "send":
+            new = stage, sent + 1, received
+        elif kind == "receive":
+            new = stage, sent, received + 1
+        else:
+            new = {"arrive": 1, "accept": 2, "connect": 3}[kind], sent, received
+            backlog = (*backlog, n) if kind == "arrive" else backlog[1:] if kind == "accept" else backlog
+        return Accepts((*state.conns[:n], new, *state.conns[n + 1 :]), backlog)
+
+
+class AcceptSearch(Search):
+    """Our explorer on a model that has no properties."""
+
+    def _check(self, *_: Any) -> None:
+        pass
+
+
+def accepts() -> Found:
+    looking = AcceptSearch(v2("v2", 0), plain=True)
+    looking.system = AcceptSystem()  # type: ignore[assignment]
+    return looking.run()
+
+
+def built() -> Path:
+    """Spin's verifier of the model, compiled as Spin's manual says for a plain safety search."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    told = {"connections": CONNECTIONS, "fragments": FRAGMENTS,
+            "options": "\n".join(OPTIONS.format(n) for n in range(CONNECTIONS))}  # fmt: skip
+    (BUILD / "accept.pml").write_text(SPIN % told)
+    for command in (["spin", "-a", "accept.pml"], ["cc", "-O2", "-DSAFETY", "-DNOREDUCE", "-o", "pan", "pan.c"]):
+        subprocess.run(command, cwd=BUILD, check=True, capture_output=True)
+    return BUILD / "pan"
+
+
+def against_spin(times: int) -> Iterator[Line | Missing]:
+    what = "our explorer, unreduced, states a second"
+    if shutil.which("spin") is None or shutil.which("cc") is None:
+        yield Missing(5, f"{what} / Spin's", "Spin or a C compiler is not installed (Debian: spin, gcc)")
+        return
+    pan = [str(built()), "-m100000", "-w20", "-n"]
+    said = subprocess.run(pan, cwd=BUILD, check=True, capture_output=True, text=True).stdout
+    theirs = int(float(re.search(r"(\S+) states, stored", said)[1]))  # type: ignore[index]
+    mine = accepts()
+    assert mine.states == theirs, f"ours has {mine.states} states, Spin's {theirs}"
+    calls = {"spin": lambda: subprocess.run(pan, cwd=BUILD, check=True, capture_output=True), "ours": accepts}
+    found = [{k: one(call, 1, cpu_s) for k, call in calls.items()} for _ in range(times)]
+    yield Line(5, what, "Spin, depth first, -O2 -DSAFETY -DNOREDUCE", over(found, "spin", "ours"), 0.15, 0.25,
+               more_is_better=True, note=f"the same {theirs:,} states in both; "
+               f"{theirs / middle(found, 'ours'):,.0f} states/s")  # fmt: skip
+
+
+def lines(times: int) -> Iterator[Line | Missing]:
+    yield from against_copies(times)
+    yield from reductions(times)
+    yield from against_spin(times)

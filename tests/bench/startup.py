@@ -1,0 +1,32 @@
+"""Item 6, the part of it that is not sweeping: what starting costs, in CPU seconds of a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from .measure import Line, cpu_s, middle, one
+
+HEAVY = ("numpy", "pandas", "matplotlib", "dask")
+
+
+def fresh(*arguments: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def lines(times: int) -> Iterator[Line]:
+    core = "import simlib, simlib.world, simlib.handshake.detect"
+    heavy = f"{core}, sys; assert not {{*{HEAVY!r}}} & set(sys.modules)"
+    calls = {
+        "nothing": fresh("-c", "pass"), "help": fresh("-m", "simlib", "--help"), "core": fresh("-c", heavy),
+        "run": fresh("-m", "simlib", "run", "matched"),
+    }  # fmt: skip
+    found = [{name: one(call, 2, cpu_s) for name, call in calls.items()} for _ in range(times)]
+    for name, what, must, stretch in (
+        ("help", "simlib --help", 0.25, 0.15), ("core", "importing simlib and the core, no numpy or pandas", 0.15, 0.1),
+        ("run", "simlib run matched", None, None),
+    ):  # fmt: skip
+        bare = middle(found, name) / middle(found, "nothing")
+        yield Line(6, f"{what}: CPU", "one second", tuple(r[name] for r in found), must, stretch,
+                   note=f"{bare:.1f} x an interpreter that does nothing")  # fmt: skip
