@@ -87,7 +87,8 @@ def _add_study(verbs: Any) -> None:
     sweep = verbs.add_parser(
         "sweep", help="many runs of one scenario, into a Parquet file",
         description="Runs what a sweep's TOML file says (see data/sweeps) on processes of this machine or "
-        "on a Dask cluster, and writes one row a run. Stopped or killed at any moment, the same command goes on where it was.",
+        "on a Dask cluster, and writes one row a run. Stopped or killed at any moment, the same "
+        "command goes on where it was.",
         epilog="simlib sweep data/sweeps/detection.toml --out build/detection.parquet")  # fmt: skip
     sweep.add_argument("sweep", type=Path, help="the sweep's TOML file")
     sweep.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Parquet file to write")

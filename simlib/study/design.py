@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Design:
-    """A checked sweep. Runs are numbered by point, version, manager, protocol and repetition; the last turns fastest."""
+    """A checked sweep. Its runs are numbered by point, version, manager, protocol and repetition."""
 
     title: str
     base: Scenario
@@ -140,7 +140,7 @@ def _design(table: dict[str, Any], path: Path) -> Design:
     points = tuple(_points(table, seed, path))
     made = Design(
         str(table.get("title", path.stem)), base, runner, points, _names(table, "protocols", base.protocols, path),
-        _names(table, "versions", base.versions, path), _names(table, "managers", base.managers, path),
+        _names(table, "versions", base.versions, path), _names(table, "managers", base.managers[:1], path),
         _whole(table, "repetitions", 1, 1, path), seed,
     )  # fmt: skip
     for key, given, allowed in (("protocols", made.protocols, PROTOCOLS), ("managers", made.managers, MANAGERS)):

@@ -47,11 +47,15 @@ class Log:
             raise StoreError(f"{path}: can't be written: {error.strerror}") from None
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self.file.seek(0)
+            self.identity = self._head(identity)
+            self._scan()
+        except BlockingIOError:
+            self.file.close()
             raise StoreError(f"{path}: another sweep writes to it now") from None
-        self.file.seek(0)
-        self.identity = self._head(identity)
-        self._scan()
+        except StoreError:
+            self.close()
+            raise
 
     def _head(self, identity: dict[str, Any]) -> dict[str, Any]:
         begin = self.file.read(len(MAGIC) + 8)

@@ -126,11 +126,12 @@ class Here(Executor):
 def cluster(address: str) -> Iterator[Place]:
     """An existing Dask cluster. Raises StoreError when nobody answers."""
     try:
-        from distributed import Client
+        import distributed
     except ModuleNotFoundError:
         raise StoreError("Dask is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
     try:
-        client = Client(address, timeout=5, set_as_default=False)
+        client_of: Any = distributed.Client
+        client = client_of(address, timeout=5, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise StoreError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
     try:
@@ -145,7 +146,8 @@ def cluster(address: str) -> Iterator[Place]:
 # --- a sweep --------------------------------------------------------------------------------------------------------
 def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lambda *_: None) -> None:
     """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
-    todo, flying = _chunks(design, log), {}
+    todo = _chunks(design, log)
+    flying: dict[Future[Any], tuple[int, int]] = {}
     began_s, before = time.monotonic(), log.done
     size = _Size()
     next(todo)
