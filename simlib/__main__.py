@@ -95,6 +95,14 @@ def _add_study(verbs: Any) -> None:
     sweep.add_argument("--workers", type=int, default=0, metavar="N", help="processes (one a processor)")
     sweep.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, as tcp://127.0.0.1:8786")
     sweep.set_defaults(call=_sweep)
+    claims = verbs.add_parser(
+        "claims", help="what became of each claim of June 2023", description="Runs the experiment of each claim and "
+        "prints its verdict, the numbers it rests on, and the command that shows them.")  # fmt: skip
+    claims.add_argument("claim", nargs="*", help="P1 to P8, P4b, P5-growth, P5-strong, D1 to D4; all if none")
+    claims.add_argument("--full", action="store_true", help="larger grids, more channels, more runs")
+    claims.add_argument("--readme", type=Path, metavar="FILE", help="also write the table between FILE's markers")
+    claims.add_argument("--json", action="store_true", help="as JSON")
+    claims.set_defaults(call=_claims)
 
 
 def _add_live(verbs: Any) -> None:
@@ -272,6 +280,12 @@ def _sweep(options: Any) -> int:
         return command.sweep(options, {"world": _world_run, "live": _live_run})
     except store.StoreError as error:
         raise Failure(str(error)) from None
+
+
+def _claims(options: Any) -> int:
+    from .study import command
+
+    return command.claims(options, _world_run())
 
 
 def _world_run() -> Any:

@@ -33,7 +33,7 @@ OURS = {
     "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
     "simlib.explore": {"simlib.chart", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v1",
                        "simlib.handshake.v2", "simlib.scenario", "simlib.strangers", "simlib.trace"},
-    "simlib.study": {"simlib", "simlib.explore", "simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart",
+    "simlib.study": {"simlib", "simlib.handshake", "simlib.handshake.v2", "simlib.profiles", "simlib.explore", "simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart",
                      "simlib.compare"},
     "simlib.world": {"simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.host", "simlib.outcome",
                      "simlib.result", "simlib.scenario", "simlib.strangers", "simlib.trace"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -87,3 +88,28 @@ class _Bar:
     def clear(self) -> None:
         if self.drawn_s:
             print("\r" + " " * 90 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def claims(options: Any, run: Runner) -> int:
+    """`simlib claims`. Raises ValueError for what was asked wrongly."""
+    from . import claims as kept
+    from .registry import CLAIMS
+
+    unknown = [name for name in options.claim if name not in CLAIMS]
+    if unknown:
+        raise ValueError(f"there is no claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
+    if options.claim and options.readme:
+        raise ValueError("--readme takes all claims at once; name none")
+    chosen = {name: CLAIMS[name] for name in options.claim or CLAIMS}
+    decided = []
+    for claim, found in kept.decide(run, chosen, options.full):
+        decided.append((claim, found))
+        if not options.json:
+            print("\n".join(kept.as_text(claim, found)), flush=True)
+    if options.json:
+        json.dump([kept.as_dict(c, f) for c, f in decided], sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    if options.readme:
+        page = options.readme.read_text(encoding="utf-8")
+        options.readme.write_text(kept.with_table(page, kept.as_table(decided)), encoding="utf-8")
+    return 0
