@@ -22,6 +22,9 @@ results: compare ## the picture and the table that are committed
 	@mkdir -p data/results && cp build/compare/outcomes.svg build/compare/table.csv data/results/
 	@$(PY) -m simlib explore --out data/results
 
+claims: $(SET_UP) ## what became of each claim of 2023: verdict, numbers, command; writes README's table
+	@$(PY) -m simlib claims --readme README.md
+
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -53,4 +56,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results lab test test-all check bench times fuzz notebooks lock clean
+.PHONY: help compare results claims lab test test-all check bench times fuzz notebooks lock clean

@@ -113,7 +113,7 @@ def inverse(survival: Survival, probability: float) -> float:
         if high > 1e30:
             return math.inf
     low = 0.0
-    for _ in range(200):
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if survival(middle) > probability else (low, middle)
     return high
