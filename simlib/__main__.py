@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(options.call(options))
     except KeyboardInterrupt as stopped:
-        print(f"simlib: {stopped or 'interrupted'}", file=sys.stderr)
+        print(f"simlib: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
         sys.stderr.close()

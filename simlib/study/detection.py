@@ -137,7 +137,7 @@ class Kind:
     leg: Survival
 
     def round_trip(self) -> Survival:
-        return there_and_back(self.leg, self.leg, 200)
+        return there_and_back(self.leg, self.leg)
 
 
 def kinds(base_s: float = 0.005) -> tuple[Kind, ...]:

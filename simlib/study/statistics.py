@@ -107,25 +107,34 @@ def constant(base_s: float) -> Survival:
 
 def inverse(survival: Survival, probability: float) -> float:
     """The time that is exceeded with this probability: the timeout for an error that one accepts."""
-    high = 1e-9
+    low, high = 1e-3, 1e-3
     while survival(high) > probability:
-        high *= 2
+        low, high = high, high * 4
         if high > 1e30:
             return math.inf
-    low = 0.0
-    while high - low > 1e-12 * high:
+    while low > 1e-15 and survival(low) <= probability:
+        low, high = low / 4, low
+    while high - low > 1e-10 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if survival(middle) > probability else (low, middle)
     return high
 
 
-def there_and_back(there: Survival, back: Survival, points: int = 400) -> Survival:
-    """The survival of a sum of two legs: Gauss-Legendre over the quantiles of the first."""
+def there_and_back(there: Survival, back: Survival, points: int = 20) -> Survival:
+    """The survival of a sum of two legs: either both are longer than half of it, or one is and makes up for the other.
+
+    So the heavy ends of the two laws never meet in one integrand, and Gauss-Legendre over the logarithm of the other's
+    quantile converges for every tail."""
     nodes, weights = numpy.polynomial.legendre.leggauss(points)
-    # v^4 puts the nodes where the tail is
-    spread = [((x + 1) / 2, w / 2) for x, w in zip(nodes, weights, strict=True)]
-    legs = [(inverse(there, v**4), w * 4 * v**3) for v, w in spread]
-    return lambda s: math.fsum(weight * (back(s - leg) if s > leg else 1.0) for leg, weight in legs)
+    spread = [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
+
+    def made_up(short: Survival, long: Survival, s: float) -> float:
+        least = max(short(s / 2), 1e-18)
+        scale = math.log(1 / least)
+        quantiles = ((least**at, weight * scale) for at, weight in spread)
+        return math.fsum(w * p * long(s - min(inverse(short, p), s / 2)) for p, w in quantiles)
+
+    return lambda s: min(1.0, there(s / 2) * back(s / 2) + made_up(there, back, s) + made_up(back, there, s))
 
 
 # --- losses and the kernel's back-off -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from simlib.world.run import World
 
 oracle = pytest.importorskip("simlib.study.statistics")
 BASE = find("detect_new_and_new").vary(guest__ram_mib=1.0)
-FEW = 700
+FEW = 400
 SIGMAS = 4.0
 
 
@@ -180,7 +180,7 @@ def arrivals(seed: int, extra: int, path: Path, head_start_s: float = 0.0) -> li
 @pytest.mark.parametrize("loss", [0.0, 0.1])
 def test_main_comes_first_once_in_as_many_as_there_are_whatever_the_law(loss: float) -> None:
     for delay in (lambda r: r.lognormvariate(-4, 1), lambda r: 0.01 * r.paretovariate(1.1)):
-        orders = [arrivals(seed, 4, Path(delay, syn_loss=loss)) for seed in range(4000)]
+        orders = [arrivals(seed, 4, Path(delay, syn_loss=loss)) for seed in range(2000)]
         first = sum(o[0] == "main" for o in orders)
         whole = sum(o == sorted(o, key=lambda n: (n != "main", n)) for o in orders)
         assert abs(oracle.sigmas(first, len(orders), oracle.main_first(4))) < SIGMAS
@@ -189,7 +189,7 @@ def test_main_comes_first_once_in_as_many_as_there_are_whatever_the_law(loss: fl
 
 def test_lost_syns_alone_put_main_first_as_often_as_the_closed_form_says() -> None:
     loss = 0.2
-    orders = [arrivals(seed, 3, Path(lambda _: 0.01, syn_loss=loss)) for seed in range(4000)]
+    orders = [arrivals(seed, 3, Path(lambda _: 0.01, syn_loss=loss)) for seed in range(2000)]
     sent_s = [sum(SYN_GAPS_S[:k]) for k in range(8)]
     times = [  # the SYN is lost k times, then perhaps the last ACK
         (sent + extra_s, loss**k * (1 - loss) * share)
@@ -214,7 +214,7 @@ def test_a_head_start_helps_main_as_much_as_the_closed_form_says() -> None:
     def survival(s: float) -> float:
         return math.exp(-s / 0.020) * (1 + s / 0.020)
 
-    orders = [arrivals(seed, 4, two_legs, 0.03) for seed in range(4000)]
+    orders = [arrivals(seed, 4, two_legs, 0.03) for seed in range(2000)]
     first = sum(o[0] == "main" for o in orders)
     assert abs(oracle.sigmas(first, len(orders), oracle.main_first_by_head_start(survival, 4, 0.03))) < SIGMAS
 
