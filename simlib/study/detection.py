@@ -171,9 +171,10 @@ def missed(lab: Lab, kind: Kind, timeout_s: float, runs: int) -> int:
 
 
 def _told_s(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+    for unit, size, least in (("h", 3600, 2), ("min", 60, 2), ("s", 1, 0.1)):
+        if seconds >= size * least:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e3:.3g} ms"
 
 
 def needs_a_timeout(lab: Lab) -> Verdict:

@@ -102,9 +102,9 @@ def seconds(value: float) -> str:
     """2 ms, 0.3 s, 3 h: as short as a tick may be."""
     if value == float("inf"):
         return "never"
-    for unit, size in (("d", 86400), ("h", 3600), ("s", 0.1), ("ms", 1e-3)):
-        if value >= size * (2 if unit in "dh" else 1):
-            return f"{value / {'s': 1.0}.get(unit, size):.3g} {unit}"
+    for unit, size, least in (("d", 86400, 2), ("h", 3600, 2), ("min", 60, 2), ("s", 1, 0.1), ("ms", 1e-3, 1)):
+        if value >= size * least:
+            return f"{value / size:.3g} {unit}"
     return f"{value * 1e6:.3g} µs"
 
 

@@ -42,7 +42,8 @@ def test_an_outage_is_outlasted_or_missed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(0.002, "2 ms"), (0.3, "0.3 s"), (30, "30 s"), (2e4, "5.56 h"), (3e5, "3.47 d")]
+    ("value", "told"),
+    [(0.002, "2 ms"), (0.3, "0.3 s"), (30, "30 s"), (2000, "33.3 min"), (2e4, "5.56 h"), (3e5, "3.47 d")],
 )
 def test_times_are_told_short(value: float, told: str) -> None:
     assert figures.seconds(value) == told
