@@ -13,6 +13,7 @@ import json
 import struct
 import typing
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..outcome import Row
 
 HEADER = struct.Struct(">QQII")  # first run, run after the last, bytes, checksum of the bytes
 MAGIC = b"simlib-sweep-1\n"
-GROUP_ROWS = 1 << 15
+GROUP_ROWS = 1 << 14
 
 
 class StoreError(Exception):
@@ -40,7 +41,8 @@ class Log:
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
-        self.at: list[tuple[int, int, int, int]] = []  # first run, run after the last, offset, bytes
+        self.at = array("Q")  # four numbers a chunk: first run, run after the last, offset, bytes
+        self.done = 0  # rows
         try:
             self.file = path.open("a+b")
         except OSError as error:
@@ -82,7 +84,7 @@ class Log:
             body = self.file.read(length)
             if len(body) < length or zlib.crc32(body) != check:
                 break
-            self.at.append((first, after, good + HEADER.size, length))
+            self._know(first, after, good + HEADER.size, length)
             good = self.file.tell()
         if good < end:
             self.file.truncate(good)
@@ -91,7 +93,17 @@ class Log:
     def add(self, first: int, after: int, body: bytes) -> None:
         """Keep a chunk. Raises StoreError when the disk is full; what was kept before stays good."""
         offset = self._write(HEADER.pack(first, after, len(body), zlib.crc32(body)) + body)
-        self.at.append((first, after, offset + HEADER.size, len(body)))
+        self._know(first, after, offset + HEADER.size, len(body))
+
+    def _know(self, *chunk: int) -> None:
+        self.at.extend(chunk)
+        self.done += chunk[1] - chunk[0]
+
+    def _in_order(self) -> Iterator[tuple[int, int, int, int]]:
+        """Every chunk by its first run."""
+        for n in sorted(range(0, len(self.at), 4), key=self.at.__getitem__):
+            first, after, offset, length = self.at[n : n + 4]
+            yield first, after, offset, length
 
     def _write(self, data: bytes) -> int:
         offset = self.file.seek(0, 2)
@@ -105,14 +117,10 @@ class Log:
                              "same command goes on") from None  # fmt: skip
         return offset
 
-    @property
-    def done(self) -> int:
-        return sum(after - first for first, after, *_ in self.at)
-
     def gaps(self, runs: int) -> Iterator[tuple[int, int]]:
         """What is still to be run."""
         next_run = 0
-        for first, after, *_ in sorted(self.at):
+        for first, after, *_ in self._in_order():
             if first > next_run:
                 yield next_run, first
             next_run = after
@@ -121,7 +129,7 @@ class Log:
 
     def rows(self) -> Iterator[list[Any]]:
         """Every row in the order of the runs."""
-        for _, _, offset, length in sorted(self.at):
+        for _, _, offset, length in self._in_order():
             self.file.seek(offset)
             yield from json.loads(zlib.decompress(self.file.read(length)))
 
