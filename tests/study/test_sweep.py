@@ -215,7 +215,8 @@ def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_done_and_says_so_in_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     log = engine.log_path(out)
-    with subprocess.Popen(command(written(tmp_path, 2000), out), stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(command(written(tmp_path, 2000), out), stderr=subprocess.PIPE, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as running:  # fmt: skip
         while not (log.exists() and log.stat().st_size > 4000):
             time.sleep(0.01)
         running.send_signal(signal.SIGINT)
