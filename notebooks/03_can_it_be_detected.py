@@ -79,6 +79,8 @@ verdict = needs_a_timeout(lab)
 short = [name for name, s in needed.timeout_s.items() if s <= 1]
 long = {name: figures.seconds(s) for name, s in needed.timeout_s.items() if s > 10}
 clean = [v for v in dict.fromkeys(p[0] for p in peers) if all(ok for name, _, ok in peers if name == v)]
+
+# %%
 Markdown(
     f"**D2 {verdict.verdict}: {verdict.exception}.**\n\n"
     f"- One error in a million within a second: {'; '.join(short)}. Each migration to an old peer, and each "
