@@ -28,6 +28,9 @@ qemu: ## two real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacke
 qemu-check: $(SET_UP) ## the simulated v1 against those, three times each: data/results/qemu-check.txt, data/captures
 	@$(PY) -m simlib qemu check --protocol v1 --protocol v2 --out data/results/qemu-check.txt --captures data/captures
 
+claims: $(SET_UP) ## what became of each claim of 2023: verdict, numbers, command; writes README's table
+	@$(PY) -m simlib claims --readme README.md
+
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -62,4 +65,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check lab test test-all check bench bench-results times fuzz notebooks lock clean
+.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times fuzz notebooks lock clean

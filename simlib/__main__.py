@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_live(verbs)
     add_inspect(verbs, _of_real)
     _add_qemu(verbs)
+    _add_study(verbs)
     shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
     shown.add_argument("--json", action="store_true", help="as JSON")
     shown.set_defaults(call=_list)
@@ -84,6 +85,28 @@ def _add_explore(verbs: Any) -> None:
     explore.add_argument("--out", type=Path, help="folder for each story: text, chart, and a scenario for `simlib run`")
     explore.add_argument("--json", action="store_true", help="as JSON")
     explore.set_defaults(call=_explore)
+
+
+def _add_study(verbs: Any) -> None:
+    sweep = verbs.add_parser(
+        "sweep", help="many runs of one scenario, into a Parquet file",
+        description="Runs what a sweep's TOML file says (see data/sweeps) on processes of this machine or "
+        "on a Dask cluster, and writes one row a run. Stopped or killed at any moment, the same "
+        "command goes on where it was.",
+        epilog="simlib sweep data/sweeps/detection.toml --out build/detection.parquet")  # fmt: skip
+    sweep.add_argument("sweep", type=Path, help="the sweep's TOML file")
+    sweep.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Parquet file to write")
+    sweep.add_argument("--workers", type=int, default=0, metavar="N", help="processes (one a processor)")
+    sweep.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, as tcp://127.0.0.1:8786")
+    sweep.set_defaults(call=_sweep)
+    claims = verbs.add_parser(
+        "claims", help="what became of each claim of June 2023", description="Runs the experiment of each claim and "
+        "prints its verdict, the numbers it rests on, and the command that shows them.")  # fmt: skip
+    claims.add_argument("claim", nargs="*", help="P1 to P8, P4b, P5-growth, P5-strong, D1 to D4; all if none")
+    claims.add_argument("--full", action="store_true", help="larger grids, more channels, more runs")
+    claims.add_argument("--readme", type=Path, metavar="FILE", help="also write the table between FILE's markers")
+    claims.add_argument("--json", action="store_true", help="as JSON")
+    claims.set_defaults(call=_claims)
 
 
 def _add_live(verbs: Any) -> None:
@@ -191,8 +214,8 @@ def main(argv: list[str] | None = None) -> int:
         options.rest = words[end + 1 :]  # QEMU's own, whatever it looks like
     try:
         return int(options.call(options))
-    except KeyboardInterrupt:
-        print("simlib: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"simlib: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
         sys.stderr.close()
@@ -371,6 +394,34 @@ def _explore(options: Any) -> int:
     from .explore import command
 
     return command.run(options)
+
+
+def _sweep(options: Any) -> int:
+    from .study import command, store
+
+    try:
+        return command.sweep(options, {"world": _world_run, "live": _live_run})
+    except store.StoreError as error:
+        raise Failure(str(error)) from None
+
+
+def _claims(options: Any) -> int:
+    from .study import command
+
+    return command.claims(options, _world_run())
+
+
+def _world_run() -> Any:
+    from .world import run
+
+    return run
+
+
+def _live_run() -> Any:
+    _live()
+    from .live import run
+
+    return run
 
 
 def _list(options: Any) -> int:

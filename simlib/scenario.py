@@ -279,6 +279,36 @@ def _told(value: Any) -> Any:
     return [_told(v) for v in value] if isinstance(value, tuple) else value
 
 
+def with_key(scenario: Scenario, path: str, value: Any, file: str) -> Scenario:
+    """A copy with one key changed, as a TOML file would write it: `link.delay-ms`, `faults.0.at-s`,
+    `source.parameters.multifd-channels`; `both.` stands for source and destination. Raises ScenarioError."""
+    first, _, rest = path.partition(".")
+    if first == "both" and rest:
+        return with_key(with_key(scenario, f"source.{rest}", value, file), f"destination.{rest}", value, file)
+    found = _with(scenario, path.split("."), value, file, path)
+    assert isinstance(found, Scenario)
+    return found
+
+
+def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
+    word, rest = words[0], words[1:]
+    if isinstance(part, dict):
+        return {**part, word: value if not rest else _with(part.get(word, {}), rest, value, file, path)}
+    if isinstance(part, tuple):
+        if not word.isdigit() or int(word) >= len(part) or not rest:
+            raise ScenarioError(f"{file}: '{path}': the scenario has {len(part)} of these, counted from 0")
+        return tuple(_with(p, rest, value, file, path) if n == int(word) else p for n, p in enumerate(part))
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ScenarioError(f"{file}: '{path}': nothing is below a single value")
+    key = word.replace("-", "_")
+    hints = typing.get_type_hints(type(part))
+    if key not in hints:
+        raise ScenarioError(f"{file}: unknown key '{path}'{_nearest(key, list(hints))}")
+    inner = _with(getattr(part, key), rest, value, file, path) if rest else value
+    checked = inner if rest else _value(type(part).__name__, key, hints[key], value, file, path)
+    return replace(part, **{key: checked})
+
+
 def _nearest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

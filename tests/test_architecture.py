@@ -33,8 +33,8 @@ OURS = {
     "simlib.compare": {"simlib.chart", "simlib.outcome", "simlib.scenario", "simlib.trace"},
     "simlib.explore": {"simlib.chart", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v1",
                        "simlib.handshake.v2", "simlib.scenario", "simlib.strangers", "simlib.trace"},
-    "simlib.study": {"simlib.explore", "simlib.profiles", "simlib.outcome", "simlib.scenario", "simlib.trace",
-                     "simlib.chart", "simlib.compare"},
+    "simlib.study": {"simlib", "simlib.handshake", "simlib.handshake.v2", "simlib.profiles", "simlib.explore",
+                     "simlib.outcome", "simlib.scenario", "simlib.trace", "simlib.chart", "simlib.compare"},
     "simlib.world": {"simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.host", "simlib.outcome",
                      "simlib.result", "simlib.scenario", "simlib.strangers", "simlib.trace"},
     "simlib.live": {"simlib.capture", "simlib.endpoints", "simlib.handshake", "simlib.host", "simlib.outcome",
@@ -42,9 +42,8 @@ OURS = {
     "simlib.real_qemu": {"simlib.capture", "simlib.endpoints", "simlib.handshake", "simlib.handshake.v2", "simlib.host",
                          "simlib.live", "simlib.outcome", "simlib.profiles", "simlib.result", "simlib.scenario",
                          "simlib.strangers", "simlib.trace"},
-    "simlib.__main__": {"simlib.live", "simlib.profiles", "simlib.real_qemu", "simlib", "simlib.world",
-                        "simlib.scenario", "simlib.compare", "simlib.capture",
-                        "simlib.chart", "simlib.explore"},
+    "simlib.__main__": {"simlib", "simlib.capture", "simlib.chart", "simlib.compare", "simlib.explore", "simlib.live",
+                        "simlib.profiles", "simlib.real_qemu", "simlib.scenario", "simlib.study", "simlib.world"},
 }  # fmt: skip
 BOTH_VERSIONS = {"detect.py", "variants.py"}  # of handshake: the only files that see v1 and v2
 HANDSHAKE_ALLOWS = {
@@ -71,6 +70,10 @@ OWNERS = {
     "matplotlib": "simlib.study",
     "numpy": "simlib.study",
     "IPython": "simlib.study",
+    "pyarrow": "simlib.study",
+    "scipy": "simlib.study",
+    "SALib": "simlib.study",
+    "distributed": "simlib.study",
 }
 
 

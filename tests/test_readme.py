@@ -32,7 +32,7 @@ def test_every_make_target_shown_exists() -> None:
     "command", [c for c in COMMANDS if c.startswith("simlib ") and not re.search("tcp:|build/(vm|here)", c)]
 )
 def test_every_simlib_command_shown_works(command: str, tmp_path: Path) -> None:
-    words = [str(tmp_path) if w.startswith("build/") else w for w in command.split()[1:]]
+    words = [str(tmp_path / Path(w).name) if w.startswith("build/") else w for w in command.split()[1:]]
     assert subprocess.run([sys.executable, "-m", "simlib", *words], capture_output=True).returncode == 0
 
 

@@ -341,7 +341,8 @@ class Source(Session):
             self.packets += 1
             self._write(lane, *piece)
         kind = stream.END if last else stream.PART
-        for piece in stream.ram_pass(RAM_SECTION, self.settings, 0 if lanes else ram.size_bytes, bool(lanes), kind):
+        agreed = self._agreed_settings  # what was skipped must not be on the wire
+        for piece in stream.ram_pass(RAM_SECTION, agreed, 0 if lanes else ram.size_bytes, bool(lanes), kind):
             self._write_main(*piece)
         if last:
             devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine.devices))

@@ -1,0 +1,117 @@
+"""The claims of June 2023, each decided by its experiment: a verdict, the numbers it rests on, the command to doubt it.
+
+Nothing here is typed in: a verdict is computed from runs (the runner is an argument), from searches of every order of
+events, from frozen vectors. What only real QEMU could decide is told as open beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..compare import Runner, jobs
+from ..outcome import BAD, Row
+from ..scenario import Scenario, load_all
+
+VERDICTS = ("holds", "holds except", "refuted", "open")
+BEGIN, END = "<!-- claims: written by `make claims` -->", "<!-- end of claims -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a claim. `numbers`: sentences with what was counted; `still_open`: what was not."""
+
+    verdict: str
+    exception: str
+    numbers: tuple[str, ...]
+    command: str
+    still_open: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.verdict in VERDICTS, self.verdict
+        assert (self.verdict == "holds except") == bool(self.exception)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim, who made it, and the experiment that decides it."""
+
+    name: str
+    who: str
+    text: str
+    decide: Callable[[Lab], Verdict]
+
+
+class Lab:
+    """What an experiment may use: a runner, a size, and the rows of all scenarios, which are run once."""
+
+    def __init__(self, run: Runner, full: bool = False, seed: int = 1) -> None:
+        self.run, self.full, self.seed = run, full, seed
+        self._rows: dict[tuple[str, str], list[Row]] = {}
+
+    def row(self, scenario: Scenario, protocol: str, version: str = "", manager: str = "naive") -> Row:
+        return self.run(scenario, protocol=protocol, version=version, manager=manager, seed=self.seed).row
+
+    def rows(self, scenario: Scenario, protocol: str) -> list[Row]:
+        """All versions and managers of a scenario that stands in the library, under one protocol."""
+        key = scenario.name, protocol
+        if key not in self._rows:
+            self._rows[key] = [self.row(j.scenario, j.protocol, j.version, j.manager) for j in jobs([scenario])
+                               if j.protocol == protocol]  # fmt: skip
+        return self._rows[key]
+
+    def of(self, protocol: str, *claims: str) -> list[Row]:
+        """The rows of every scenario that bears on these claims (all scenarios if none is named)."""
+        chosen = [s for s in load_all() if not claims or set(claims) & set(s.claims)]
+        return [row for s in chosen for row in self.rows(s, protocol)]
+
+
+def bad(rows: Iterable[Row]) -> list[Row]:
+    """Those that hang, lose, corrupt or mislead, though nobody lied."""
+    return [r for r in rows if r.outcome in BAD and not r.lied]
+
+
+def decide(run: Runner, claims: Mapping[str, Claim], full: bool = False) -> Iterator[tuple[Claim, Verdict]]:
+    """Every claim in turn."""
+    lab = Lab(run, full)
+    for claim in claims.values():
+        yield claim, claim.decide(lab)
+
+
+def as_dict(claim: Claim, found: Verdict) -> dict[str, Any]:
+    return {"claim": claim.name, "who": claim.who, "text": claim.text, "verdict": found.verdict,
+            "exception": found.exception, "numbers": list(found.numbers), "command": found.command,
+            "open": found.still_open}  # fmt: skip
+
+
+def as_text(claim: Claim, found: Verdict) -> Iterator[str]:
+    yield f"{claim.name:10} {verdict_text(found)}"
+    yield f"           {claim.text} ({claim.who})"
+    yield from (f"           - {number}" for number in found.numbers)
+    yield from ([f"           open: {found.still_open}"] if found.still_open else [])
+    yield f"           shown by: {found.command}"
+
+
+def verdict_text(found: Verdict) -> str:
+    return f"{found.verdict}: {found.exception}" if found.exception else found.verdict
+
+
+def as_table(decided: Iterable[tuple[Claim, Verdict]]) -> str:
+    """Markdown for the README."""
+    rows = [BEGIN, "| claim | verdict | numbers | shown by |", "|---|---|---|---|"]
+    for claim, found in decided:
+        numbers = "; ".join(found.numbers) + (f". Open: {found.still_open}" if found.still_open else "")
+        verdict = f"**{found.verdict}**" + (f": {found.exception}" if found.exception else "")
+        cells = (f"{claim.name}: {claim.text}", verdict, numbers, f"`{found.command}`")
+        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join([*rows, END])
+
+
+def with_table(page: str, table: str) -> str:
+    """A page with the table between the markers. Raises ValueError if it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("there are no markers for the table of claims")
+    return before + table + after

@@ -1,0 +1,115 @@
+"""The verbs `sweep` and `claims` of the command line; runners come as arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..compare import Runner
+from ..scenario import ScenarioError
+from . import sweep as engine
+from .design import load
+from .store import StoreError
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what is to be said."""
+
+
+def sweep(options: Any, runners: Mapping[str, Callable[[], Runner]]) -> int:
+    """`simlib sweep`. Raises ValueError for what was asked wrongly, StoreError for what could not be done."""
+    try:
+        design = load(options.sweep)
+        if options.workers < 0:
+            raise ScenarioError(f"--workers {options.workers}: must be 0 (none: run here) or more")
+        if design.runner not in runners:
+            raise ScenarioError(f"{options.sweep}: the runner {design.runner!r} is not there yet; "
+                                f"{', '.join(runners)} are")  # fmt: skip
+    except ScenarioError as error:
+        raise ValueError(str(error)) from None
+    try:
+        import pyarrow  # noqa: F401  # now, not after hours of runs
+    except ModuleNotFoundError:
+        raise StoreError("pyarrow is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
+    run = runners[design.runner]()
+    command = shlex.join(["simlib", "sweep", str(options.sweep), "--out", str(options.out)])
+    identified = engine.identity(design)
+    if engine.complete(design, identified, options.out):
+        engine.log_path(options.out).unlink(missing_ok=True)  # killed between the last two steps
+        print(f"{options.out}: {design.runs:,} rows are there already")
+        return 0
+    log = engine.opened(identified, options.out)
+    try:
+        before, bar = log.done, _Bar()
+        if before:
+            print(f"going on: {before:,} of {design.runs:,} rows are there", file=sys.stderr)
+        if before < design.runs:
+            with _place(options, design.runs - before) as place:
+                engine.sweep(run, design, place, log, bar)
+        bar.clear()
+        made = engine.finish(design, identified, log, options.out, command)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {log.done:,} of {design.runs:,} rows are kept, and the same command goes on"
+                          ) from None  # fmt: skip
+    finally:
+        log.close()
+    print(f"{options.out}: {made:,} rows of {len(design.points):,} points (seed {design.seed})")
+    return 0
+
+
+def _place(options: Any, runs: int) -> AbstractContextManager[engine.Place]:
+    if options.cluster:
+        return engine.cluster(options.cluster)
+    return engine.processes(min(options.workers or os.cpu_count() or 1, runs))
+
+
+class _Bar:
+    """Progress with the rate and the time left; on a terminal alone."""
+
+    def __init__(self) -> None:
+        self.shows, self.drawn_s = sys.stderr.isatty(), 0.0
+
+    def __call__(self, done: int, runs: int, rate: float) -> None:
+        now = time.monotonic()
+        if self.shows and now - self.drawn_s > 0.2:
+            self.drawn_s = now
+            left_s = (runs - done) / rate if rate else 0
+            left = f"{left_s:.0f} s" if left_s < 120 else f"{left_s / 60:.0f} min"
+            bar = "#" * (30 * done // runs)
+            print(f"\r[{bar:30}] {done:,}/{runs:,} runs, {rate:,.0f}/s, {left} left    ", end="", file=sys.stderr,
+                  flush=True)  # fmt: skip
+
+    def clear(self) -> None:
+        if self.drawn_s:
+            print("\r" + " " * 90 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def claims(options: Any, run: Runner) -> int:
+    """`simlib claims`. Raises ValueError for what was asked wrongly."""
+    from . import claims as kept
+    from .registry import CLAIMS
+
+    unknown = [name for name in options.claim if name not in CLAIMS]
+    if unknown:
+        raise ValueError(f"there is no claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
+    if options.claim and options.readme:
+        raise ValueError("--readme takes all claims at once; name none")
+    chosen = {name: CLAIMS[name] for name in options.claim or CLAIMS}
+    decided = []
+    for claim, found in kept.decide(run, chosen, options.full):
+        decided.append((claim, found))
+        if not options.json:
+            print("\n".join(kept.as_text(claim, found)), flush=True)
+    if options.json:
+        json.dump([kept.as_dict(c, f) for c, f in decided], sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    if options.readme:
+        page = options.readme.read_text(encoding="utf-8")
+        options.readme.write_text(kept.with_table(page, kept.as_table(decided)), encoding="utf-8")
+    return 0

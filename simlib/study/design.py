@@ -1,0 +1,247 @@
+"""A sweep as its TOML file says it: a base scenario, points, protocols, versions, repetitions. No runner, no pandas.
+
+    title = "Detection over paths of many kinds"
+    scenario = "detect_new_and_new"        # a name that `simlib list` shows, or a file beside this one
+    protocols = ["c", "v2"]
+    repetitions = 100
+
+    [set]                                  # for all points
+    "guest.ram-mib" = 1
+
+    [grid]                                 # every combination
+    "link.delay-ms" = [1, 10, 100]
+
+Points come from `[grid]`, from `[[point]]` (explicit ones), and from `[sample]` (Latin hypercube or Sobol); given
+together, every combination is run. A run's seed follows from the sweep's seed, the point's values and the repetition,
+so that protocols meet the same luck, and a point added elsewhere changes no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..outcome import Row
+from ..scenario import MANAGERS, PROTOCOLS, Scenario, ScenarioError, dumps, find, with_key
+
+RUNNERS = ("world", "live", "real-qemu")
+KEYS = {"title", "scenario", "runner", "protocols", "versions", "managers", "repetitions", "seed", "set", "grid",
+        "point", "sample"}  # fmt: skip
+SAMPLERS = ("latin-hypercube", "sobol")
+RUNS_LIMIT = 10**9
+Values = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Runs that differ in their repetition alone. `first` is the index of the first in the sweep."""
+
+    first: int
+    point: int
+    values: Values
+    protocol: str
+    version: str
+    manager: str
+    repetitions: range
+
+
+@dataclass(frozen=True)
+class Design:
+    """A checked sweep. Its runs are numbered by point, version, manager, protocol and repetition."""
+
+    title: str
+    base: Scenario
+    runner: str
+    points: tuple[Values, ...]
+    protocols: tuple[str, ...]
+    versions: tuple[str, ...]
+    managers: tuple[str, ...]
+    repetitions: int
+    seed: int
+
+    @property
+    def runs(self) -> int:
+        return len(self.points) * len(self.versions) * len(self.managers) * len(self.protocols) * self.repetitions
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What varies between points, in the order of the file."""
+        return tuple(dict.fromkeys(key for point in self.points for key, _ in point))
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The runs from `start` to before `stop`."""
+        many = self.repetitions
+        while start < stop:
+            group, repetition = divmod(start, many)
+            last = min(many, repetition + stop - start)
+            rest, protocol = divmod(group, len(self.protocols))
+            rest, manager = divmod(rest, len(self.managers))
+            point, version = divmod(rest, len(self.versions))
+            yield Batch(start, point, self.points[point], self.protocols[protocol], self.versions[version],
+                        self.managers[manager], range(repetition, last))  # fmt: skip
+            start += last - repetition
+
+    def told(self) -> dict[str, Any]:
+        """All that decides the rows, as JSON values; its digest tells one sweep from another."""
+        return {
+            "title": self.title, "scenario": self.base.name, "base": dumps(self.base), "runner": self.runner,
+            "points": [dict(p) for p in self.points], "protocols": self.protocols, "versions": self.versions,
+            "managers": self.managers, "repetitions": self.repetitions, "seed": self.seed,
+        }  # fmt: skip
+
+
+def derived_seed(seed: int, values: Values, repetition: int) -> int:
+    """The seed of one run; 53 bits, so that every tool reads it back as it is."""
+    told = f"{seed} {json.dumps(dict(values), sort_keys=True)} {repetition}"
+    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "big") >> 11
+
+
+def applied(base: Scenario, values: Values, file: str) -> Scenario:
+    """The scenario of a point. Raises ScenarioError."""
+    for path, value in values:
+        base = with_key(base, path, value, file)
+    return base
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+def load(path: Path) -> Design:
+    """The sweep in a TOML file. Raises ScenarioError with one sentence that names file and key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScenarioError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: is not UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ScenarioError(f"{path}: is not TOML: {error}") from None
+    return _design(table, path)
+
+
+def _design(table: dict[str, Any], path: Path) -> Design:
+    for key in table:
+        if key not in KEYS:
+            raise ScenarioError(f"{path}: unknown key '{key}'; a sweep has {', '.join(sorted(KEYS))}")
+    if not isinstance(table.get("scenario"), str):
+        raise ScenarioError(f"{path}: lacks the key 'scenario', the name or the file of the one to vary")
+    name = table["scenario"]
+    beside = path.parent / name
+    base = find(str(beside) if name.endswith(".toml") and beside.exists() else name)
+    base = applied(base, _values(table.get("set", {}), path, "set"), str(path))
+    runner = table.get("runner", "world")
+    if runner not in RUNNERS:
+        raise ScenarioError(f"{path}: 'runner' is {runner!r}; choose one of {', '.join(RUNNERS)}")
+    seed = _whole(table, "seed", 1, 0, path)
+    points = tuple(_points(table, seed, path))
+    made = Design(
+        str(table.get("title", path.stem)), base, runner, points, _names(table, "protocols", base.protocols, path),
+        _names(table, "versions", base.versions, path), _names(table, "managers", base.managers[:1], path),
+        _whole(table, "repetitions", 1, 1, path), seed,
+    )  # fmt: skip
+    for key, given, allowed in (("protocols", made.protocols, PROTOCOLS), ("managers", made.managers, MANAGERS)):
+        for one in given:
+            if one not in allowed:
+                raise ScenarioError(f"{path}: '{key}' has {one!r}; allowed are {', '.join(allowed)}")
+    for one in made.versions:
+        if not all(part.replace(".", "").isdigit() for part in one.split(">")):
+            raise ScenarioError(f'{path}: \'versions\' has {one!r}; write "7.2" or "7.2>10.0"')
+    if made.runs > RUNS_LIMIT:
+        raise ScenarioError(f"{path}: {made.runs:,} runs are more than a sweep may have ({RUNS_LIMIT:,})")
+    for point in points:
+        applied(base, point, str(path))
+    return made
+
+
+def _points(table: dict[str, Any], seed: int, path: Path) -> Iterator[Values]:
+    grid = table.get("grid", {})
+    for key, values in _values(grid, path, "grid"):
+        if not isinstance(values, list) or not values:
+            raise ScenarioError(f"{path}: 'grid.{key}' must be a list of values, as in [1, 10, 100]")
+    explicit = table.get("point", [{}])
+    if not isinstance(explicit, list) or not explicit:
+        raise ScenarioError(f"{path}: 'point' must be written as [[point]], once for each")
+    axes = [[(key, value) for value in values] for key, values in grid.items()]
+    sampled = _sample(table["sample"], seed, path) if "sample" in table else [()]
+    for combined in itertools.product(*axes):
+        for one in explicit:
+            for drawn in sampled:
+                found = (*combined, *_values(one, path, "point"), *drawn)
+                if len(dict(found)) < len(found):
+                    raise ScenarioError(f"{path}: a key stands in more than one of grid, point and sample")
+                yield found
+
+
+def _sample(table: Any, seed: int, path: Path) -> list[Values]:
+    """Points spread over ranges: [sample] method, points; [sample.ranges] "key" = { from, to, log, whole }."""
+    if not isinstance(table, dict) or set(table) - {"method", "points", "ranges"}:
+        raise ScenarioError(f"{path}: [sample] has the keys method, points and ranges")
+    method, ranges, many = table.get("method"), table.get("ranges"), _whole(table, "points", 0, 1, path)
+    if method not in SAMPLERS:
+        raise ScenarioError(f"{path}: 'sample.method' is {method!r}; choose one of {', '.join(SAMPLERS)}")
+    if not isinstance(ranges, dict) or not ranges:
+        raise ScenarioError(f'{path}: lacks [sample.ranges], as in "link.delay-ms" = {{ from = 1, to = 100 }}')
+    for key, one in ranges.items():
+        if not isinstance(one, dict) or set(one) - {"from", "to", "log", "whole"} or not {"from", "to"} <= set(one):
+            raise ScenarioError(f"{path}: 'sample.ranges.{key}' needs from and to, and may have log and whole")
+        if not all(isinstance(one[k], int | float) for k in ("from", "to")) or not one["from"] < one["to"]:
+            raise ScenarioError(f"{path}: 'sample.ranges.{key}': from must be a number below to")
+        if one.get("log") and one["from"] <= 0:
+            raise ScenarioError(f"{path}: 'sample.ranges.{key}': a logarithmic range begins above 0")
+    from scipy.stats import qmc
+
+    if method == "sobol":
+        if many & (many - 1):
+            raise ScenarioError(f"{path}: 'sample.points' is {many}; Sobol's points balance at powers of two alone")
+        sampler = qmc.Sobol(len(ranges), seed=seed)
+    else:
+        sampler = qmc.LatinHypercube(len(ranges), seed=seed)
+    units = sampler.random(many).tolist()
+    return [tuple((k, _scaled(u, r)) for u, (k, r) in zip(row, ranges.items(), strict=True)) for row in units]
+
+
+def _scaled(unit: float, among: dict[str, Any]) -> float | int:
+    low, high = among["from"], among["to"]
+    if among.get("whole"):
+        return min(int(high), int(low + unit * (high - low + 1)))
+    value = low * (high / low) ** unit if among.get("log") else low + unit * (high - low)
+    return float(f"{value:.9g}")  # short in the file, and the same on every machine's libm
+
+
+def _values(table: Any, path: Path, where: str) -> Values:
+    if not isinstance(table, dict):
+        raise ScenarioError(f"{path}: '{where}' must be a table, as in [{where}]")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            raise ScenarioError(f"{path}: '{where}.{key}': write the whole key in quotes, as in \"link.delay-ms\" = 5")
+    return tuple(table.items())
+
+
+def _names(table: dict[str, Any], key: str, default: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    found = table.get(key, list(default))
+    if not isinstance(found, list) or not found or not all(isinstance(f, str) for f in found):
+        raise ScenarioError(f"{path}: '{key}' must be a list of texts")
+    if len(set(found)) < len(found):
+        raise ScenarioError(f"{path}: '{key}' names one twice")
+    return tuple(found)
+
+
+def _whole(table: dict[str, Any], key: str, default: int, least: int, path: Path) -> int:
+    found = table.get(key, default)
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found < 2**53:
+        raise ScenarioError(f"{path}: '{key}' must be a whole number of at least {least}; it is {found!r}")
+    return found
+
+
+# --- the rows -------------------------------------------------------------------------------------------------------
+OURS = ("run", "point", "repetition")
+TOLD = tuple(f.name for f in fields(Row))
+
+
+def columns(design: Design) -> tuple[str, ...]:
+    """A row's columns: where in the sweep, the point's values, the outcome's columns, the error if there was one."""
+    return (*OURS, *design.parameters, *TOLD, "error")

@@ -1,0 +1,212 @@
+"""What a sweep has done so far, safe against being killed at any moment: one append-only log beside the result.
+
+A record is a chunk of rows: a header (first run, run after the last, length, checksum) and the rows as compressed
+JSON. A record that was being written when the process died is cut off when the log is opened again. In the end the
+records are merged, in the order of the runs and without ever holding more than a row group, into one Parquet file
+that appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import struct
+import typing
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from ..outcome import Row
+
+HEADER = struct.Struct(">QQII")  # first run, run after the last, bytes, checksum of the bytes
+MAGIC = b"simlib-sweep-1\n"
+GROUP_ROWS = 1 << 14
+
+
+class StoreError(Exception):
+    """What is wrong with what is on the disk, in one sentence."""
+
+
+def packed(rows: list[list[Any]]) -> bytes:
+    """The rows of one chunk as bytes: made where they were computed, so that little travels."""
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 3)
+
+
+class Log:
+    """The rows that are done. One process writes; a second one is refused."""
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.at = array("Q")  # four numbers a chunk: first run, run after the last, offset, bytes
+        self.done = 0  # rows
+        try:
+            self.file = path.open("a+b")
+        except OSError as error:
+            raise StoreError(f"{path}: can't be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.file.seek(0)
+            self.identity = self._head(identity)
+            self._scan()
+        except BlockingIOError:
+            self.file.close()
+            raise StoreError(f"{path}: another sweep writes to it now") from None
+        except StoreError:
+            self.close()
+            raise
+
+    def _head(self, identity: dict[str, Any]) -> dict[str, Any]:
+        begin = self.file.read(len(MAGIC) + 8)
+        length, check = struct.unpack(">II", begin[len(MAGIC) :]) if len(begin) == len(MAGIC) + 8 else (0, 0)
+        told = self.file.read(length)
+        if begin.startswith(MAGIC) and len(told) == length and zlib.crc32(told) == check:
+            found: dict[str, Any] = json.loads(told)
+            return found
+        if begin and not (MAGIC.startswith(begin[: len(MAGIC)])):
+            raise StoreError(f"{self.path}: is not a sweep's; remove it, or choose another --out")
+        self.file.truncate(0)  # it died before it had begun
+        told = json.dumps(identity).encode()
+        self._write(MAGIC + struct.pack(">II", len(told), zlib.crc32(told)) + told)
+        return identity
+
+    def _scan(self) -> None:
+        end = self.path.stat().st_size
+        good = self.file.tell()
+        while True:
+            head = self.file.read(HEADER.size)
+            if len(head) < HEADER.size:
+                break
+            first, after, length, check = HEADER.unpack(head)
+            body = self.file.read(length)
+            if len(body) < length or zlib.crc32(body) != check:
+                break
+            self._know(first, after, good + HEADER.size, length)
+            good = self.file.tell()
+        if good < end:
+            self.file.truncate(good)
+        self.file.seek(good)
+
+    def add(self, first: int, after: int, body: bytes) -> None:
+        """Keep a chunk. Raises StoreError when the disk is full; what was kept before stays good."""
+        offset = self._write(HEADER.pack(first, after, len(body), zlib.crc32(body)) + body)
+        self._know(first, after, offset + HEADER.size, len(body))
+
+    def _know(self, *chunk: int) -> None:
+        self.at.extend(chunk)
+        self.done += chunk[1] - chunk[0]
+
+    def _in_order(self) -> Iterator[tuple[int, int, int, int]]:
+        """Every chunk by its first run."""
+        for n in sorted(range(0, len(self.at), 4), key=self.at.__getitem__):
+            first, after, offset, length = self.at[n : n + 4]
+            yield first, after, offset, length
+
+    def _write(self, data: bytes) -> int:
+        offset = self.file.seek(0, 2)
+        try:
+            self.file.write(data)
+            self.file.flush()
+        except OSError as error:
+            with suppress(OSError):
+                self.file.truncate(offset)
+            raise StoreError(f"{self.path}: {error.strerror}; {self.done:,} rows are kept: once there is room, the "
+                             "same command goes on") from None  # fmt: skip
+        return offset
+
+    def gaps(self, runs: int) -> Iterator[tuple[int, int]]:
+        """What is still to be run."""
+        next_run = 0
+        for first, after, *_ in self._in_order():
+            if first > next_run:
+                yield next_run, first
+            next_run = after
+        if next_run < runs:
+            yield next_run, runs
+
+    def rows(self) -> Iterator[list[Any]]:
+        """Every row in the order of the runs."""
+        for _, _, offset, length in self._in_order():
+            self.file.seek(offset)
+            yield from json.loads(zlib.decompress(self.file.read(length)))
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):  # a full disk was told already
+            self.file.close()
+
+
+# --- Parquet --------------------------------------------------------------------------------------------------------
+def schema(columns: tuple[str, ...], examples: dict[str, list[Any]], metadata: dict[str, Any]) -> Any:
+    """The Arrow schema of a sweep's rows; `examples`: each parameter's values."""
+    import pyarrow
+
+    named = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    hints = typing.get_type_hints(Row)
+
+    def kind(column: str) -> Any:
+        if column in examples:
+            kinds = {type(v) for v in examples[column] if v is not None}
+            return named[kinds.pop()] if len(kinds) == 1 else named[float if kinds == {int, float} else str]
+        if column in hints:
+            hint = hints[column]
+            return named[typing.get_args(hint)[0] if isinstance(hint, UnionType) else hint]
+        return named[str if column == "error" else int]
+
+    held = {"simlib": json.dumps(metadata, indent=1)}
+    return pyarrow.schema([(c, kind(c)) for c in columns], metadata=held)
+
+
+def write(rows: Iterable[list[Any]], told: Any, out: Path) -> int:
+    """The Parquet file, whole or not at all. Raises StoreError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    made, partial = 0, out.with_name(out.name + ".tmp")
+    try:
+        with pyarrow.parquet.ParquetWriter(partial, told, compression="zstd") as file:
+            held: list[list[Any]] = []
+
+            def flush() -> None:
+                arrays = [pyarrow.array([_fit(r[n], f.type) for r in held], f.type) for n, f in enumerate(told)]
+                file.write_table(pyarrow.Table.from_arrays(arrays, schema=told))
+                held.clear()
+
+            for row in rows:
+                held.append(row)
+                made += 1
+                if len(held) == GROUP_ROWS:
+                    flush()
+            if held:
+                flush()
+        partial.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise StoreError(f"{out}: {error.strerror or error}; all rows are kept: once there is room, the same command "
+                         "goes on") from None  # fmt: skip
+    return made
+
+
+def _fit(value: Any, kind: Any) -> Any:
+    """A parameter's value as its column has it."""
+    if value is None:
+        return None
+    if str(kind) == "string":
+        return value if isinstance(value, str) else json.dumps(value)
+    return float(value) if str(kind) == "double" else value
+
+
+def metadata_of(out: Path) -> dict[str, Any]:
+    """What travels with a result: versions, commit, seed, command, the sweep. Raises StoreError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        held = pyarrow.parquet.read_schema(out).metadata or {}
+        found: dict[str, Any] = json.loads(held[b"simlib"])
+        return found
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException):
+        raise StoreError(f"{out}: is there, and is not a sweep's result; choose another --out") from None

@@ -1,0 +1,288 @@
+"""Runs a design on any executor: chunks of about 100 ms go out, packed rows come back and are kept at once.
+
+What is sent is seeds and parameters, what the rows are does not depend on who computed them, in what chunks or in
+what order. At most a few chunks per worker are under way, so that memory does not grow with the sweep's length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
+from typing import Any
+
+from .. import __version__
+from ..compare import Runner
+from ..scenario import Scenario
+from .design import TOLD, Batch, Design, applied, columns, derived_seed
+from .store import Log, StoreError, metadata_of, packed, schema, write
+
+CHUNK_S = 0.1
+CHUNK_RUNS = 20_000
+IN_FLIGHT = 3  # chunks per worker
+HERE = Path(__file__).resolve().parents[1]
+Tell = Callable[[int, int, float], None]  # runs done, runs in all, runs a second
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One chunk, as it travels to a worker."""
+
+    base: Scenario
+    seed: int
+    parameters: tuple[str, ...]
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where chunks are run: an executor, and how many of them it runs at once."""
+
+    executor: Executor
+    workers: int
+
+
+def compute(run: Runner, task: Task) -> tuple[bytes, float]:
+    """A chunk's rows, packed, and the seconds that one run took. What goes wrong in a run is told in its row."""
+    began_s, rows = time.perf_counter(), []
+    for batch in task.batches:
+        given = dict(batch.values)
+        here = [given.get(p) for p in task.parameters]
+        for n, repetition in enumerate(batch.repetitions):
+            seed = derived_seed(task.seed, batch.values, repetition)
+            rows.append([batch.first + n, batch.point, repetition, *here, *_one(run, task.base, batch, seed)])
+    return packed(rows), (time.perf_counter() - began_s) / len(rows)
+
+
+def _one(run: Runner, base: Scenario, batch: Batch, seed: int) -> list[Any]:
+    try:
+        found = run(_scenario(base, batch.values), protocol=batch.protocol, version=batch.version,
+                    manager=batch.manager, seed=seed)  # fmt: skip
+        return [*astuple(found.row), ""]
+    except Exception as error:  # whatever it is: one bad point is a row, not the end
+        known = {"scenario": base.name, "protocol": batch.protocol, "manager": batch.manager, "seed": seed}
+        return [*(known.get(name) for name in TOLD), f"{type(error).__name__}: {error}"]
+
+
+def _scenario(base: Scenario, values: Any) -> Scenario:
+    """A point's scenario; made once for its repetitions."""
+    last = _LAST.get("key")
+    if last is None or last[0] is not base or last[1] != values:
+        _LAST["key"], _LAST["made"] = (base, values), applied(base, values, "the point")
+    made = _LAST["made"]
+    assert isinstance(made, Scenario)
+    return made
+
+
+_LAST: dict[str, Any] = {}
+
+
+# --- executors ------------------------------------------------------------------------------------------------------
+def _begin(parent: int) -> None:
+    """A worker leaves Ctrl-C to its parent, and does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Place]:
+    """Processes on this machine."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
+    try:
+        yield Place(pool, workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Here(Executor):
+    """No workers: each chunk is run where it is handed in."""
+
+    def submit(self, call: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(call(*given, **named))
+        return done
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Place]:
+    """An existing Dask cluster. Raises StoreError when nobody answers."""
+    try:
+        import distributed
+    except ModuleNotFoundError:
+        raise StoreError("Dask is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
+    try:
+        client_of: Any = distributed.Client
+        client = client_of(address, timeout=5, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise StoreError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
+    try:
+        many = sum(client.ncores().values())
+        if not many:
+            raise StoreError(f"the Dask cluster at {address} has no workers")
+        yield Place(client.get_executor(pure=False), many)
+    finally:
+        client.close()
+
+
+# --- a sweep --------------------------------------------------------------------------------------------------------
+def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lambda *_: None) -> None:
+    """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
+    todo = _chunks(design, log)
+    flying: dict[Future[Any], tuple[int, int]] = {}
+    began_s, before = time.monotonic(), log.done
+    size = _Size()
+    next(todo)
+    try:
+        while True:
+            while len(flying) < IN_FLIGHT * place.workers:
+                span = todo.send(size.runs)
+                if span is None:
+                    break
+                task = Task(design.base, design.seed, design.parameters, tuple(design.batches(*span)))
+                flying[place.executor.submit(compute, run, task)] = span
+            if not flying:
+                return
+            _keep(wait(flying, return_when=FIRST_COMPLETED).done, flying, log, size)
+            done = log.done
+            tell(done, design.runs, (done - before) / max(time.monotonic() - began_s, 1e-9))
+    except KeyboardInterrupt:
+        left = {f for f in flying if not f.cancel()}
+        _keep(wait(left, timeout=10).done, flying, log, size)
+        raise
+    except BrokenProcessPool:
+        raise StoreError(f"a worker process died (killed, or out of memory?); {log.done:,} rows are kept, and the same "
+                         "command goes on") from None  # fmt: skip
+
+
+def _keep(done: set[Future[Any]], flying: dict[Future[Any], tuple[int, int]], log: Log, size: _Size) -> None:
+    for future in done:
+        body, run_s = future.result()
+        log.add(*flying.pop(future), body)
+        size.learn(run_s)
+
+
+class _Size:
+    """How many runs make a chunk: one at first, then what takes about 100 ms."""
+
+    def __init__(self) -> None:
+        self.runs, self.run_s = 1, 0.0
+
+    def learn(self, run_s: float) -> None:
+        self.run_s = run_s if not self.run_s else 0.8 * self.run_s + 0.2 * run_s
+        self.runs = max(1, min(CHUNK_RUNS, round(CHUNK_S / max(self.run_s, 1e-9))))
+
+
+def _chunks(design: Design, log: Log) -> Any:
+    """A generator: send the wanted size, get a span of runs, or None at the end."""
+    many = yield None
+    for first, after in list(log.gaps(design.runs)):
+        while first < after:
+            last = min(after, first + many)
+            many = yield first, last
+            first = last
+    while True:
+        yield None
+
+
+def identity(design: Design) -> dict[str, Any]:
+    """What must be equal for rows to belong together: the sweep, and the code that runs it."""
+    code = blake2b(digest_size=16)
+    for path in sorted(HERE.rglob("*.py")):
+        code.update(str(path.relative_to(HERE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    told = design.told()
+    return {"simlib": __version__, "code": code.hexdigest(), "sweep": told}
+
+
+def metadata(design: Design, identified: dict[str, Any], command: str) -> dict[str, Any]:
+    """What travels with the rows."""
+    found = {"command": command, "seed": design.seed, "commit": commit(), "python": platform.python_version(),
+             **identified, "sweep": {**identified["sweep"], "points": len(design.points)}}  # fmt: skip
+    for name in ("simpy", "pyarrow", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of this code, with a + when files differ from it; empty outside a repository."""
+    try:
+        head, *changed = check_output(["git", "log", "-1", "--format=%H"], cwd=HERE, stderr=DEVNULL, text=True).split()
+        dirty = check_output(["git", "status", "--porcelain", "-uno"], cwd=HERE, stderr=DEVNULL, text=True)
+        return head + ("+" if dirty or changed else "")
+    except (OSError, SubprocessError, ValueError):
+        return ""
+
+
+def complete(design: Design, identified: dict[str, Any], out: Path) -> bool:
+    """Whether the result is there already. Raises StoreError if what is there came from elsewhere."""
+    if not out.exists():
+        return False
+    held = metadata_of(out)
+    same = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
+    if held.get("identity") != digest(identified):
+        raise StoreError(f"{out}: is there, made by {_differs(held, same)}; remove it, or choose another --out")
+    return True
+
+
+def opened(identified: dict[str, Any], out: Path) -> Log:
+    """The log of a sweep, begun or gone on with. Raises StoreError if it was begun by another sweep."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log = Log(log_path(out), identified)
+    if digest(log.identity) != digest(identified):
+        log.close()
+        raise StoreError(f"{log.path}: is half done, begun by {_differs(log.identity, identified)}; go on with that, "
+                         "or remove the file to begin anew")  # fmt: skip
+    return log
+
+
+def _differs(held: dict[str, Any], ours: dict[str, Any]) -> str:
+    one, two = held.get("sweep", {}), ours["sweep"]
+    for key in two:
+        if one.get(key) != digestible(two[key]):
+            return f"another sweep ('{key}' differs)"
+    return "other code (simlib has changed since)" if held.get("code") != ours["code"] else "another sweep"
+
+
+def digestible(value: Any) -> Any:
+    """As it reads back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def digest(identified: dict[str, Any]) -> str:
+    """One word for all that must be equal."""
+    return blake2b(json.dumps(identified, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def log_path(out: Path) -> Path:
+    return out.with_name(out.name + ".part")
+
+
+def finish(design: Design, identified: dict[str, Any], log: Log, out: Path, command: str) -> int:
+    """Merge the log into the result, and remove it. Raises StoreError."""
+    held = {**metadata(design, identified, command), "identity": digest(identified)}
+    examples = {p: [dict(values).get(p) for values in design.points] for p in design.parameters}
+    made = write(log.rows(), schema(columns(design), examples, held), out)
+    log.close()
+    log.path.unlink()
+    return made
