@@ -26,7 +26,7 @@ qemu: ## two real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacke
 	@data/profiles/get-qemu build/qemu
 
 qemu-check: $(SET_UP) ## the simulated v1 against those, three times each: data/results/qemu-check.txt, data/captures
-	@$(PY) -m simlib qemu check --out data/results/qemu-check.txt --captures data/captures
+	@$(PY) -m simlib qemu check --protocol v1 --protocol v2 --out data/results/qemu-check.txt --captures data/captures
 
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -150,7 +150,8 @@ class _Leg(asyncio.Protocol):
     def _deliver(self, data: bytes) -> None:
         def written() -> None:
             self.on_its_way -= len(data)
-            self.other.transport.write(data)
+            if not self.other.transport.is_closing():
+                self.other.transport.write(data)
             self._flow()
 
         self.other.do(written)

@@ -23,6 +23,7 @@ from .tls import Credentials, make_credentials
 
 QUIET_S = 0.3  # nothing happens any more on either side
 STUCK_S = 1.5  # ... and the source has not ended
+GRACE_S = 0.1
 PLANNED_S = 3.0  # alarms that ring so soon are waited for
 LINK_FAULTS = ("cut", "stall", "swallow", "order", "late", "hold")
 
@@ -174,6 +175,7 @@ class _Run:
         management, both = self.scenario.management, (self.source, self.destination)
         link = self.scenario.link
         pause_s = 4 * (link.delay_ms + 5 * link.jitter_ms) / 1e3 + self.scenario.guest.ram_mib / link.rate_mib_s
+        pause_s += max((f.gap_s for f in self.scenario.faults if f.kind == "order"), default=0.0)
         while self.source.now_s < management.observe_s and self.failure is None:
             ends = [h.endpoint.finished is not None or h.dead for h in both]
             if all(ends):
@@ -184,10 +186,12 @@ class _Run:
                 host.changed.clear()
             wait_s = max([(QUIET_S if ends[0] else STUCK_S) + pause_s, *(s + QUIET_S for s in planned)])
             waits = [asyncio.ensure_future(h.changed.wait()) for h in both]
-            done, left = await asyncio.wait(waits, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            _, left = await asyncio.wait(waits, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             for task in left:
                 task.cancel()
-            if not done:
+            if not any(host.changed.is_set() for host in both):
+                await asyncio.sleep(GRACE_S)  # a busy machine may have slept over what was under way
+            if not any(host.changed.is_set() for host in both):
                 break
         await asyncio.sleep(0.01 + pause_s)  # what closing still says
 

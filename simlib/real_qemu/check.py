@@ -7,6 +7,7 @@ slow hosts; an ending is the outcome, where the guest is, and how much the sourc
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..endpoints import Setup
 from ..outcome import Row
 from ..result import Result
 from ..scenario import Scenario, pair
+from . import beside
 from .machine import inexpressible
 from .monitor import QemuError
 from .run import play
@@ -34,10 +36,13 @@ class Cell:
 
     scenario: str
     version: str
+    protocol: str
     simulated: tuple[Ending, ...]  # outcome, where the guest is, what the source knows
     real: tuple[Ending, ...]
     source_text: str
     destination_text: str
+    time_to_end_s: float | None  # of the source; median of the real runs
+    moved_bytes: int  # that came to the destination by then; median
     left_out: str = ""  # why it could not be run
 
     @property
@@ -52,46 +57,63 @@ def ending(row: Row) -> Ending:
     return row.outcome, row.guest_at, row.reason_at_source
 
 
-def simulated(world: World, scenario: Scenario, version: str, wanted: set[Ending]) -> tuple[Ending, ...]:
+def simulated(world: World, scenario: Scenario, version: str, protocol: str, wanted: set[Ending]) -> tuple[Ending, ...]:
     """The ways in which the simulated pair ends; no further than until all those wanted were found."""
     found: dict[Ending, None] = {}
     for seed in range(1, SEEDS + 1):
         link_ms, guest_ms = JITTERS_MS[seed % len(JITTERS_MS) if seed > 1 else 0]
         varied = scenario.vary(link__delay_law="exponential", link__jitter_ms=link_ms, guest__jitter_ms=guest_ms) \
             if link_ms and scenario.link.delay_law == "constant" else scenario  # fmt: skip
-        found[ending(world(varied, protocol="v1", version=version, manager="naive", seed=seed).row)] = None
+        found[ending(world(varied, protocol=protocol, version=version, manager="naive", seed=seed).row)] = None
         if seed >= REPEATS and wanted <= found.keys():
             break
     return tuple(found)
 
 
-def work(scenarios: Iterable[Scenario], binaries: dict[str, str]) -> list[tuple[Scenario, str]]:
-    """Each scenario with each of its pairs of versions that is here."""
-    return [(s, v) for s in scenarios if "v1" in s.protocols for v in s.versions if set(pair(v)) <= binaries.keys()]
+def work(
+    scenarios: Iterable[Scenario], binaries: dict[str, str], protocols: tuple[str, ...] = ("v1",)
+) -> list[tuple[Scenario, str, str]]:
+    """Each scenario with each of its pairs of versions that is here, and each protocol."""
+    return [
+        (s, v, p) for p in protocols for s in scenarios if p in s.protocols
+        for v in s.versions if set(pair(v)) <= binaries.keys()
+    ]  # fmt: skip
+
+
+def left_out(scenario: Scenario, protocol: str) -> str:
+    """Why it can't run on real QEMU; empty if it can."""
+    return inexpressible(scenario) or ("" if protocol == "v1" else beside.inexpressible(scenario))
 
 
 def check(
-    world: World, cells: Iterable[tuple[Scenario, str]], binaries: dict[str, str], repeats: int = REPEATS,
+    world: World, cells: Iterable[tuple[Scenario, str, str]], binaries: dict[str, str], repeats: int = REPEATS,
     keep: Callable[[str, Result], None] = lambda name, result: None,
 ) -> Iterator[Cell]:  # fmt: skip
     """Run them. `keep` is given the first real run of each."""
-    for scenario, version in cells:
-        why = inexpressible(scenario)
+    for scenario, version, protocol in cells:
+        why = left_out(scenario, protocol)
         rows: list[Row] = []
         try:
             for number in range(0 if why else repeats):
-                result = asyncio.run(play(Setup(scenario, "v1", version, "naive", number + 1), binaries))
+                result = asyncio.run(play(Setup(scenario, protocol, version, "naive", number + 1), binaries))
                 if not number:
-                    keep(f"{scenario.name}.{version.replace('>', '-')}", result)
+                    keep(f"{scenario.name}.{protocol}.{version.replace('>', '-')}", result)
                 rows.append(result.row)
         except QemuError as error:
             why = str(error)
         real = tuple(dict.fromkeys(map(ending, rows)))
         yield Cell(
-            scenario.name, version, simulated(world, scenario, version, set(real)) if rows else (), real,
+            scenario.name, version, protocol,
+            simulated(world, scenario, version, protocol, set(real)) if rows else (), real,
             " / ".join(dict.fromkeys(r.source_text for r in rows)),
-            " / ".join(dict.fromkeys(r.destination_text for r in rows)), why,
+            " / ".join(dict.fromkeys(r.destination_text for r in rows)), _median(r.time_to_outcome_s for r in rows),
+            int(_median(r.guest_bytes_sent for r in rows) or 0), why,
         )  # fmt: skip
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    there = sorted(v for v in values if v is not None)
+    return there[len(there) // 2] if there else None
 
 
 def table(cells: Iterable[Cell]) -> list[str]:
@@ -100,10 +122,10 @@ def table(cells: Iterable[Cell]) -> list[str]:
     def told(endings: tuple[Ending, ...]) -> str:
         return " or ".join(f"{o} (guest {at}, reason {r})" for o, at, r in endings)
 
-    rows = [("scenario", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
+    rows = [("scenario", "protocol", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
     for c in cells:
         word = "left out" if c.left_out else "yes" if c.agrees else "NO"
-        rows.append((c.scenario, c.version, word, c.left_out or told(c.real),
+        rows.append((c.scenario, c.protocol, c.version, word, c.left_out or told(c.real),
                      "" if c.agrees else told(c.simulated), c.source_text[:60]))  # fmt: skip
     wide = [max(len(r[n]) for r in rows) for n in range(len(rows[0]))]
     return ["  ".join(t.ljust(w) for t, w in zip(row, wide, strict=True)).rstrip() for row in rows]
@@ -117,4 +139,6 @@ def summary(cells: list[Cell]) -> str:
 
 
 def write(path: Path, cells: list[Cell]) -> None:
+    """The table, and beside it the same as JSON."""
+    path.with_suffix(".json").write_text(json.dumps([c.as_dict() for c in cells], indent=1) + "\n", encoding="utf-8")
     path.write_text("".join(f"{line}\n" for line in (*table(cells), "", summary(cells))), encoding="utf-8")

@@ -38,7 +38,7 @@ def check(
     here = binaries(tuple(options.binary))
     if not here:
         raise QemuError("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
-    work = checking.work(scenarios, here)
+    work = checking.work(scenarios, here, tuple(options.protocol or ("v1",)))
     if not work:
         raise ValueError(f"none of the scenarios is for the versions that are here ({', '.join(sorted(here))})")
     cells: list[checking.Cell] = []

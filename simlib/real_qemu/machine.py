@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ from ..endpoints import Setup
 from ..live.tls import make_credentials
 from ..profiles import profile
 from ..scenario import Scenario, Side
-from .guest import PAGE, firmware
+from .guest import BASE, PAGE, SURPRISES, count, firmware, wrong_pages
+from .monitor import Monitor
 
 NOT_QEMUS = {"edit": "no real device has that version", "apply_error": "v1 applies nothing"}
 FAULTS = ("cut", "stall", "swallow", "order", "late", "hold", "freeze", "kill", "stranger")
 TRANSPORTS = ("tcp", "unix", "exec-cat", "exec-null", "exec-true", "file")
 PASS_S = 0.01
+COUNTS_S = 3.0
 MOST_MIB = 96.0  # of 128 that the profiles' machines have
 
 
@@ -69,6 +72,20 @@ def dirtying(scenario: Scenario) -> tuple[int, float]:
         return PAGE, PASS_S
     size = max(int(min(scenario.guest.working_set_mib, scenario.guest.ram_mib) * (1 << 20)) & ~(PAGE - 1), PAGE)
     return size, size / rate
+
+
+async def whole(qemu: Monitor, scenario: Scenario) -> bool:
+    """Whether the guest counts on there, and every page is, and was, as it left it. Leaves it stopped."""
+    loop = asyncio.get_running_loop()
+    first, until_s = await qemu.memory(BASE, PAGE), loop.time() + COUNTS_S
+    while await qemu.memory(BASE, PAGE) == first:
+        if loop.time() > until_s:
+            return False
+        await asyncio.sleep(0.02)
+    await qemu.ask("stop")
+    memory = await qemu.memory(BASE, int(scenario.guest.ram_mib * (1 << 20)) & ~(PAGE - 1))
+    surprises = count(await qemu.memory(SURPRISES, PAGE))
+    return not surprises and not wrong_pages(memory, dirtying(scenario)[0])
 
 
 def _tls(side: Side, at_source: bool, folder: Path) -> list[str]:

@@ -33,6 +33,7 @@ class Wish:
     forbid: tuple[str, ...] = ()
     on_maybe: str = "warn"
     session: str = ""
+    memory_limit_bytes: int = 0
 
 
 async def settings(qemu: Monitor, configuration: str, wish: Wish = Wish()) -> Settings:
@@ -63,8 +64,10 @@ async def _own(qemu: Monitor, found: Machine) -> Machine:
 
 
 def identity(wish: Wish, entropy: bytes) -> Identity:
-    return Identity(entropy, wish.session, on_maybe=wish.on_maybe, require=wish.require,
-                    forbid=(*wish.forbid, *POSTCOPY), relays=True)  # fmt: skip
+    return Identity(
+        entropy, wish.session, on_maybe=wish.on_maybe, require=wish.require, forbid=(*wish.forbid, *POSTCOPY),
+        memory_limit_bytes=wish.memory_limit_bytes, relays=True,
+    )  # fmt: skip
 
 
 def source_agent(

@@ -23,8 +23,9 @@ from ..result import Result, as_asked
 from ..scenario import Fault, Scenario
 from ..strangers import WORDS
 from ..trace import Trace
-from .guest import BASE, PAGE, SURPRISES, count, wrong_pages
-from .machine import arguments, dirtying, inexpressible, migration_settings
+from . import beside
+from .guest import BASE, PAGE, count
+from .machine import arguments, inexpressible, migration_settings, whole
 from .monitor import QemuError, Refused
 from .process import Qemu
 from .tap import Tap
@@ -33,7 +34,6 @@ LOOK_S = 0.03
 QUIET_S = 6.0  # nothing has moved and no status has changed for so long: it hangs
 SETTLE_S = 1.5  # what the destination still does when the source has ended
 OBSERVE_S = 25.0
-COUNTS_S = 3.0
 ENDED = ("completed", "failed", "cancelled")
 ERRNO = re.compile(r"(Broken pipe|Connection reset by peer|Input/output error|Bad file descriptor|Connection refused"
                    r"|Channel error|No such file or directory|Transport endpoint is not connected)\W*$")  # fmt: skip
@@ -43,9 +43,6 @@ class _Run:
     """One scenario under way. `binaries`: version -> program."""
 
     def __init__(self, setup: Setup, binaries: dict[str, str], folder: Path) -> None:
-        for version in setup.versions:
-            if version not in binaries:
-                raise QemuError(f"QEMU {version} is not here; data/profiles/get-qemu brings 7.2 and 10.0")
         self.setup, self.folder, self.scenario = setup, folder, setup.scenario
         self.loop = asyncio.get_running_loop()
         self.zero_s = self.loop.time()
@@ -272,7 +269,7 @@ class _Run:
         runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
         dead = not self.destination.alive
         told = Finished("failed", self.destination.stderr) if dead or there.get("status") == "failed" else None
-        complete = await self._memory_is_right() if runs_there else False
+        complete = await whole(self.destination, self.scenario) if runs_there else False
         settings = self.setup.settings(True), self.setup.settings(False)
         facts = Facts(end, told, runs_here, runs_there, dead, complete, as_asked(self.setup, *settings))
         for line in (self.source.stderr, self.destination.stderr):
@@ -293,32 +290,22 @@ class _Run:
         reason = "none" if not text else "generic" if ERRNO.search(text) else "specific"
         return Finished(status, text, reason if status == "failed" else "none")
 
-    async def _memory_is_right(self) -> bool:
-        """It counts on, and every page is as the guest left it."""
-        first, until_s = await self.destination.memory(BASE, PAGE), self.now_s + COUNTS_S
-        while await self.destination.memory(BASE, PAGE) == first:
-            if self.now_s > until_s:
-                self.note("destination", "guest", "it runs, but counts no more")
-                return False
-            await asyncio.sleep(LOOK_S)
-        await self.destination.ask("stop")
-        memory = await self.destination.memory(BASE, self.span_bytes)
-        wrong = len(wrong_pages(memory, dirtying(self.scenario)[0]))
-        wrong += count(await self.destination.memory(SURPRISES, PAGE))
-        if wrong:
-            self.note("destination", "guest", f"{wrong} pages of its memory are, or were, wrong")
-        return not wrong
-
 
 async def play(setup: Setup, binaries: dict[str, str]) -> Result:
-    """Raises QemuError, ValueError where two QEMUs can't play it."""
-    why = inexpressible(setup.scenario)
+    """v1 between the two QEMUs, or v2 by agents beside them. Raises QemuError, ValueError where they can't play it."""
+    why = inexpressible(setup.scenario) or (setup.protocol != "v1" and beside.inexpressible(setup.scenario))
     if why:
         raise ValueError(f"{setup.scenario.name} can't run on real QEMU: {why}")
+    for version in setup.versions:
+        if version not in binaries:
+            raise QemuError(f"QEMU {version} is not here; `make qemu` brings 7.2 and 10.0")
     with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
-        return await _Run(setup, binaries, Path(folder)).run()
+        player = _Run if setup.protocol == "v1" else beside.Beside
+        return await player(setup, binaries, Path(folder)).run()
 
 
-def run(scenario: Scenario, *, version: str = "", seed: int = 1, binaries: dict[str, str]) -> Result:
-    """One run of a scenario's v1 with two QEMU processes. Raises QemuError, ValueError."""
-    return asyncio.run(play(Setup(scenario, "v1", version or scenario.versions[0], "naive", seed), binaries))
+def run(
+    scenario: Scenario, *, protocol: str = "v1", version: str = "", seed: int = 1, binaries: dict[str, str]
+) -> Result:
+    """One run of a scenario with two QEMU processes. Raises QemuError, ValueError."""
+    return asyncio.run(play(Setup(scenario, protocol, version or scenario.versions[0], "naive", seed), binaries))

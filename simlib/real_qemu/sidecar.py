@@ -54,6 +54,8 @@ class Pipe:
         if self.writer is None:
             self.waiting += pieces
             return
+        if self.writer.is_closing():
+            return
         for piece in pieces:
             self.writer.write(piece)
         if self.ended and self.writer.can_write_eof():
@@ -184,12 +186,12 @@ class Agent(Host):
         """Let QEMU send its guest, and wait until all of it was sent; what went wrong."""
         order = iter(channels)  # it connects main first
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             _, conn = next(order, ("", -1))
             if conn < 0:
                 writer.close()
-                return
-            await self.pipes[conn].run(reader, writer)
+            else:
+                self._spawn(self.pipes[conn].run(reader, writer))
 
         self.server = await asyncio.start_unix_server(connected, str(self.path))
         await self._set((*config, ("return-path", True)))

@@ -18,7 +18,7 @@ from simlib.live.address import Address
 from simlib.live.host import Names
 from simlib.live.proxy import Proxy
 from simlib.real_qemu import guest
-from simlib.real_qemu.machine import arguments, dirtying
+from simlib.real_qemu.machine import arguments, whole
 from simlib.real_qemu.migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
 from simlib.real_qemu.process import Qemu, binaries
 from simlib.scenario import Scenario, Side
@@ -107,12 +107,7 @@ class Pair:
 
     async def arrived_whole(self) -> bool:
         """It counts at the destination, stands still at the source, and every page is as it left it."""
-        whole = await self.counts_on(self.destination) and not (await self.source.status())["running"]
-        await self.destination.ask("stop")
-        span = int(self.scenario.guest.ram_mib * (1 << 20))
-        wrong = guest.wrong_pages(await self.destination.memory(guest.BASE, span), dirtying(self.scenario)[0])
-        surprises = guest.count(await self.destination.memory(guest.SURPRISES, guest.PAGE))
-        return whole and not wrong and not surprises
+        return not (await self.source.status())["running"] and await whole(self.destination, self.scenario)
 
     async def running(self) -> tuple[bool, bool]:
         """Whether the guest runs at the source, and at the destination."""

@@ -8,43 +8,44 @@ import pytest
 
 from simlib import world
 from simlib.endpoints import Setup
-from simlib.real_qemu.check import check, work
+from simlib.real_qemu.check import check, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
-from simlib.real_qemu.machine import inexpressible
 from simlib.real_qemu.run import play
 from simlib.scenario import Scenario, find, load_all, pair
 
 # Where real QEMU ends otherwise, and what we know of it
 DIFFERENT = {
-    ("compression_none_and_zlib", "10.0"): "real 10.0 hangs, its destination's own error notwithstanding; data/"
+    ("compression_none_and_zlib", "10.0", "v1"): "real 10.0 hangs, its destination's own error notwithstanding; data/"
     "ground-truth.jsonl saw the same (C-compression-src-none-dst-zlib-10.0); 11.1 fails as we say",
 }
 VERSIONS = {"7.2": "", "10.0": ""}  # those that CI has; what is not here is left out loudly
-CELLS = [(s, v) for s, v in work(load_all(), VERSIONS) if not inexpressible(s)]
+CELLS = [c for c in work(load_all(), VERSIONS, ("v1", "v2")) if not left_out(c[0], c[2])]
 FIRST = ("matched", "device_only_at_source", "order_multifd_first", "stranger_multifd", "cut_midway", "exec_cat",
          "destination_killed", "tls_only_at_source", "machine_type_differs", "ram_size_differs")  # fmt: skip
 
 
-def agrees(scenario: Scenario, version: str, qemus: dict[str, str]) -> None:
-    cell = next(check(world.run, [(scenario, version)], qemus, repeats=1))
+def agrees(scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]) -> None:
+    cell = next(check(world.run, [(scenario, version, protocol)], qemus, repeats=1))
     assert not cell.left_out, cell.left_out
-    different = DIFFERENT.get((scenario.name, version))
+    different = DIFFERENT.get((scenario.name, version, protocol))
     assert cell.agrees != bool(different), (cell, different and f"mended? then unlist it: {different}")
 
 
-@pytest.mark.parametrize(("scenario", "version"), [c for c in CELLS if c[0].name in FIRST],
+@pytest.mark.parametrize(("scenario", "version", "protocol"), [c for c in CELLS if c[0].name in FIRST],
                          ids=lambda x: x if isinstance(x, str) else x.name)  # fmt: skip
-def test_real_qemu_ends_as_the_simulated_one(scenario: Scenario, version: str, qemus: dict[str, str]) -> None:
-    agrees(scenario, version, qemus)
+def test_real_qemu_ends_as_the_simulated_one(
+    scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]
+) -> None:
+    agrees(scenario, version, protocol, qemus)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scenario", "version"), [c for c in CELLS if c[0].name not in FIRST],
+@pytest.mark.parametrize(("scenario", "version", "protocol"), [c for c in CELLS if c[0].name not in FIRST],
                          ids=lambda x: x if isinstance(x, str) else x.name)  # fmt: skip
 def test_real_qemu_ends_as_the_simulated_one_everywhere_else(
-    scenario: Scenario, version: str, qemus: dict[str, str]
+    scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]
 ) -> None:
-    agrees(scenario, version, qemus)
+    agrees(scenario, version, protocol, qemus)
 
 
 def test_there_are_many_cells_and_few_differ() -> None:

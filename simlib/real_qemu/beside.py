@@ -1,0 +1,164 @@
+"""A scenario's v2 with two real QEMUs, an agent beside each, and the lab's proxy between the agents."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from ..endpoints import Setup
+from ..handshake.interface import Cancel, Finished, Start
+from ..live.address import Address, connect
+from ..live.host import Names
+from ..live.proxy import Proxy
+from ..live.tls import Credentials, make_credentials
+from ..outcome import Facts, Row, classify, guest_at
+from ..result import Result
+from ..scenario import Fault, Scenario, Side
+from ..strangers import WORDS
+from ..trace import Trace
+from .guest import BASE, PAGE, count
+from .machine import arguments, whole
+from .migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
+from .process import Qemu
+from .sidecar import Agent
+
+SETTLE_S = 1.0
+OBSERVE_S = 60.0
+
+
+def inexpressible(scenario: Scenario) -> str:
+    """Why agents beside QEMUs can't play a scenario; empty if they can. Besides what holds for v1."""
+    sides = (scenario.source, scenario.destination)
+    if scenario.link.transport not in ("tcp", "unix"):
+        return "the agents need sockets"
+    if any(c.startswith("postcopy") for s in sides for c in s.capabilities):
+        return "postcopy needs a relay that understands the stream"
+    if any(s.cpu_features or s.cpu != "qemu64" for s in sides):
+        return "QMP does not say what the processor can"
+    if any(s.psk for s in sides):
+        return "the agents take certificates, not secrets"
+    return "" if all(s.knows_v2 and s.accept == "v2" for s in sides) else "the agents speak v2 and nothing else"
+
+
+class Beside:
+    """One scenario under way."""
+
+    def __init__(self, setup: Setup, binaries: dict[str, str], folder: Path) -> None:
+        self.setup, self.scenario, self.folder = setup, setup.scenario, folder
+        self.loop = asyncio.get_running_loop()
+        self.zero_s = self.loop.time()
+        self.trace = Trace(f"{self.scenario.name}: v2, {setup.version}, agents beside real QEMU")
+        given = arguments(setup, True, folder), (*arguments(setup, False, folder), "-S")
+        self.source, self.destination = (
+            Qemu(binaries[v], a, folder, n)
+            for v, a, n in zip(setup.versions, given, ("source", "destination"), strict=True)
+        )
+        self.names: Names = {}
+        self.agents: list[Agent] = []
+        self.proxy: Proxy | None = None
+        self.real = Address("tcp", "")
+
+    async def run(self) -> Result:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.source)
+            await stack.enter_async_context(self.destination)
+            await self.source.ask("cont")
+            while count(await self.source.memory(BASE, PAGE)) < 3:
+                await asyncio.sleep(0.02)
+            self.zero_s = self.loop.time()
+            end = await self._migrate(stack)
+            return Result(await self._row(end), self.trace)
+
+    async def _migrate(self, stack: AsyncExitStack) -> Finished | None:
+        ours, theirs = self.scenario.source, self.scenario.destination
+        there = await settings(self.destination, theirs.machine, _wish(theirs))
+        more: dict[str, Any] = {"names": self.names, "zero_s": self.zero_s}
+        to = destination_agent(there, _wish(theirs), secrets.token_bytes(32), self.trace, self.destination, self.folder,
+                               **more, credentials=self._credentials(theirs))  # fmt: skip
+        stack.callback(to.close)
+        self.agents.append(to)
+        self.real = await listen(to, Address("tcp", "127.0.0.1:0"))
+        self.proxy = Proxy(self.scenario, self.setup.seed, self.real, self.names, self.zero_s)
+        stack.callback(self.proxy.close)
+        near = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
+        here = await settings(self.source, ours.machine, _wish(ours))
+        agent = source_agent(here, _wish(ours), secrets.token_bytes(32), self.trace, self.source, self.folder, near,
+                             **more, credentials=self._credentials(ours))  # fmt: skip
+        stack.callback(agent.close)
+        self.agents.insert(0, agent)
+        faults = [f for f in self.scenario.faults if f.kind in ("stranger", "freeze", "kill")]
+        for fault in [f for f in faults if f.before or (f.kind == "stranger" and f.at_s <= 0)]:
+            faults.remove(fault)
+            await self._do(fault, stack)
+        agent.feed(Start())
+        ending = asyncio.ensure_future(until_finished(agent))
+        stack.callback(ending.cancel)
+        await self._disturb(ending, faults, stack)
+        return ending.result() if ending.done() else None
+
+    def _credentials(self, side: Side) -> Credentials | None:
+        label = side.parameters.get("tls-creds")
+        if not label:
+            return None
+        folder = self.folder / str(label)
+        made = Credentials(folder) if folder.exists() else make_credentials(folder)
+        return Credentials(made.folder, "localhost")
+
+    async def _disturb(self, ending: asyncio.Future[Any], faults: list[Fault], stack: AsyncExitStack) -> None:
+        """Until the source has ended, or long enough."""
+        told = self.scenario.management
+        orders = sorted((min(at, 6.0), code) for at, code in ((told.cancel_at_s, "cancelled"),
+                                                              (told.deadline_s, "deadline")) if at >= 0)  # fmt: skip
+        assert self.proxy is not None
+        until_s = self.loop.time() + min(told.observe_s, OBSERVE_S)
+        while not ending.done() and self.loop.time() < until_s:
+            await asyncio.wait({ending}, timeout=0.002)
+            now_s, passed = self.loop.time() - self.zero_s, self.proxy.shapers[True].passed
+            for fault in list(faults):
+                if now_s >= fault.at_s >= 0 or (fault.at_s < 0 and passed >= fault.after_mib * (1 << 20)):
+                    faults.remove(fault)
+                    await self._do(fault, stack)
+            while orders and now_s >= orders[0][0]:
+                self.agents[0].feed(Cancel(orders.pop(0)[1]))
+
+    async def _do(self, fault: Fault, stack: AsyncExitStack) -> None:
+        if fault.kind != "stranger":
+            qemu = self.destination if fault.side == "destination" else self.source
+            agent = self.agents[-1 if fault.side == "destination" else 0]
+            agent.freeze() if fault.kind == "freeze" else agent.close()  # the host: QEMU and the agent beside it
+            qemu.signal(signal.SIGSTOP if fault.kind == "freeze" else signal.SIGKILL)
+            return
+        sock, _ = await connect(self.real)
+        stack.callback(sock.close)
+        if WORDS[fault.says]:
+            await self.loop.sock_sendall(sock, WORDS[fault.says])
+
+    async def _row(self, end: Finished | None) -> Row:
+        here, there = self.agents
+        for _ in range(int(SETTLE_S / 0.02)):
+            if there.endpoint.finished is not None or there.dead or there.frozen:
+                break
+            await asyncio.sleep(0.02)
+        runs_here = bool((await self.source.status()).get("running"))
+        runs_there = not there.frozen and bool((await self.destination.status()).get("running"))
+        right = await whole(self.destination, self.scenario) if runs_there else False
+        dead = not self.destination.alive
+        facts = Facts(end, there.endpoint.finished, runs_here, runs_there, dead, right, True)
+        return Row(
+            self.scenario.name, "v2", "naive", *self.setup.versions, self.setup.seed, classify(facts),
+            end.status if end else here.endpoint.status, "gone" if dead else there.endpoint.status, guest_at(facts),
+            end.reason if end else "none", " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "",
+            here.finished_s, None, None, there.moved_bytes, None, end.text if end else "", self.destination.stderr,
+        )  # fmt: skip
+
+
+def _wish(side: Side) -> Wish:
+    capabilities = tuple(c for c in side.capabilities if c != "multifd")
+    given = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
+    channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
+    return Wish(channels, capabilities, given, side.require, side.forbid, side.on_maybe, side.session,
+                side.memory_limit_mib << 20)  # fmt: skip
