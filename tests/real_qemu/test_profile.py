@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -35,12 +36,17 @@ def started(binary: str, folder: Path, *more: str) -> Iterator[tuple[int, str]]:
     command = [program, *ARGUMENTS, "-display", "none", *more, "-qmp", f"unix:{monitor},server=on,wait=off"]
     with subprocess.Popen(command, cwd=folder) as process:
         try:
-            while not monitor.exists():
+            while not answers_at(monitor):
                 assert process.poll() is None
                 time.sleep(0.01)
             yield process.pid, str(monitor)
         finally:
             process.kill()
+
+
+def answers_at(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
 
 
 def children() -> set[str]:
