@@ -64,7 +64,8 @@ def test_the_tap_reads_what_the_world_says_on_the_return_path(qemus: dict[str, s
         ours, theirs = (
             [s.text for s in trace.steps if s.side == "destination" and s.kind == "say"] for trace in (told, simulated)
         )
-        assert ours == theirs, (pair(version), ours, theirs)
+        # SHUT 1 may be lost in the reset behind it, in QEMU as in the world (over seeds)
+        assert ours in (theirs, theirs[:-1]) and ours[0] == "PONG 1", (pair(version), ours, theirs)
 
 
 def test_the_guest_s_memory_shows_a_page_that_is_missing_old_or_torn() -> None:

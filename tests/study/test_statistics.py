@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import simpy
 
 from simlib.scenario import Scenario, find
+from simlib.world.clock import Clock
 from simlib.world.net import SYN_ACK_GAP_S, SYN_GAPS_S, Net, Path
 from simlib.world.run import World
 
@@ -25,19 +25,20 @@ def decide(scenario: Scenario, protocol: str, seed: int, path: Callable[[World],
     """What the real source takes the other side for, and after how many seconds; the world stops there."""
     world = World(scenario, protocol, "7.2", "naive", seed)
     path(world)
-    feed, opened_s = world.source.feed, [0.0]
+    feed, opened_s, decided = world.source.feed, [0.0], world.env.event()
 
     def watched(told: Any, *more: Any) -> None:
         if type(told).__name__ == "Opened":
             opened_s[0] = world.env.now
         feed(told, *more)
+        if world.source.endpoint.mode and not decided.triggered:
+            decided.succeed(world.env.now)
 
     world.source.feed = watched  # type: ignore[method-assign]
     world._listen()
     world._start()
-    while not world.source.endpoint.mode:
-        world.env.step()
-    return world.source.endpoint.mode, world.env.now - opened_s[0]
+    at_s = world.env.run(until=decided)
+    return world.source.endpoint.mode, at_s - opened_s[0]
 
 
 def missed(scenario: Scenario, runs: int, path: Callable[[World], None] = lambda _: None) -> int:
@@ -167,7 +168,7 @@ def test_a_path_that_answers_nothing_costs_the_whole_timeout() -> None:
 # --- who arrives first ----------------------------------------------------------------------------------------------
 def arrivals(seed: int, extra: int, path: Path, head_start_s: float = 0.0) -> list[str]:
     """The order in which 1 + `extra` connections that start together are taken."""
-    env = simpy.Environment()
+    env = Clock()
     net = Net(env, random.Random(seed), path, Path(lambda _: 0.001))
     net.backlog, net.listening = 64, True
     for name in ("main", *(f"extra {n}" for n in range(extra))):
