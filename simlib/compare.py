@@ -70,13 +70,13 @@ def run_all(runner: Runner, work: list[Job], out: Path, seed: int) -> Iterator[R
             result = runner(
                 job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed
             )  # fmt: skip
-            table.writerow(result.row.as_dict())
-            file.flush()
             name = file_name(result.row)
             (out / "traces" / f"{name}.txt").write_text(f"{result.trace}\n", encoding="utf-8")
             if job.version == job.scenario.versions[0] and job.manager == job.scenario.managers[0]:
                 svg = sequence_svg(result.trace, result.row.outcome)
                 (out / "charts" / f"{name}.svg").write_text(svg, encoding="utf-8")
+            table.writerow(result.row.as_dict())
+            file.flush()
             yield result.row
 
 

@@ -109,7 +109,7 @@ def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "simlib", "compare", "--out", str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         table = folder / "table.csv"
-        while process.poll() is None and not (table.exists() and table.read_text().count("\n") > 20):
+        while process.poll() is None and not (table.exists() and table.read_text().count("\n") > 22):
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

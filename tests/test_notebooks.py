@@ -48,6 +48,10 @@ def test_a_notebook_asks_first_answers_last_and_defines_nothing(source: Path) ->
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's client may warn; what it runs has its own filters
-@each_notebook
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param(p, marks=pytest.mark.slow) if p.stem.startswith("02") else p for p in SOURCES],
+    ids=lambda p: p.stem,
+)
 def test_a_notebook_prints_the_same_when_it_is_built_again(source: Path) -> None:
     assert build.difference(build.build(source), source.with_suffix(".ipynb")) == ""
