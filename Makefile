@@ -26,7 +26,7 @@ qemu: ## two real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacke
 	@data/profiles/get-qemu build/qemu
 
 qemu-check: $(SET_UP) ## the simulated v1 against those, three times each: data/results/qemu-check.txt, data/captures
-	@$(PY) -m simlib qemu check --protocol v1 --protocol v2 --out data/results/qemu-check.txt --captures data/captures
+	@$(PY) -m simlib qemu check --protocol v1 --protocol v2 --jobs 4 --out data/results/qemu-check.txt --captures data/captures
 
 claims: $(SET_UP) ## what became of each claim of 2023: verdict, numbers, command; writes README's table
 	@$(PY) -m simlib claims --readme README.md

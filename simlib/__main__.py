@@ -166,6 +166,7 @@ def _add_qemu(verbs: Any) -> None:
     check.add_argument("--protocol", action="append", choices=("v1", "v2"),
                        help="v1 between the QEMUs, v2 by agents beside them; may be given twice (v1)")  # fmt: skip
     check.add_argument("--repeats", type=int, default=3, metavar="N", help="real runs of each, for races (%(default)s)")
+    check.add_argument("--jobs", type=int, default=2, metavar="N", help="cells at a time (%(default)s)")
     check.add_argument("--captures", type=Path, metavar="FOLDER", help="keep each run's trace and first bytes there")
     check.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and FILE.json beside it")
     check.add_argument("--json", action="store_true", help="the cells as JSON")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def check(
         raise ValueError(f"none of the scenarios is for the versions that are here ({', '.join(sorted(here))})")
     cells: list[checking.Cell] = []
     try:
-        found: Iterable[checking.Cell] = checking.check(world, work, here, options.repeats, _keeper(options.captures))
+        checker = checking.Checker(world, here, options.repeats, Keeper(options.captures))
+        found: Iterable[checking.Cell] = checking.check(checker, work, options.jobs)
         for cell in progress(found, len(work), "cells"):
             cells.append(cell)
     finally:
@@ -64,21 +65,24 @@ def _tell_cells(cells: list[checking.Cell], options: Any) -> None:
         print(line)
 
 
-def _keeper(folder: Path | None) -> Callable[[str, Result], None]:
-    def keep(name: str, result: Result) -> None:
-        if folder is None:
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps a run's trace, and the first bytes of its connections."""
+
+    folder: Path | None
+
+    def __call__(self, name: str, result: Result) -> None:
+        if self.folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.txt").write_text(f"{result.trace}\n", encoding="utf-8")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{name}.txt").write_text(f"{result.trace}\n", encoding="utf-8")
         segments, passed = [], {True: 0, False: 0}
         for p in result.trace.packets:
             data = p.data[: max(CAPTURED_BYTES - passed[p.from_source], 0)]
             passed[p.from_source] += len(p.data)
             if data:
                 segments.append(Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, data))
-        write(folder / f"{name}.pcapng", segments, result.trace.title)
-
-    return keep
+        write(self.folder / f"{name}.pcapng", segments, result.trace.title)
 
 
 # --- migrate, agent -------------------------------------------------------------------------------------------------

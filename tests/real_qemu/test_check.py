@@ -8,7 +8,7 @@ import pytest
 
 from simlib import world
 from simlib.endpoints import Setup
-from simlib.real_qemu.check import check, left_out, work
+from simlib.real_qemu.check import Checker, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
 from simlib.real_qemu.run import play
 from simlib.scenario import Scenario, find, load_all, pair
@@ -28,7 +28,7 @@ FIRST = ("matched", "device_only_at_source", "order_multifd_first", "stranger_mu
 
 
 def agrees(scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]) -> None:
-    cell = next(check(world.run, [(scenario, version, protocol)], qemus, repeats=1))
+    cell = Checker(world.run, qemus, repeats=1).cell((scenario, version, protocol))
     assert not cell.left_out, cell.left_out
     different = DIFFERENT.get((scenario.name, version, protocol))
     assert cell.agrees != bool(different), (cell, different and f"mended? then unlist it: {different}")
