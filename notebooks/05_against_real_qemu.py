@@ -50,7 +50,7 @@ costs_figure(table)
 # %% [markdown]
 # ## One migration of a real guest with v2, step by step
 #
-# QEMU 7.2 on both sides, two multifd channels: the version that loses the guest when they arrive in a wrong order.
+# QEMU 7.2 on both sides, four multifd channels: the version that loses the guest when they arrive in a wrong order.
 
 # %%
 print(told("matched_multifd.v2.7.2"))
@@ -58,9 +58,12 @@ print(told("matched_multifd.v2.7.2"))
 # %%
 counts = agreement(found).sum()
 wasted = table["v1 MiB"].sum()
+arrived = (kept[kept.protocol == "v2"].outcome == "migrated").sum()
+
+# %%
 Markdown(
     f"**The simulated QEMU is QEMU**, in {counts.agree} of {counts.cells} cells of scenario, version and protocol that could be "
-    f"played. **v2 moves real guests**: {(kept[kept.protocol == 'v2'].outcome == 'migrated').sum()} cells arrived with every page "
-    f"verified, and in {len(table)} in which v1 hangs, loses or fails, v2 refused before a guest byte moved, where v1 "
+    f"played. **v2 moves real guests**: {arrived} cells arrived with every page verified, "
+    f"and in {len(table)} in which v1 hangs, loses or fails, v2 refused before a guest byte moved, where v1 "
     f"sent {wasted:.0f} MiB of them."
 )

@@ -129,8 +129,12 @@ class Beside:
         if fault.kind != "stranger":
             qemu = self.destination if fault.side == "destination" else self.source
             agent = self.agents[-1 if fault.side == "destination" else 0]
-            agent.freeze() if fault.kind == "freeze" else agent.close()  # the host: QEMU and the agent beside it
-            qemu.signal(signal.SIGSTOP if fault.kind == "freeze" else signal.SIGKILL)
+            if fault.kind == "freeze":  # the host: QEMU and the agent beside it
+                agent.freeze()
+                qemu.signal(signal.SIGSTOP)
+            else:
+                agent.close()
+                await qemu.stop()
             return
         sock, _ = await connect(self.real)
         stack.callback(sock.close)

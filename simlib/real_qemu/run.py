@@ -33,6 +33,7 @@ from .tap import Tap
 LOOK_S = 0.03
 QUIET_S = 6.0  # nothing has moved and no status has changed for so long: it hangs
 SETTLE_S = 1.5  # what the destination still does when the source has ended
+LOAD_S = 4.0  # a saved guest is loaded in less, or never
 OBSERVE_S = 25.0
 ENDED = ("completed", "failed", "cancelled")
 ERRNO = re.compile(r"(Broken pipe|Connection reset by peer|Input/output error|Bad file descriptor|Connection refused"
@@ -245,7 +246,7 @@ class _Run:
         if saved and link.transport in ("exec-cat", "file"):
             with suppress(QemuError):
                 await self._listen(load[link.load_transport or link.transport])
-        ended_s, self.ended_s = self.ended_s, self.now_s
+        ended_s, self.ended_s = self.ended_s, self.now_s + LOAD_S
         while not await self._look_at_both():
             await asyncio.sleep(LOOK_S)
         self.ended_s = ended_s
