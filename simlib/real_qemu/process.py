@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import re
 import shutil
 import signal
@@ -45,6 +46,11 @@ def binaries(named: tuple[str, ...] = ()) -> dict[str, str]:
     return found
 
 
+def _die_with_us() -> None:
+    """In the child: whatever kills us kills it too (prctl(2), PR_SET_PDEATHSIG; Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Qemu(Monitor):
     """`async with Qemu(...) as qemu`. `folder` holds its sockets; what it prints is in `stderr`."""
 
@@ -61,7 +67,7 @@ class Qemu(Monitor):
             try:
                 self.process = await asyncio.create_subprocess_exec(
                     *self.command, "-qmp", f"unix:{path},server=on,wait=off", cwd=self.folder, stdin=subprocess.DEVNULL,
-                    stdout=log, stderr=log,
+                    stdout=log, stderr=log, preexec_fn=_die_with_us,
                 )  # fmt: skip
             except OSError as error:
                 raise QemuError(f"{self.command[0]}: can't be run: {error.strerror}") from None

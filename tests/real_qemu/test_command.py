@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,33 @@ def test_what_can_t_be_done_gets_one_clear_sentence(tmp_path: Path) -> None:
     ):
         found, text = said("qemu", *args)
         assert (found, text.count("\n")) == (code, 1) and words in text, (args, found, text)
+
+
+HOLDS_ONE = """
+import asyncio, sys
+from pathlib import Path
+from simlib.real_qemu.process import Qemu
+async def main():
+    async with Qemu(sys.argv[1], ("-M", "none", "-display", "none"), Path(sys.argv[2]), "held") as qemu:
+        print(qemu.process.pid, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_who_is_killed_leaves_no_qemu_behind(qemus: dict[str, str], version: str, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDS_ONE, qemus[version], str(tmp_path)], stdout=subprocess.PIPE,
+                          text=True) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        pid = int(holder.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        holder.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"QEMU {pid} runs on")
 
 
 def test_a_qemu_that_waits_for_nobody_is_no_destination(qemus: dict[str, str], tmp_path: Path) -> None:
