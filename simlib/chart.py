@@ -6,7 +6,7 @@ fit on one sheet. What was said and never heard ends in a cross.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from .trace import Step, Trace
@@ -94,13 +94,12 @@ def _lines(trace: Trace) -> list[_Line]:
                     continue
                 s = Step(s.time_s, s.side, s.kind, "", "guest memory")
                 lines.append(_Line(s, s.time_s))
+            elif s.text == "EOF" and lines and lines[-1].step.text == "devices":
+                lines[-1] = replace(lines[-1], step=lines[-1].step._replace(text="devices, EOF"))
             else:
                 quiet = s.text in (
-                    "multifd initial packet",
-                    "initial packet",
-                    "devices, EOF",
-                    "QEVM, CONFIGURATION, START ram",
-                )
+                    "multifd initial packet", "initial packet", "devices", "QEVM, CONFIGURATION, START ram"
+                )  # fmt: skip
                 lines.append(_Line(s, known[-1].time_s if known else s.time_s if quiet and waiting is None else None))
         elif s.kind == "end" and lines and lines[-1].step.kind == "state" and s.text.startswith(lines[-1].step.text):
             lines[-1] = _Line(s)

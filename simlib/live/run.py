@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import selectors
 import socket
 import tempfile
 from dataclasses import replace
@@ -196,6 +198,16 @@ class _Run:
         await asyncio.sleep(0.01 + pause_s)  # what closing still says
 
 
+class Punctual(selectors.DefaultSelector):
+    """epoll counts in milliseconds, and asyncio rounds up: each hop by the proxy would be late by up to one."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
 def run(
     scenario: Scenario, *, protocol: str = "v2", version: str = "", manager: str = "naive", seed: int = 1
 ) -> Result:
@@ -209,4 +221,5 @@ def run(
         with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
             return await _Run(setup, Path(folder)).run()
 
-    return asyncio.run(whole())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Punctual())) as runner:
+        return runner.run(whole())

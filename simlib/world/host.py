@@ -39,6 +39,7 @@ class Host(host.Host):
         self.other: Host | None = None
         self.tls_round_trips = 1
         self.ends: dict[int, End] = {}
+        self.returning: set[int] = set()  # writes that are done, on a host too busy to notice yet
         self.tls: dict[int, str] = {}
         self.alpn: dict[int, bytes] = {}  # offered, and then agreed
         self.alarm: dict[str, Alarm] = {}
@@ -116,8 +117,20 @@ class Host(host.Host):
             self.feed(i.Broken(end.number, why))
 
     def drained(self, end: End) -> None:
-        if end.number >= 0:
-            self.feed(i.Drained(end.number))
+        conn = end.number
+        if conn < 0 or conn in self.returning:
+            return
+        if not self.guest.jitter_s:
+            self.feed(i.Drained(conn))
+            return
+        self.returning.add(conn)
+
+        def returned() -> None:
+            self.returning.remove(conn)
+            if not end.draining:
+                self.feed(i.Drained(conn))
+
+        self.after(self.guest.rng.random() * self.guest.jitter_s, returned)
 
     # --- TLS --------------------------------------------------------------------------------------------------------
     def _tls_message(self, end: End, data: bytes) -> None:

@@ -240,8 +240,7 @@ class Source(Endpoint):
         size_bytes, last, converged = self.part
         self._write_ram(size_bytes, last)
         if last:
-            self._write_devices()
-            self.stage = "last"
+            self.stage = "devices"
         elif converged:
             self.stage = "switch" if self.acked or not self.settings.has("switchover-ack") else "wait-ack"
         else:
@@ -362,6 +361,17 @@ class Source(Endpoint):
             self._enter("postcopy-active", "collect-last")
             self._out.append(CollectRam(last=True))
 
+    def _stage_devices(self) -> None:
+        """QEMUFile writes its buffer whenever that is full (32 KiB): a destination can fail on one device, and the
+        source meet it, while others are yet to be saved."""
+        if not self.postcopy:
+            self._write_pieces(stream.joined(stream.device_state(3, self.settings.machine.devices)), "devices")
+        self.stage = "end"
+
+    def _stage_end(self) -> None:
+        self._write(MAIN, stream.end_of_stream(b"" if self.postcopy else DESCRIPTION), 0, "EOF")
+        self.stage = "last"
+
     def _stage_last(self) -> None:
         """All bytes are in the socket. With a return path that is not the end."""
         if not self.settings.return_path:
@@ -422,15 +432,6 @@ class Source(Endpoint):
         if conn not in dict(self.broken):
             data = struct.pack(">Q", size_bytes | stream.RAM_PAGE) + b"\x06pc.ram"
             self._out += [Said(conn, "urgent pages"), Send(conn, data, size_bytes)]
-
-    def _write_devices(self) -> None:
-        if self.finished is not None:
-            return
-        pieces: list[stream.Piece] = []
-        if not self.postcopy:
-            pieces = list(stream.device_state(3, self.settings.machine.devices))
-        pieces.append((stream.end_of_stream(b"" if self.postcopy else DESCRIPTION), 0))
-        self._write_pieces(stream.joined(pieces), "EOF" if self.postcopy else "devices, EOF")
 
     def _write_pieces(self, pieces: list[stream.Piece], named: str) -> None:
         for data, fill in pieces:
