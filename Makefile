@@ -52,6 +52,9 @@ bench-results: $(SET_UP) ## the same, and data/results/bench.md
 times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip, and among strangers
 	@$(PY) tests/times.py && $(PY) -m tests.live.test_strangers
 
+agreement: $(SET_UP) ## real sockets and TLS tell the world's stories: TIMES=n in a row, until one does not
+	@$(PY) -m tests.live.agreement $(or $(TIMES),1)
+
 fuzz: $(SET_UP) ## look for bytes that break a side or a parser: MINUTES=n for each of TARGETS
 	@$(PY) -m tests.fuzz --minutes $(or $(MINUTES),1) $(TARGETS)
 
@@ -65,4 +68,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times fuzz notebooks lock clean
+.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks lock clean

@@ -57,6 +57,13 @@ def quick(scenario: Scenario) -> Scenario:
     ))  # fmt: skip
 
 
+def secured(scenario: Scenario) -> Scenario:
+    return scenario.vary(**{
+        s: replace(getattr(scenario, s), parameters=getattr(scenario, s).parameters | {"tls-creds": "tls0"})
+        for s in ("source", "destination")
+    })  # fmt: skip
+
+
 def told(story: tuple[tuple[str, ...], ...]) -> Story:
     """A story in which like channels are exchangeable, and the kernel's words are one."""
     alike: dict[str, list[tuple[str, ...]]] = {}
@@ -116,10 +123,7 @@ SECURED = [
 @pytest.mark.slow
 @pytest.mark.parametrize("job", SECURED, ids=named)
 def test_real_tls_tells_a_story_of_the_world(job: Job) -> None:
-    scenario = quick(job.scenario)
-    secured = {s: replace(getattr(scenario, s), parameters=getattr(scenario, s).parameters | {"tls-creds": "tls0"})
-               for s in ("source", "destination")}  # fmt: skip
-    same(job, scenario.vary(**secured))
+    same(job, secured(quick(job.scenario)))
 
 
 @pytest.mark.slow
