@@ -27,9 +27,7 @@ def main(times: int) -> int:
     with ProcessPoolExecutor(AT_ONCE) as pool:
         for number in range(times):
             missed = [m for m in pool.map(_call, work) if m]
-            print(
-                f"pass {number + 1} of {times}: {len(work)} runs, {len(missed)} unheard of", flush=True
-            )
+            print(f"pass {number + 1} of {times}: {len(work)} runs, {len(missed)} unheard of", flush=True)
             if missed:
                 print(*missed, sep="\n", flush=True)
                 break
