@@ -53,7 +53,7 @@ def quick(scenario: Scenario) -> Scenario:
     """With less patience: nothing that ends at all needs more."""
     given = scenario.management
     return scenario.vary(management=replace(
-        given, observe_s=min(given.observe_s, 6.0), deadline_s=min(given.deadline_s, 2.0)
+        given, observe_s=min(given.observe_s, 15.0), deadline_s=min(given.deadline_s, 2.0)
     ))  # fmt: skip
 
 
