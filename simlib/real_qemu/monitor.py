@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
+import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,14 +33,17 @@ class Monitor:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder  # the folder is ours, and QEMU can write to it
         self.client = QMPClient(name)
+        self.pidfd = -1
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it tells of every lost connection; so do we
 
     async def connect(self, address: str) -> None:
         """Raises QemuError."""
         host, _, port = address.rpartition(":")
-        where: str | tuple[str, int] = (host, int(port)) if host and port.isdigit() else address
         try:
-            await asyncio.wait_for(self.client.connect(where), PATIENCE_S)
+            if host and port.isdigit():
+                await asyncio.wait_for(self.client.connect((host, int(port))), PATIENCE_S)
+            else:
+                await asyncio.wait_for(self._connect_here(address), PATIENCE_S)
         except (TimeoutError, QMPError, OSError) as error:
             why = error.__cause__ or error
             raise QemuError(
@@ -44,7 +51,28 @@ class Monitor:
                 f"-qmp unix:{address},server=on,wait=off"
             ) from None
 
+    async def _connect_here(self, path: str) -> None:
+        """And hold on to the process that listens there (pidfd_open(2)), so that its end can't be mistaken."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, path)
+            pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            with suppress(OSError):  # of another namespace, or gone already
+                self.pidfd = os.pidfd_open(pid)
+            await self.client.connect(sock)
+        except BaseException:
+            sock.close()
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
     async def disconnect(self) -> None:
+        self._forget()
         with suppress(QMPError, OSError, EOFError, TimeoutError):
             await asyncio.wait_for(self.client.disconnect(), 1.0)
 
@@ -52,6 +80,15 @@ class Monitor:
     def gone(self) -> bool:
         """Its connection is lost, and nothing more was heard of it."""
         return self.client.runstate is not Runstate.RUNNING
+
+    @property
+    def dead(self) -> bool:
+        """Its process is known to have ended. One at HOST:PORT is never known to."""
+        if self.pidfd < 0:
+            return False
+        ended = select.poll()
+        ended.register(self.pidfd, select.POLLIN)
+        return bool(ended.poll(0))
 
     async def ask(self, command: str, **arguments: Any) -> Any:
         """QMP's answer. Raises Refused, or QemuError if there is none in time."""

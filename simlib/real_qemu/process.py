@@ -76,8 +76,8 @@ class Qemu(Monitor):
                 while not path.exists() and self.alive:
                     await asyncio.sleep(0.01)
                 while self.alive:
-                    with suppress(QMPError):
-                        await self.client.connect(str(path))
+                    with suppress(QMPError, OSError):
+                        await self._connect_here(str(path))
                         return self
                     await asyncio.sleep(0.01)
         except TimeoutError:

@@ -80,7 +80,8 @@ class Pipe:
                 await self.drained.wait()
         self.agent.hung_up_s = self.agent.hung_up_s or self.agent.now_s
         link = self.agent.links.get(self.conn)
-        if link is not None and not link.gone:
+        # Who dies at the source is told on control, by its agent; its streams know their own ends.
+        if link is not None and not link.gone and self.agent.side == "destination":
             link.end()
 
 
@@ -200,11 +201,23 @@ class Agent(Host):
         await self._set((*config, ("return-path", True)))
         await self.qemu.ask("migrate", uri=f"unix:{self.path}")
         found = await self._until_ended()
+        if found.get("status") != "completed" and self.qemu.dead and await self._has_arrived():
+            self.note("guest", "this QEMU is dead; the guest was sent whole before")
+            return ""
         if found.get("status") == "completed":
             self.guest.running, self.guest.stopped_s = False, self.now_s
             self.note("guest", "guest has stopped")
             return ""
         return str(found.get("error-desc") or found.get("gone") or f"its migration {found.get('status', 'is gone')}")
+
+    async def _has_arrived(self) -> bool:
+        """Of a guest that can't run here any more: what the destination has loaded whole is all that there is."""
+        until_s = self.now_s + ALIVE_S
+        while (stage := getattr(self.endpoint, "stage", "")) != "arrived" and self.endpoint.finished is None:
+            if self.now_s > until_s:
+                break
+            await asyncio.sleep(POLL_S)
+        return bool(stage == "arrived")
 
     def _resume_guest(self, _: i.ResumeGuest) -> None:
         async def resumed() -> None:

@@ -80,11 +80,18 @@ def told(story: tuple[tuple[str, ...], ...]) -> Story:
     return *rest, *sorted(map(tuple, alike.values()))
 
 
+# From a quiet machine to one with far too much to do: jitter of the link and of what the hosts do, share of the rate
+HOSTS = ((0.02, 0.3, 1.0), (0.1, 3.0, 1.0), (0.5, 0.0, 1.0), (3.0, 0.3, 1.0), (3.0, 30.0, 1.0), (0.1, 200.0, 1.0),
+         (100.0, 30.0, 1.0), (0.1, 200.0, 0.03))  # fmt: skip
+
+
 def worlds(job: Job, scenario: Scenario) -> Iterator[Story]:
     for seed in range(SEEDS):
-        jitter = {"link__delay_law": "exponential", "link__jitter_ms": (0.02, 0.1, 0.5, 3.0)[seed % 4],
-                  "guest__jitter_ms": (0.3, 3.0, 0.0)[seed % 3]}  # fmt: skip
-        varied = scenario.vary(**jitter) if seed else scenario
+        link_ms, hosts_ms, share = HOSTS[seed % len(HOSTS)]
+        varied = scenario.vary(
+            link__delay_law="exponential", link__jitter_ms=link_ms, link__rate_mib_s=scenario.link.rate_mib_s * share,
+            guest__jitter_ms=hosts_ms,
+        ) if seed else scenario  # fmt: skip
         yield told(world.run(varied, protocol=job.protocol, version=job.version, seed=seed).trace.story())
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from simlib.live.address import connect
-from simlib.real_qemu.migrate import Wish
+from simlib.real_qemu.machine import whole
+from simlib.real_qemu.migrate import Wish, until_finished
 from simlib.scenario import Fault, Scenario, Side
 from simlib.strangers import WORDS
 
@@ -148,6 +149,33 @@ def test_whatever_breaks_and_whenever_the_guest_is_in_one_place(two: Two, what: 
                 here = True
             assert await pair.counts_on(pair.source if here else pair.destination)
             assert pair.trace.steps
+
+    go(work())
+
+
+@pytest.mark.parametrize("phase", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
+@pytest.mark.parametrize("versions", PAIRS[:2], ids=">".join)
+def test_a_source_qemu_that_dies_takes_its_guest_along_unless_that_has_arrived(
+    two: Two, versions: tuple[str, str], phase: str
+) -> None:
+    """Nobody can save a guest whose process is killed before it was sent; a whole copy that waits is started."""
+
+    async def work() -> None:
+        async with two(versions) as pair:
+            agent = await pair.agent(wish=Wish(2))
+            await asyncio.wait_for(until(pair, phase), 20)
+            pair.source.process.kill()
+            here = await asyncio.wait_for(until_finished(agent), 20)
+            there = await asyncio.wait_for(until_finished(pair.there), 20)
+            arrived = any(s.text == "LOADED" and s.side == "source" for s in pair.trace.steps)
+            assert (here.status, there.status) == (("completed",) * 2 if arrived else ("failed",) * 2), str(pair.trace)
+            assert phase not in PHASES[-2:] or arrived
+            if arrived:
+                assert await whole(pair.destination, pair.scenario)
+            else:
+                assert "source" in here.text and here.errors, here
+                assert there.errors, there
+                assert not (await pair.destination.status()).get("running")
 
     go(work())
 
