@@ -184,7 +184,7 @@ def _add_qemu(verbs: Any) -> None:
         "--to", metavar="ADDRESS", help="instead: where an agent of another host listens (tcp:HOST:PORT)"
     )
     migrate.add_argument("--channels", type=int, default=0, metavar="N", help="multifd channels (%(default)s)")
-    migrate.add_argument("--destination-profile", default="", metavar="MACHINE", help="if it is another than --profile")
+    migrate.add_argument("--destination-profile", default="", metavar="MACHINE", help="the destination's")
     agent = qemu.add_parser(
         "agent", help="the destination's half, on another host",
         description="Listens for `simlib qemu migrate --to` and takes the guest into the QEMU beside. A refused "
@@ -194,7 +194,10 @@ def _add_qemu(verbs: Any) -> None:
     agent.add_argument("address", help="where to listen: tcp:HOST:PORT or unix:PATH")
     agent.add_argument("--qmp", required=True, metavar="ADDRESS", help="its monitor; started with -S -incoming defer")
     for verb, call in ((migrate, _qemu_migrate), (agent, _qemu_agent)):
-        verb.add_argument("--profile", default="pc-i440fx-7.2", metavar="MACHINE", help="its devices (%(default)s)")
+        verb.add_argument(
+            "--profile", default="", metavar="MACHINE", help="its devices, of data/profiles or as FILE or FILE#MACHINE "
+            "of `simlib qemu profile` (the running QEMU is looked at)",
+        )  # fmt: skip
         verb.add_argument("--capability", action="append", default=[], help="a migration capability that is wanted")
         verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="it must be on")
         verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="it must not be on")

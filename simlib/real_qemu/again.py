@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ..profiles import ProfileError
+from ..handshake.machine import Machine
+from ..profiles import ProfileError, described
+from .description import Json
+from .profile import Binary, Monitor, of_command_line
 
 # Options that only the first may have: with a value, and without.
 DROPPED = {
@@ -44,6 +49,21 @@ class Running:
     @property
     def data_dirs(self) -> tuple[str, ...]:
         return tuple(str(self.folder / value) for option, value in pairwise(self.arguments) if option == "-L")
+
+
+def profiled(it: Running, name: str, folder: Path, original: Monitor | None) -> Json:
+    """The profile of a QEMU as it was started; `original` is its monitor if it runs. Raises ProfileError."""
+    command = shlex.join(["simlib", "qemu", "profile", Path(it.program).name, "--", *it.arguments])
+    binary = Binary(it.program, it.data_dirs, folder, it.environment)
+    return of_command_line(binary, harmless(it.arguments, it.folder), name, command, original)
+
+
+def of_monitor(address: str) -> Machine:
+    """The machine of the running QEMU whose monitor listens at a unix socket. Raises ProfileError."""
+    with tempfile.TemporaryDirectory(prefix="simlib-") as folder, Monitor.at(address) as original:
+        if not original.pid:
+            raise ProfileError(f"{address}: whose monitor this is can't be seen over TCP")
+        return described(profiled(of_process(original.pid), "guest", Path(folder), original), "", address)
 
 
 def of_process(pid: int) -> Running:

@@ -24,7 +24,7 @@ from ..result import Result
 from ..scenario import Scenario
 from ..trace import Trace
 from . import check as checking
-from .migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
+from .migrate import Wish, destination_agent, listen, looked_at, settings, source_agent, until_finished
 from .monitor import Monitor, QemuError
 from .process import binaries
 
@@ -92,12 +92,15 @@ def migrate(options: Any) -> int:
         raise ValueError("name the destination: --destination-qmp for one of this host, --to for an agent elsewhere")
 
     async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
+        machine = await looked_at(options.source_qmp, options.profile)
         source = await _monitor(stack, "source", options.source_qmp, folder)
-        here = await settings(source, options.profile, _wish(options))
+        here = await settings(source, machine, _wish(options))
         if options.to:
             peer = parse(options.to)
         else:
-            peer = await _agent(options, stack, folder, trace, options.destination_qmp, Address("tcp", "127.0.0.1:0"))
+            at = Address("tcp", "127.0.0.1:0")
+            named = options.destination_profile
+            peer = await _agent(options, stack, folder, trace, options.destination_qmp, named, at)
         more = _credentials(options, peer.host if peer.kind == "tcp" else "localhost")
         agent = source_agent(here, _wish(options), secrets.token_bytes(32), trace, source, folder, peer, **more)
         stack.push_async_callback(_close, agent)
@@ -114,7 +117,7 @@ def agent(options: Any) -> int:
     """The destination's half, until a guest has come. Raises ValueError, QemuError."""
 
     async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
-        at = await _agent(options, stack, folder, trace, options.qmp, parse(options.address))
+        at = await _agent(options, stack, folder, trace, options.qmp, options.profile, parse(options.address))
         print(f"listening on {at} for the QEMU at {options.qmp}; Ctrl-C ends it", file=sys.stderr, flush=True)
         found = options.agents[0]
         await until_finished(found, stop)
@@ -123,15 +126,17 @@ def agent(options: Any) -> int:
     return _run(options, work)
 
 
-async def _agent(options: Any, stack: AsyncExitStack, folder: Path, trace: Trace, qmp: str, at: Address) -> Address:
+async def _agent(
+    options: Any, stack: AsyncExitStack, folder: Path, trace: Trace, qmp: str, named: str, at: Address
+) -> Address:
     """A destination's agent that listens; `options.agents` keeps it."""
+    machine = await looked_at(qmp, named)
     qemu = await _monitor(stack, "destination", qmp, folder)
     status = (await qemu.ask("query-status"))["status"]
     if status not in ("inmigrate", "prelaunch", "paused"):
         raise QemuError(f"{qmp}: this QEMU is {status}; a destination is started with -S -incoming defer")
-    profile = getattr(options, "destination_profile", "") or options.profile
     wish = replace(_wish(options), channels=0)  # their number is the source's to say
-    given = await settings(qemu, profile, wish)
+    given = await settings(qemu, machine, wish)
     found = destination_agent(given, wish, secrets.token_bytes(32), trace, qemu, folder, **_credentials(options, ""))
     stack.push_async_callback(_close, found)
     options.agents = [found]

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..live.command import table
 from ..profiles import ProfileError
-from .again import Running, harmless, of_process
+from .again import Running, of_process, profiled
 from .preflight import Answer, Party, answers, as_json, party
-from .profile import Binary, Monitor, of_command_line
+from .profile import Monitor
 from .save import ROOM_BYTES, load_uri, save
 from .saved import Saved, read
 
@@ -126,9 +126,7 @@ def _profiled(options: Any, folder: Path, original: Monitor | None) -> dict[str,
     if original and not pid:
         raise ProfileError(f"{options.qmp}: whose monitor this is can't be seen over TCP; add --pid N")
     it = of_process(pid) if pid else Running(options.binary, tuple(options.rest), Path.cwd(), ())
-    command = shlex.join(["simlib", "qemu", "profile", Path(it.program).name, "--", *it.arguments])
-    binary = Binary(it.program, it.data_dirs, folder, it.environment)
-    return of_command_line(binary, harmless(it.arguments, it.folder), options.name, command, original)
+    return profiled(it, options.name, folder, original)
 
 
 # --- qemu preflight -------------------------------------------------------------------------------------------------

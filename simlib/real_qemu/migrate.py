@@ -16,7 +16,9 @@ from ..host import Guest
 from ..live.address import Address, bound
 from ..profiles import ProfileError, machine
 from ..trace import Trace
+from .again import of_monitor
 from .monitor import Monitor, QemuError
+from .preflight import party
 from .sidecar import Agent
 
 POSTCOPY = ("postcopy-ram", "postcopy-preempt")  # needs a relay that understands the stream
@@ -37,13 +39,31 @@ class Wish:
     memory_limit_bytes: int = 0
 
 
-async def settings(qemu: Monitor, configuration: str, wish: Wish = Wish()) -> Settings:
-    """What a running QEMU says of itself, on top of a profile's devices. Raises QemuError."""
+async def looked_at(address: str, named: str) -> Machine | str:
+    """The machine of the QEMU whose monitor is there, or the one that the user names. Raises QemuError."""
+    try:
+        return named or await asyncio.to_thread(of_monitor, address)
+    except ProfileError as error:
+        raise QemuError(f"{error}; --profile names a machine or a profile instead") from None
+
+
+def _named(version: str, name: str) -> Machine:
+    """MACHINE of data/profiles, or FILE or FILE#MACHINE as `simlib qemu profile` writes it. Raises ProfileError."""
+    if not Path(name.partition("#")[0]).is_file():
+        return machine(version, name)
+    found = party(name).settings
+    if found.version != version:
+        raise ProfileError(f"{name}: is a profile of QEMU {found.version or '(not said)'}, and this is {version}")
+    return found.machine
+
+
+async def settings(qemu: Monitor, given: Machine | str, wish: Wish = Wish()) -> Settings:
+    """What a running QEMU says of itself, on top of a machine's devices. Raises QemuError."""
     told = (await qemu.ask("query-version"))["qemu"]
     version = f"{told['major']}.{told['minor']}"
     try:
-        found = machine(version, configuration)
-    except ProfileError as error:
+        found = given if isinstance(given, Machine) else _named(version, given)
+    except (ProfileError, OSError) as error:
         raise QemuError(f"{qemu.name}: {error}") from None
     capabilities = (*wish.capabilities, *(("multifd",) if wish.channels else ()))
     parameters = list(wish.parameters)

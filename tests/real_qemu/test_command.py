@@ -57,6 +57,36 @@ def test_one_command_moves_a_guest_between_two_versions(qemus: dict[str, str], t
         assert (code, told["status"], told["guest_runs_here"]) == (0, "completed", False)
 
 
+def test_two_running_qemus_are_looked_at_so_that_nobody_has_to_say_what_they_are(
+    qemus: dict[str, str], tmp_path: Path
+) -> None:
+    rng = ("-device", "virtio-rng-pci,addr=5")
+    with (
+        Started(qemus["7.2"], tmp_path, "here", *rng, "-cpu", "qemu64,+aes") as here,
+        Started(qemus["10.0"], tmp_path, "bare", *INCOMING, "-cpu", "qemu64") as bare,
+        Started(qemus["10.0"], tmp_path, "same", *INCOMING, *rng, "-cpu", "qemu64,+aes") as same,
+    ):
+        code, text = said("qemu", "migrate", "--source-qmp", here.qmp, "--destination-qmp", bare.qmp)
+        assert code == 1 and "device-unknown" in text and "cpu-feature[aes]" in text, text
+        code, text = said("qemu", "migrate", "--source-qmp", here.qmp, "--destination-qmp", same.qmp)
+        assert code == 0, text
+
+
+@pytest.mark.slow
+def test_a_profile_in_a_file_may_be_named_if_it_is_of_this_version(qemus: dict[str, str], tmp_path: Path) -> None:
+    file = str(tmp_path / "host.json")
+    with Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there:
+        assert said("qemu", "profile", "--qmp", there.qmp, "--out", file)[0] == 0
+        with (
+            Started(qemus["10.0"], tmp_path, "here") as here,
+            Started(qemus["7.2"], tmp_path, "older") as older,
+        ):
+            migrate = ("qemu", "migrate", "--destination-qmp", there.qmp, "--profile", file, "--source-qmp")
+            code, text = said(*migrate, older.qmp)
+            assert code == 1 and f"{file}: is a profile of QEMU 10.0, and this is 7.2" in text, text
+            assert said(*migrate, here.qmp)[0] == 0
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_an_agent_elsewhere_refuses_what_does_not_fit_and_takes_what_does(
     qemus: dict[str, str], tmp_path: Path, tls: bool
