@@ -228,7 +228,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"simlib: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"simlib: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        wanted = (getattr(options, name, None) for name in ("out", "captures", "file"))
+        print(f"simlib: {error.filename or next(filter(None, wanted), 'output')}: {error.strerror}", file=sys.stderr)
         return 1
     except ValueError as error:
         print(f"simlib: {error}", file=sys.stderr)
@@ -250,8 +251,10 @@ def _compare(options: Any) -> int:
             rows.append(row)
     finally:
         if rows:
-            compare.finish(rows, chosen, options.out, command)
-            _tell_rows(rows, options, command)
+            try:
+                compare.finish(rows, chosen, options.out, command)
+            finally:  # a full disk takes none of it
+                _tell_rows(rows, options, command)
     return 0
 
 

@@ -50,13 +50,15 @@ def check(
             cells.append(cell)
     finally:
         if cells:
-            _tell_cells(cells, options)
+            try:
+                if options.out:
+                    checking.write(options.out, cells)
+            finally:  # a full disk takes none of it
+                _tell_cells(cells, options)
     return 0 if all(c.agrees or c.left_out for c in cells) else 1
 
 
 def _tell_cells(cells: list[checking.Cell], options: Any) -> None:
-    if options.out:
-        checking.write(options.out, cells)
     if options.json:
         json.dump({"cells": [c.as_dict() for c in cells], "summary": checking.summary(cells)}, sys.stdout, indent=1)
         print()

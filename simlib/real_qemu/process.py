@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import re
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from qemu.qmp import QMPClient, QMPError
 
 from .monitor import Monitor, QemuError
+from .profile import die_with_us
 
 START_S = 30.0
 PLACES = ("build/qemu/qemu-{}/qemu-system-x86_64",)  # where data/profiles/get-qemu unpacks to
@@ -46,11 +46,6 @@ def binaries(named: tuple[str, ...] = ()) -> dict[str, str]:
     return found
 
 
-def _die_with_us() -> None:
-    """In the child: whatever kills us kills it too (prctl(2), PR_SET_PDEATHSIG; Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 class Qemu(Monitor):
     """`async with Qemu(...) as qemu`. `folder` holds its sockets; what it prints is in `stderr`."""
 
@@ -67,7 +62,7 @@ class Qemu(Monitor):
             try:
                 self.process = await asyncio.create_subprocess_exec(
                     *self.command, "-qmp", f"unix:{path},server=on,wait=off", cwd=self.folder, stdin=subprocess.DEVNULL,
-                    stdout=log, stderr=log, preexec_fn=_die_with_us,
+                    stdout=log, stderr=log, preexec_fn=die_with_us,
                 )  # fmt: skip
             except OSError as error:
                 raise QemuError(f"{self.command[0]}: can't be run: {error.strerror}") from None

@@ -6,11 +6,13 @@ sent), and from its own `-dump-vmstate` (what it could send and would accept). N
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -54,6 +56,11 @@ OF_TOPOLOGY = {"ht", "cmp-legacy"}
 PATIENCE_S = 60.0
 SAVE_S = 600.0  # a TiB of memory that was never touched
 GREETING_S = 5.0
+
+
+def die_with_us() -> None:
+    """In a child: whatever kills us kills it too (prctl(2), PR_SET_PDEATHSIG; Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 # --- the binary and its monitor -------------------------------------------------------------------------------------
@@ -106,6 +113,7 @@ class Binary:
                 process = subprocess.Popen(
                     [*self.command, *arguments, "-qmp", f"unix:{path.name}"], cwd=self.folder,
                     env=self.environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                    preexec_fn=die_with_us,
                 )  # fmt: skip
             except OSError as error:
                 raise ProfileError(f"{self.name}: can't be run: {error.strerror}") from None

@@ -131,6 +131,12 @@ def test_what_can_t_be_done_gets_one_clear_sentence(tmp_path: Path) -> None:
         assert (found, text.count("\n")) == (code, 1) and words in text, (args, found, text)
 
 
+def test_a_full_disk_is_named_and_takes_nothing_that_was_found(qemus: dict[str, str]) -> None:
+    code, text = said("qemu", "check", "machine_type_differs", "--binary", qemus["7.2"], "--repeats", "1", "--out",
+                      "/dev/full")  # fmt: skip
+    assert code == 1 and "simlib: /dev/full: No space left on device" in text and "1 agree" in text, text
+
+
 HOLDS_ONE = """
 import asyncio, sys
 from pathlib import Path
