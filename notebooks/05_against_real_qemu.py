@@ -19,7 +19,7 @@ agreement(found)
 
 # %%
 differ = ran(found).query("~agrees")
-differ[["scenario", "version", "protocol", "outcome", "simulated"]].style.hide(axis="index")
+differ[["scenario", "version", "protocol", "outcome", "simulated", "reason"]].style.hide(axis="index")
 
 # %% [markdown]
 # ## How real v1 ends
