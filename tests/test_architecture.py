@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,8 +137,6 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
 
 
 def test_importing_the_handshake_loads_no_simulator_and_no_pandas() -> None:
-    import subprocess
-
     code = "import sys, simlib.handshake.detect; print({'simpy', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "set()"
@@ -147,3 +146,9 @@ def test_the_lock_holds_no_stranger_of_our_name() -> None:
     """PyPI has a package called simlib; a dependency on ourselves by name would install that one."""
     lock = (ROOT.parent / "requirements.lock").read_text()
     assert "\nsimlib==" not in lock and "\nsimpy==" in lock
+
+
+def test_no_merge_was_left_half_done() -> None:
+    told = subprocess.run(["git", "-C", str(ROOT.parent), "grep", "-nE", "^(<{7}|>{7}|={7}$)"], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert told.stdout == "" and told.returncode == 1

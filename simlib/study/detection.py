@@ -124,7 +124,7 @@ def no_destination_to_ask(lab: Lab) -> Verdict:
     )  # fmt: skip
     ok = same == tried and held.outcome == "refused" and all(r.outcome == "migrated" for r in kept)
     return Verdict("holds" if ok else "refuted", "", numbers, "simlib run save_restore_other_device --protocol v2",
-                   "files of real QEMUs")  # fmt: skip
+                   "files of real QEMUs other than 7.2 and 10.0")  # fmt: skip
 
 
 # --- D2 -------------------------------------------------------------------------------------------------------------
