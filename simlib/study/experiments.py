@@ -332,7 +332,7 @@ def channels_are_named(lab: Lab) -> Verdict:
     )
     ok = not any(two.values()) and not bad(rows)
     return Verdict("holds" if ok else "refuted", "", numbers, "simlib explore matched_multifd --protocol v2 --cuts 1 "
-                   "--stranger garbage --stranger replay", "strangers at real QEMUs other than 7.2 and 10.0")  # fmt: skip
+                   "--stranger garbage --stranger replay", "strangers at other QEMUs than 7.2 and 10.0")  # fmt: skip
 
 
 def order_alone(lab: Lab) -> Verdict:
