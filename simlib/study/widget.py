@@ -111,8 +111,8 @@ class Explorer:
             return
         row = self.found.row
         self.still = self.chart.value = sequence_svg(self.found.trace, row.outcome)
-        told = f"<b>{row.outcome.replace('_', ' ')}</b>: {OUTCOMES[row.outcome]}; {row.guest_bytes_sent / 2**20:,.1f} "
-        told += f"MiB of the guest were sent. {escape(self.scenario.title)}."
+        when = f", after {1e3 * row.time_to_outcome_s:,.3g} ms" if row.time_to_outcome_s is not None else ""
+        told = f"<b>{row.outcome.replace('_', ' ')}</b>{when}: {OUTCOMES[row.outcome]}. {escape(self.scenario.title)}."
         if self.scenario.link.transport.startswith(LOCAL):
             told += " There is no network between the two here: round trip, jitter and loss change nothing."
         self.message.value = _sentence(told, "#333")
