@@ -225,6 +225,26 @@ def _messages(trace: Trace) -> Iterator[Slant]:
             yield step.time_s, heard_s, step.side == "source", COLOURS[kind], "-", word
 
 
+def searched(table: pandas.DataFrame, title: str) -> SVG:
+    """A mark a model, by how many states it has: a cross where some order of events breaks a property."""
+    with style.context(STYLE):
+        figure, (axis,) = _figure(11, 3.6)
+        kinds = list(dict.fromkeys(table.kind))
+        for row, kind in enumerate(reversed(kinds)):
+            mine = table[table.kind == kind].reset_index()
+            for broken, colour, marker in ((False, "#1b6ca8", "o"), (True, "#b3541e", "X")):
+                some = mine[mine.breaks == broken]
+                axis.scatter(some.states, row + (some.index % 5 - 2) * 0.13, c=colour, marker=marker, s=60,
+                             label=None if row else "some order breaks it" if broken else "nothing breaks")  # fmt: skip
+            told = f"{int(mine.breaks.sum())} of {len(mine)} break"
+            axis.text(1.01, row, told, transform=axis.get_yaxis_transform(), va="center")
+        axis.set_yticks(range(len(kinds)), kinds[::-1])
+        axis.set(xscale="log", ylim=(-0.6, len(kinds) - 0.4), xlabel="states: every order of events, each once",
+                 title=title)  # fmt: skip
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
+        return svg(figure, title)
+
+
 def seconds(value: float) -> str:
     """2 ms, 0.3 s, 3 h: as short as a tick may be."""
     if value == float("inf"):

@@ -97,7 +97,7 @@ class _Bends:
 
 
 def peers() -> pandas.DataFrame:
-    """A row a peer from the future: every order of events, how it ends, and what the source of today or tomorrow says."""
+    """A row a peer from the future: every order of events, how it ends, and what its source is told."""
     rows = []
     for told, kind in PEERS:
         fits = kind in (NewerSource, NewerDestination, LaterSource, LaterDestination)
