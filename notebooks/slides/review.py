@@ -3,7 +3,9 @@
 #
 # A design review of the handshake that Peter Xu and Daniel Berrangé discussed on qemu-devel in June 2023.
 #
-# *“Self-bootstrappable”* (Peter) or *“the mgmt app would need to opt in”* (Daniel)?
+# Peter: *“Handshake protocol should always be self-bootstrap-able”*
+#
+# Daniel: *“I think the mgmt app can just indicate the new v2 bi-directional protocol”*
 #
 # <small>Every number and picture was computed when this deck was made (`make slides`), by the protocol code itself: in a
 # simulated world, in every order of events, and from what real QEMUs did.</small>
@@ -17,10 +19,11 @@ from simlib.study import costs, curves, figures, growth, order, real
 from simlib.study.claims import Lab, verdict_text
 from simlib.study.registry import CLAIMS
 from simlib.study.table import outcomes
+from simlib.study.widget import SENSES
 from simlib.world import run
 
 # %% [markdown]
-# ## Today the guest can be lost, and the source says “completed”
+# ## Today a guest can be lost under “completed”
 #
 # multifd is on at the destination alone, QEMU 10.0 on both sides: one of the situations in the lab.
 
@@ -44,17 +47,17 @@ Markdown(f"| outcome | v1 | v2 | |\n|---|--:|--:|---|\n{rows}\n\n{len(shared)} s
          f"**{ends_badly['v2']} of {len(naive[naive.protocol == 'v2'])}** under v2.")  # fmt: skip
 
 # %% [markdown]
-# ## Can the source find out by itself? It hears the same on both paths
+# ## Find out alone? It hears the same on both paths
 
 # %%
 heard = order.histories()
-lines = "\n".join(f"| {name} | {'the same' if row['the same on a slow path'] is True else row['the same on a slow path']} "
+lines = "\n".join(f"| {SENSES[name.split(')')[0].strip('(')]}{name.partition(')')[2]} | {'the same' if row['the same on a slow path'] is True else row['the same on a slow path']} "
                   f"| {row['it decides']} | {row['it errs']} |" for name, row in heard.iterrows())  # fmt: skip
-Markdown("A pipe that returns nothing, or a slow path to a new peer? What the source has heard when it decides:\n\n"
-         f"| it asks by | on both paths | then | and errs |\n|---|---|---|---|\n{lines}")  # fmt: skip
+Markdown("What it has heard on a pipe that returns nothing, and on a slow path to a new peer:\n\n"
+         f"| it asks by | on both | then | and errs |\n|---|---|---|---|\n{lines}")  # fmt: skip
 
 # %% [markdown]
-# ## So a timeout must decide, and its length depends on the tail
+# ## So a timeout decides, and the tail sets its length
 
 # %%
 figures.tail_curves(curves.tails(), "The timeout for one error in a million: 5 ms and a jitter of scale 1 ms each way")
@@ -72,7 +75,7 @@ lab = Lab(run)
 peers = list(curves.peers(lab))
 wide = figures.shares(peers, "by", "peer")
 head = "| by | " + " | ".join(wide.columns) + " |\n|---|" + "---|" * len(wide.columns)
-body = "\n".join(f"| **{by}** | " + " | ".join(row) + " |" for by, row in wide.iterrows())
+body = "\n".join(f"| **{SENSES[by.strip('()')]}** | " + " | ".join(row) + " |" for by, row in wide.iterrows())
 clean = [by for by in wide.index if all(ok for name, _, ok in peers if name == by)]
 
 # %%
@@ -85,9 +88,9 @@ Markdown(f"Right: v2 between new sides, v1 otherwise, and the guest arrives. Tim
 
 # %%
 settings = growth.sides(run)
-lines = "\n".join(f"| {at[0]} | {at[1]} | **{row.outcome}** | {row.guest_bytes / 2**20:.0f} MiB | {row.told} |"
+lines = "\n".join(f"| {at[0].split()[-1]} | {at[1]} | **{row.outcome}** | {row.guest_bytes / 2**20:.0f} | {row.told} |"
                   for at, row in settings.iterrows())  # fmt: skip
-Markdown(f"| source | destination | outcome | sent | the source is told |\n|---|---|---|--:|---|\n{lines}\n\nA wrong setting costs an "
+Markdown(f"| source told | destination | outcome | MiB sent | the source says |\n|---|---|---|--:|---|\n{lines}\n\nA wrong setting costs an "
          "error message. No side falls back by itself, so nobody between the two can downgrade them.")  # fmt: skip
 
 # %% [markdown]
@@ -139,7 +142,7 @@ Markdown(f"v2 breaks only where its manager lied ({lied}). Of {len(future)} newe
          f"are refused by name. The simulated v1 ends as real QEMU in **{check.agree} of {check.cells}** cells.")  # fmt: skip
 
 # %% [markdown]
-# ## The answer: be told
+# ## The answer
 
 # %%
 asked = ("D2", "P5-strong", "D3", "P5-growth", "D1", "P4")
@@ -147,5 +150,6 @@ verdicts = {name: CLAIMS[name].decide(lab) for name in asked}
 lines = "\n".join(
     f"| {n}, {CLAIMS[n].who.split()[0]}: {CLAIMS[n].text} | {verdict_text(v)} |" for n, v in verdicts.items()
 )
-Markdown(f"| claim of 2023 | found |\n|---|---|\n{lines}\n\nOpen: "
+told = verdicts["D3"].verdict == "holds" and verdicts["P5-strong"].verdict == "refuted"
+Markdown(f"**{'Be told.' if told else 'Not decided.'}**\n\n| claim of 2023 | found |\n|---|---|\n{lines}\n\nOpen: "
          + "; ".join(dict.fromkeys(v.still_open for v in list(verdicts.values())[:3] if v.still_open)) + ".")  # fmt: skip

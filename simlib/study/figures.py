@@ -182,17 +182,19 @@ def time_space(traces: Mapping[str, Trace], title: str, until_s: float) -> SVG:
         figure = Figure(figsize=(11, 2.3 * len(traces) + 0.6))
         axes = numpy.atleast_1d(figure.subplots(len(traces), 1, sharex=True))
         for axis, (name, trace) in zip(axes, traces.items(), strict=True):
-            told: dict[tuple[int, bool], list[str]] = {}  # at one point of the picture, up or down
-            for start_s, end_s, down, colour, dash, word in (*_connects(trace), *_messages(trace)):
+            told: dict[tuple[float, bool], list[str]] = {}  # at one point of the picture, up or down
+            place_s = -1.0
+            for start_s, end_s, down, colour, dash, word in sorted((*_connects(trace), *_messages(trace))):
                 if start_s <= until_s:
                     axis.plot([start_s * 1e3, end_s * 1e3], [down, not down], color=colour, ls=dash)
-                    told.setdefault((round(100 * start_s / until_s), down), []).append(word)
+                    place_s = start_s if start_s - place_s > until_s / 50 else place_s
+                    told.setdefault((place_s, down), []).append(word)
             memory_s = min((p.time_s for p in trace.packets if p.fill), default=until_s)
             axis.fill_between([memory_s * 1e3, until_s * 1e3], 0, 1, color=COLOURS["main"], alpha=0.2, lw=0)
             axis.text((memory_s + until_s) * 5e2, 0.5, "guest memory", ha="center", va="center")
-            for (percent, down), words in told.items():
+            for (start_s, down), words in told.items():
                 text = "\n".join(w if n == 1 else f"{n} × {w}" for w, n in Counter(filter(None, words)).items())
-                axis.annotate(text, (percent * until_s * 10, down), (2, 5 if down else -5),
+                axis.annotate(text, (start_s * 1e3, down), (2, 5 if down else -5),
                               textcoords="offset points", fontsize=10, va="bottom" if down else "top")  # fmt: skip
             axis.set_yticks([1, 0], ["source", "destination"])
             axis.set(ylim=(-0.7, 1.7), title=name)
