@@ -61,6 +61,9 @@ fuzz: $(SET_UP) ## look for bytes that break a side or a parser: MINUTES=n for e
 notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 	@$(PY) notebooks/build.py
 
+slides: $(SET_UP) ## the design review as one page and as a PDF, from its text: build/slides/review.html, .pdf
+	@$(PY) notebooks/slides.py
+
 lock: $(SET_UP) ## resolve requirements.lock anew
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml build.in -o requirements.lock
@@ -68,4 +71,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks lock clean
+.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks slides lock clean

@@ -10,13 +10,13 @@
 # right is how the run ended; the table below the six says what each means.
 
 # %%
-import ipywidgets
 import pandas
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from simlib.outcome import BAD, OUTCOMES
 from simlib.scenario import find, load_all
 from simlib.study.table import outcomes
+from simlib.study.widget import Explorer
 from simlib.world import run
 
 # %% [markdown]
@@ -141,26 +141,11 @@ counts.rename_axis(columns=None).assign(meaning=list(OUTCOMES.values()))
 # %% [markdown]
 # ## Try it
 #
-# Run the next cell, choose a situation, a protocol, a QEMU version and a seed; the chart redraws. Below it stands the first
-# choice as a still picture, for whoever reads this without a kernel.
+# Run the next cell, choose a situation, and move what you like: path, timeout, versions, channels, faults, seed. The chart
+# redraws with every move. Read without a kernel, it stands still where it began.
 
 # %%
-chart = ipywidgets.HTML()
-choices = {
-    "scenario": ipywidgets.Dropdown(options=[s.name for s in load_all()], value="stranger_silent"),
-    "protocol": ipywidgets.Dropdown(options=["v1", "v2"]),
-    "version": ipywidgets.Dropdown(options=["7.2", "10.0", "11.1"], value="11.1"),
-    "seed": ipywidgets.IntSlider(1, 1, 50),
-}
-for name, choice in choices.items():
-    choice.description = name
-mistakes = ipywidgets.interactive_output(
-    lambda scenario, **given: setattr(chart, "value", run(find(scenario), **given)._repr_svg_()), choices
-)
-display(ipywidgets.VBox([*choices.values(), chart, mistakes]))
-
-# %%
-run(find("stranger_silent"), protocol="v1", version="11.1", seed=1)
+Explorer(run, "stranger_silent", protocol="v1", version="11.1")
 
 # %% [markdown]
 # ## The answer

@@ -36,9 +36,15 @@ def build(source: Path) -> Any:
         cell.id = f"cell-{number:02}"
         cell.metadata = nbformat.from_dict({})
         if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) or _picture(o)]
     notebook.metadata = nbformat.from_dict(KERNEL)
     return notebook
+
+
+def _picture(output: Any) -> bool:
+    """Whether there is a still picture in the place of a dead widget; then it alone is kept."""
+    output.data.pop(WIDGET)
+    return any(kind.startswith("image/") for kind in output.data)
 
 
 def text_of(notebook: Any) -> list[tuple[str, ...]]:

@@ -75,6 +75,12 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def messages(trace: Trace) -> list[tuple[Step, float | None]]:
+    """What was said, and when the other side heard of it (None: never), for charts whose time is to scale."""
+    return [(line.step, line.heard_s) for line in _lines(trace)
+            if line.step.kind == "say" and not line.step.text.startswith("(")]  # fmt: skip
+
+
 def _lines(trace: Trace) -> list[_Line]:
     """Pair what was said with when the other side heard of it; collapse the passes over memory."""
     heard: dict[tuple[str, str], list[Step]] = {}

@@ -71,6 +71,7 @@ OWNERS = {
     "matplotlib": "simlib.study",
     "numpy": "simlib.study",
     "IPython": "simlib.study",
+    "ipywidgets": "simlib.study",
     "pyarrow": "simlib.study",
     "scipy": "simlib.study",
     "SALib": "simlib.study",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ from IPython.display import SVG
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from ..chart import COLOURS, messages
+from ..trace import Trace
+
 STYLE = Path(__file__).with_name("simlib.mplstyle")
+PROTOCOLS = {"v1": ("#b3541e", "s", "v1, today"), "v2": ("#1b6ca8", "o", "v2, handshake")}  # colour-blind safe
+GIB, NEVER = 1 << 30, float("inf")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))  # told apart without colour
 
 
@@ -95,6 +101,149 @@ def tail_curves(table: pandas.DataFrame, title: str) -> SVG:
             axis.set(yscale="log", ylim=(table.timeout_s.min() / 2, max(table.timeout_s.max(), 1e5) * 3),
                      xlabel=f"{family}: heavier tail →", ylabel="timeout for one error in 10⁶ (s)")  # fmt: skip
         figure.suptitle(title, x=0.01, ha="left", fontsize=14)
+        return svg(figure, title)
+
+
+def prices(table: pandas.DataFrame) -> SVG:
+    """What v2 costs: the time to the first guest byte over the round trip, and what was said by then over channels."""
+    with style.context(STYLE):
+        figure, (left, right) = _figure(11, 4.6, 2)
+        fewest, most = table.channels.min(), table.channels.max()
+        for protocol, (colour, marker, label) in PROTOCOLS.items():
+            mine = table[table.protocol == protocol]
+            for channels, dash in ((fewest, "-"), (most, "--")):
+                line = mine[mine.channels == channels]
+                left.plot(line.rtt_ms, line.ready_s * 1e3, color=colour, marker=marker, ls=dash,
+                          label=f"{label}, {channels} channels")  # fmt: skip
+            said = mine.groupby("channels").said_bytes.max() / 1024
+            right.plot(said.index, said, color=colour, marker=marker)
+            right.annotate(f"{protocol}: {said.iloc[-1]:.1f} KiB", (said.index[-1], said.iloc[-1]), (0, 9),
+                           textcoords="offset points", color=colour, ha="right")  # fmt: skip
+        left.set(xscale="log", yscale="log", xlabel="round trip (ms)", ylabel="first guest byte after (ms)",
+                 title="Time before the guest moves")  # fmt: skip
+        left.legend(loc="upper left", fontsize=11)
+        right.set(xlabel="multifd channels", ylabel="said before (KiB)", title="Bytes before the guest moves")
+        right.margins(y=0.15)
+        return svg(figure, "prices")
+
+
+def waste(table: pandas.DataFrame) -> SVG:
+    """Mismatches over the size of the guest: when the source knew, and how much had moved for nothing. Those that go
+    alike are one line, which says how many they are."""
+    with style.context(STYLE):
+        figure, axes = _figure(11, 5, 2)
+        known = table.knows_s[table.knows_s != NEVER]
+        top = known.max() * 30
+        drawn = table.assign(knows_s=table.knows_s.clip(upper=top), wasted=table.wasted_bytes / GIB)
+        for axis, column, least in zip(axes, ("knows_s", "wasted"), (0, 1 / 64), strict=True):
+            for protocol, (colour, marker, _) in PROTOCOLS.items():
+                wide = drawn[drawn.protocol == protocol].pivot(index="scenario", columns="ram_mib", values=column)
+                for _, group in wide.groupby([wide[n].clip(lower=least).map("{:.0e}".format) for n in wide.columns]):
+                    values = group.iloc[0]
+                    axis.plot(wide.columns / 1024, numpy.maximum(values, 0), color=colour, marker=marker,
+                              ms=10 if protocol == "v2" else 6, mfc="none" if protocol == "v2" else colour)  # fmt: skip
+                    told = f"{protocol}: {len(group)} of {len(wide)}" + (", never" if values.iloc[-1] == top else "")
+                    above = (6, 8) if protocol == "v1" else (6, -18)
+                    axis.annotate(told, (wide.columns[-1] / 1024, values.iloc[-1]), above, textcoords="offset points",
+                                  color=colour, ha="right")  # fmt: skip
+        left, right = axes
+        left.set(xscale="log", yscale="log", ylim=(known.min() / 6, top * 6), xlabel="guest (GiB)",
+                 ylabel="s after the start", title="When the source knows that it will not work")  # fmt: skip
+        right.set(xscale="log", xlabel="guest (GiB)", ylabel="GiB", title="Guest memory moved for nothing")
+        right.set_yscale("symlog", linthresh=1 / 16)
+        right.set_ylim(-1 / 32, 600)
+        right.set_yticks([0, 1 / 16, 1, 16, 128], ["0", "1/16", "1", "16", "128"], minor=False)
+        right.minorticks_off()
+        return svg(figure, "waste")
+
+
+def known_by(table: pandas.DataFrame, title: str) -> SVG:
+    """Of all runs that did not migrate, the share whose source knows it by then; what never knows keeps it below 1."""
+    with style.context(STYLE):
+        figure, (axis,) = _figure(9, 4.6)
+        last = table.knows_s.replace(NEVER, numpy.nan).max() * 4
+        for (protocol, (colour, _, label)), dash in zip(PROTOCOLS.items(), ("--", "-"), strict=True):
+            known = numpy.sort(table[table.protocol == protocol].knows_s.to_numpy())
+            share = numpy.arange(1, len(known) + 1) / len(known)
+            ever = known != NEVER
+            axis.step([*known[ever], last], [*share[ever], share[ever].max()], where="post", color=colour, ls=dash,
+                      label=f"{label}: {ever.sum()} of {len(known)} ever")  # fmt: skip
+        axis.set(
+            xscale="log", ylim=(0, 1.03), xlabel="time after the start (s)", ylabel="share that knows", title=title
+        )
+        axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        axis.legend(loc="lower right")
+        return svg(figure, title)
+
+
+def time_space(traces: Mapping[str, Trace], title: str, until_s: float) -> SVG:
+    """Time to the right, the two hosts above each other, a slanted line a message: what a round trip is made of."""
+    with style.context(STYLE):
+        figure = Figure(figsize=(11, 2.3 * len(traces) + 0.6))
+        axes = numpy.atleast_1d(figure.subplots(len(traces), 1, sharex=True))
+        for axis, (name, trace) in zip(axes, traces.items(), strict=True):
+            told: dict[tuple[float, bool], list[str]] = {}  # at one point of the picture, up or down
+            place_s = -1.0
+            for start_s, end_s, down, colour, dash, word in sorted((*_connects(trace), *_messages(trace))):
+                if start_s <= until_s:
+                    axis.plot([start_s * 1e3, end_s * 1e3], [down, not down], color=colour, ls=dash)
+                    place_s = start_s if start_s - place_s > until_s / 50 else place_s
+                    told.setdefault((place_s, down), []).append(word)
+            memory_s = min((p.time_s for p in trace.packets if p.fill), default=until_s)
+            axis.fill_between([memory_s * 1e3, until_s * 1e3], 0, 1, color=COLOURS["main"], alpha=0.2, lw=0)
+            axis.text((memory_s + until_s) * 5e2, 0.5, "guest memory", ha="center", va="center")
+            for (start_s, down), words in told.items():
+                text = "\n".join(w if n == 1 else f"{n} × {w}" for w, n in Counter(filter(None, words)).items())
+                axis.annotate(text, (start_s * 1e3, down), (2, 5 if down else -5),
+                              textcoords="offset points", fontsize=10, va="bottom" if down else "top")  # fmt: skip
+            axis.set_yticks([1, 0], ["source", "destination"])
+            axis.set(ylim=(-0.7, 1.7), title=name)
+            axis.grid(False)
+            axis.axhline(1, color="#999999", lw=1, zorder=0)
+            axis.axhline(0, color="#999999", lw=1, zorder=0)
+        axes[-1].set(xlabel="ms after the start", xlim=(0, until_s * 1e3))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=14)
+        return svg(figure, title)
+
+
+Slant = tuple[float, float, bool, str, str, str]  # starts, arrives (s), downwards, colour, dashes, word
+
+
+def _connects(trace: Trace) -> Iterator[Slant]:
+    """TCP's own round trip, before anything can be said."""
+    arrives = {p.connection: p.time_s for p in trace.packets if p.kind == "syn-ack"}
+    for p in trace.packets:
+        if p.kind == "syn" and p.connection in arrives:
+            turn_s = arrives[p.connection]
+            yield p.time_s, turn_s, True, "#717581", ":", "connects"
+            yield turn_s, 2 * turn_s - p.time_s, False, "#717581", ":", ""
+
+
+def _messages(trace: Trace) -> Iterator[Slant]:
+    for step, heard_s in messages(trace):
+        if heard_s is not None and step.text != "guest memory":
+            kind = next((k for k in COLOURS if k and step.connection.startswith(k)), "")
+            word = step.text.split(",")[0].split(" ")[0]
+            yield step.time_s, heard_s, step.side == "source", COLOURS[kind], "-", word
+
+
+def searched(table: pandas.DataFrame, title: str) -> SVG:
+    """A mark a model, by how many states it has: a cross where some order of events breaks a property."""
+    with style.context(STYLE):
+        figure, (axis,) = _figure(11, 3.6)
+        kinds = list(dict.fromkeys(table.kind))
+        for row, kind in enumerate(reversed(kinds)):
+            mine = table[table.kind == kind].reset_index()
+            for broken, colour, marker in ((False, "#1b6ca8", "o"), (True, "#b3541e", "X")):
+                some = mine[mine.breaks == broken]
+                axis.scatter(some.states, row + (some.index % 5 - 2) * 0.13, c=colour, marker=marker, s=60,
+                             label=None if row else "some order breaks it" if broken else "nothing breaks")  # fmt: skip
+            told = f"{int(mine.breaks.sum())} of {len(mine)} break"
+            axis.text(1.01, row, told, transform=axis.get_yaxis_transform(), va="center")
+        axis.set_yticks(range(len(kinds)), kinds[::-1])
+        axis.set(xscale="log", ylim=(-0.6, len(kinds) - 0.4), xlabel="states: every order of events, each once",
+                 title=title)  # fmt: skip
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
         return svg(figure, title)
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..explore import Found, Model, search
 from ..explore.detection import pairs
 from ..explore.report import Line, search_mutants
+from ..profiles import DATA
 
 pandas.set_option("display.max_colwidth", None)  # what is told here is told whole
 PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
@@ -22,6 +23,17 @@ def models(lines: Mapping[str, Line]) -> pandas.DataFrame:
     """A row a model: its states, and what some order of events breaks."""
     rows = [(name, line.found.states, ", ".join(line.found.violations) or "nothing") for name, line in lines.items()]
     return pandas.DataFrame(rows, columns=["model", "states", "breaks"]).set_index("model")
+
+
+def recorded() -> pandas.DataFrame:
+    """A row a model, as `make results` wrote them: its states, and whether some order of events breaks it."""
+    rows = []
+    for line in (DATA / "results" / "ordering.md").read_text(encoding="utf-8").splitlines():
+        cells = [c.strip() for c in line.strip("| ").split("|")]
+        if line.startswith(("| v1 ", "| v2", "| (")) and len(cells) >= 3 and cells[1].replace(",", "").isdigit():
+            kind = "v1" if cells[0].startswith("v1") else "v2" if cells[0].startswith("v2") else "detection"
+            rows.append((cells[0], kind, int(cells[1].replace(",", "")), cells[2] != "nothing"))
+    return pandas.DataFrame(rows, columns=["model", "kind", "states", "breaks"])
 
 
 def rules() -> pandas.DataFrame:

@@ -1,0 +1,101 @@
+"""What a handshake costs where all is well, and what it saves where it is not: v1 beside v2, run by run.
+
+A run is *wasted* where the two sides do not fit: whatever moved by the time somebody says so, moved for nothing. The
+source *knows* when it is told that it failed; one that is told nothing, or `completed` over a lost guest, never knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas
+
+from ..compare import Runner, jobs
+from ..outcome import Row
+from ..scenario import Scenario, Side, load_all
+
+NEVER = float("inf")
+KNOWN = ("refused", "failed")
+RATE_MIB_S = 1200.0  # of the network: ten gigabits a second
+
+
+def _side(channels: int) -> Side:
+    if not channels:
+        return Side()
+    return Side(capabilities=("multifd",), parameters={"multifd-channels": channels})
+
+
+def prices(run: Runner, rtts_ms: Iterable[float], channels: Iterable[int], version: str = "10.0") -> pandas.DataFrame:
+    """Both sides alike: round trips and time to the first guest byte (v2: READY), what was said by then, downtime."""
+    many = list(channels)
+    rows = []
+    for rtt_ms in rtts_ms:
+        for number in many:
+            side = _side(number)
+            base = Scenario(name="price", title="price", source=side, destination=side)
+            base = base.vary(link__delay_ms=rtt_ms / 2, link__rate_mib_s=RATE_MIB_S, guest__ram_mib=8.0)
+            for protocol in ("v1", "v2"):
+                found = run(base, protocol=protocol, version=version, seed=1)
+                first_s = found.row.time_to_first_guest_byte_s or NEVER
+                said = sum(len(p.data) for p in found.trace.packets if p.time_s < first_s)
+                rows.append((protocol, rtt_ms, number, found.row.round_trips, first_s, said, found.row.downtime_s))
+    columns = ["protocol", "rtt_ms", "channels", "round_trips", "ready_s", "said_bytes", "downtime_s"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def side_by_side(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A row a round trip and number of channels; v1 and v2 beside each other."""
+    told = table.assign(ready_ms=table.ready_s * 1e3, downtime_ms=table.downtime_s * 1e3)
+    wide = told.pivot(index=["rtt_ms", "channels"], columns="protocol",
+                      values=["round_trips", "ready_ms", "said_bytes", "downtime_ms"])  # fmt: skip
+    return wide.rename_axis(columns=["", ""])
+
+
+def mismatches(run: Runner, version: str = "10.0") -> list[Scenario]:
+    """The library's pairs that do not fit, and nothing else is wrong: v2 refuses, and v1 neither refuses nor moves."""
+    found = []
+    for scenario in load_all():
+        if scenario.faults or scenario.management.lies or scenario.link.transport != "tcp":
+            continue
+        if {*scenario.protocols} != {"v1", "v2"} or version not in scenario.versions or "128_gib" in scenario.name:
+            continue
+        one, two = (run(scenario, protocol=p, version=version).row for p in ("v1", "v2"))
+        if two.outcome == "refused" and one.outcome not in ("refused", "migrated"):
+            found.append(scenario)
+    return found
+
+
+def knows_s(row: Row) -> float:
+    """When the source knew that it would not work; never, if nobody told it."""
+    return row.time_to_outcome_s if row.outcome in KNOWN and row.time_to_outcome_s is not None else NEVER
+
+
+def moved_bytes(row: Row) -> float:
+    """Of the guest, by the time the source knew: what a connection that broke under it never took is not counted."""
+    return min(float(row.guest_bytes_sent), knows_s(row) * RATE_MIB_S * (1 << 20))
+
+
+def savings(run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[float],
+            version: str = "10.0") -> pandas.DataFrame:  # fmt: skip
+    """Each mismatch at each size of the guest: when the source knew, and how much had moved by then."""
+    rows = []
+    for scenario in scenarios:
+        for size_mib in sizes_mib:
+            base = scenario.vary(guest__ram_mib=size_mib, link__rate_mib_s=RATE_MIB_S,
+                                 management__observe_s=600.0 + size_mib / 100)  # fmt: skip
+            for protocol in ("v1", "v2"):
+                row = run(base, protocol=protocol, version=version).row
+                rows.append((scenario.name, protocol, size_mib, row.outcome, knows_s(row), moved_bytes(row)))
+    return pandas.DataFrame(rows, columns=["scenario", "protocol", "ram_mib", "outcome", "knows_s", "wasted_bytes"])
+
+
+def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
+    """Every run of the library that does not migrate as asked, where both protocols play it: when the source knew."""
+    shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
+    rows: list[tuple[Any, ...]] = []
+    for job in jobs(shared):
+        row = run(job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed).row
+        if job.manager == "naive" and row.outcome != "migrated":
+            rows.append((job.scenario.name, job.protocol, row.outcome, knows_s(row)))
+    return pandas.DataFrame(rows, columns=["scenario", "protocol", "outcome", "knows_s"])

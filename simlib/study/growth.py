@@ -1,0 +1,148 @@
+"""Version skew: pairs of QEMU versions under both protocols, and peers from a future that has not been written.
+
+A later peer is the real endpoint with one thing changed: what a later handshake might say. Each is searched in every
+order of events, and played once to its end, so that what the source is told stands beside it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas
+
+from ..compare import Runner
+from ..explore import search
+from ..explore.models import v2
+from ..explore.peers import Future, NewerDestination, NewerSource, become
+from ..explore.story import replay, to_the_end
+from ..handshake.v2 import frames
+from ..handshake.v2.destination import Destination
+from ..handshake.v2.source import CONTROL, Source
+from ..scenario import find
+
+
+def _speaks(told: bytes, lowest: int, highest: int) -> bytes:
+    """A preface with another range of versions."""
+    return told[:10] + struct.pack(">HH", lowest, highest) + told[14:]
+
+
+class LaterSource(Source):
+    """Speaks the next version too, and says so."""
+
+    def _greeting(self, conn: int) -> bytes:
+        return _speaks(super()._greeting(conn), frames.LOWEST, frames.HIGHEST + 1)
+
+
+class LaterDestination(Destination):
+    """The same, at the other side."""
+
+    def _greeting(self, conn: int) -> bytes:
+        return _speaks(super()._greeting(conn), frames.LOWEST, frames.HIGHEST + 1)
+
+
+class OnlyLaterSource(Source):
+    """Has forgotten this version."""
+
+    def _greeting(self, conn: int) -> bytes:
+        return _speaks(super()._greeting(conn), frames.HIGHEST + 1, frames.HIGHEST + 2)
+
+
+class Observer(Source):
+    """A role that nobody here has heard of."""
+
+    def _frame(self, type: int, told: dict[str, Any]) -> bytes:
+        return super()._frame(type, told | ({"role": "observer"} if type == frames.HELLO else {}))
+
+
+class Demanding(Source):
+    """Cannot do without a feature of its own time."""
+
+    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
+        if type == frames.OFFER:
+            told = told | {"features": [*told["features"], {"name": "warm-cache", "need": "require"}]}
+        return super()._say(conn, type, told, before, note)
+
+
+class CriticalFrame(Source):
+    """Sends a frame that nobody here knows, and says that it may not be skipped."""
+
+    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
+        if conn == CONTROL and type == frames.OFFER:
+            before += frames.frame(0x70, b"later")
+        return super()._say(conn, type, told, before, note)
+
+
+PEERS = (
+    ("source: a marked key, an unknown feature preferred, an ignorable frame", NewerSource),
+    ("destination: the same", NewerDestination),
+    ("source: speaks the next version too", LaterSource),
+    ("destination: speaks the next version too", LaterDestination),
+    ("source: has forgotten this version", OnlyLaterSource),
+    ("source: a role that is unknown here", Observer),
+    ("source: requires a feature that is unknown here", Demanding),
+    ("source: a frame that may not be skipped", CriticalFrame),
+    ("source: a key that may not be skipped", Future),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Bends:
+    kind: type
+
+    def __call__(self, endpoint: Any) -> Any:
+        return become(endpoint, (self.kind,))
+
+
+def peers() -> pandas.DataFrame:
+    """A row a peer from the future: every order of events, how it ends, and what its source is told."""
+    rows = []
+    for told, kind in PEERS:
+        fits = kind in (NewerSource, NewerDestination, LaterSource, LaterDestination)
+        model = replace(v2("v2", 1), wrap=_Bends(kind), compatible=fits)
+        found = search(model)
+        trace, ended = replay(model, to_the_end(model, ()))
+        end = next((s.text for s in reversed(trace.steps) if s.kind == "end" and s.side == "source"), "")
+        ways = ", ".join(sorted({e.source for e in found.endings}))
+        rows.append((told, found.states, ", ".join(found.violations) or "nothing", ways, ended.guest_at,
+                     end.partition(": ")[2]))  # fmt: skip
+    columns = ["the other side is newer", "states", "breaks", "ends, in every order", "guest at", "the source is told"]
+    return pandas.DataFrame(rows, columns=columns).set_index(columns[0])
+
+
+def skew(run: Runner, versions: Sequence[str], situations: Iterable[str] = ("matched",)) -> pandas.DataFrame:
+    """A row a pair of versions, situation and protocol: how it ended, what was skipped, why it did not."""
+    rows = []
+    for name in situations:
+        for ours in versions:
+            for theirs in versions:
+                for protocol in ("v1", "v2"):
+                    found = run(find(name), protocol=protocol, version=ours if ours == theirs else f"{ours}>{theirs}")
+                    rows.append((name, ours, theirs, protocol, found.row.outcome, found.row.source_text))
+    return pandas.DataFrame(rows, columns=["situation", "source", "destination", "protocol", "outcome", "told"])
+
+
+def sides(run: Runner, version: str = "10.0>7.2") -> pandas.DataFrame:
+    """What the manager told the source and the destination, and how it ends: nobody guesses, eight bytes decide."""
+    rows = []
+    for told, protocol in (("v1", "v1"), ("v2", "v2")):
+        for accept, new in (("v1", False), ("v1", True), ("v2", True), ("v2-or-v1", True)):
+            if told == "v1" and accept == "v2":
+                continue  # a scenario can't say that: its manager sets both sides to v1
+            at = find("matched").vary(destination__accept=accept, destination__knows_v2=new)
+            row = run(at, protocol=protocol, version=version).row
+            there = f"takes {accept}" if new else "from before v2"
+            rows.append((f"source told {told}", there, row.outcome, row.guest_bytes_sent, row.source_text))
+    columns = ["source", "destination", "outcome", "guest_bytes", "told"]
+    return pandas.DataFrame(rows, columns=columns).set_index(columns[:2])
+
+
+def matrix(table: pandas.DataFrame, protocol: str) -> pandas.DataFrame:
+    """How each pair ended under one protocol: the source's version down, the destination's across."""
+    mine = table[table.protocol == protocol]
+    order = list(dict.fromkeys(mine.destination))
+    wide = mine.pivot(index=["situation", "source"], columns="destination", values="outcome")
+    rows = list(dict.fromkeys(zip(mine.situation, mine.source, strict=True)))
+    return wide.loc[rows, order].rename_axis(columns=f"{protocol}, to")

@@ -1,0 +1,199 @@
+"""Sliders beside a sequence chart: what changes if the path, the versions, the channels or what goes wrong change?
+
+    Explorer(world.run, "stranger_multifd")
+
+Every move runs the endpoints again and redraws, a few milliseconds in Python. The runner comes as an argument. Where no
+kernel answers (an export, a page, the repository) the same object shows the chart as a still picture. Needs ipywidgets
+and nothing heavier, so that it runs in a browser too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import ipywidgets
+
+from ..chart import sequence_svg
+from ..compare import Run, Runner
+from ..handshake.variants import VARIANTS
+from ..outcome import OUTCOMES
+from ..scenario import PROTOCOLS, Fault, Scenario, ScenarioError, Side, find, load_all
+
+VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")
+SENSES = {
+    "v1": "v1: today's stream", "v2": "v2: told by the manager", "a": "(a) destination probes",
+    "b": "(b) version bump", "c": "(c) destination greets", "d": "(d) PING on v1", "d'": "(d') PING, other answer",
+    "f": "(f) asks TLS",
+}  # fmt: skip
+LAWS = {
+    "exponential": ("exponential", 1.0), "lognormal, sigma 1": ("lognormal", 1.0),
+    "lognormal, sigma 2": ("lognormal", 2.0), "Pareto, alpha 1.5": ("pareto", 1.5), "Pareto, alpha 1": ("pareto", 1.0),
+}  # fmt: skip
+FAULTS = {
+    "nothing more": None,
+    "a silent stranger comes first": Fault("stranger", says="silent", at_s=0.0),
+    "a stranger sends multifd's header": Fault("stranger", says="multifd", at_s=0.0005),
+    "a stranger sends garbage": Fault("stranger", says="garbage", at_s=0.0),
+    "cut at the first bytes": Fault("cut", after_mib=0.0001),
+    "cut after 20 MiB": Fault("cut", after_mib=20),
+    "destination killed after 8 MiB": Fault("kill", after_mib=8),
+    "destination frozen": Fault("freeze", before=True),
+    "nothing comes back": Fault("swallow", direction="to-source", after_mib=0),
+}
+PIPED_MIB = 8.0
+LOCAL = ("unix", "exec", "file", "fd")  # no network between the two
+
+
+class Explorer:
+    """The controls, the chart, and what they stand for. `controls` holds each control by name; `scenario`, `version`
+    and `found` are what was run last, so that a cell below can go on with it."""
+
+    found: Run | None
+    still: str
+
+    def __init__(self, run: Runner, situation: str = "matched", protocol: str = "v1", version: str = "10.0",
+                 seed: int = 1) -> None:  # fmt: skip
+        self.run, self.scenario, self.version = run, find(situation), version
+        self.controls: dict[str, Any] = _controls()
+        self.message, self.chart = ipywidgets.HTML(), ipywidgets.HTML()
+        self._settling = True
+        there = self.controls
+        there["situation"].value = situation
+        there["protocol"].value, there["seed"].value = protocol, seed
+        there["source_version"].value, _, other = version.partition(">")
+        there["destination_version"].value = other or version
+        self._settling = False
+        for name, control in there.items():
+            control.observe(self._situation_changed if name == "situation" else self._changed, "value")
+        self._situation_changed()
+        grid = ipywidgets.GridBox(list(there.values()), layout={"grid_template_columns": "repeat(3, 330px)"})
+        self.view = ipywidgets.VBox([grid, self.message, self.chart])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The live view for whoever has a kernel, the picture for all others: an export never is empty."""
+        live: Any = self.view._repr_mimebundle_(**kwargs) or {}
+        picture = {"image/svg+xml": self.still} if self.still else {}
+        return {**live, **picture, "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        if self.found is None:
+            return str(self.message.value)
+        row = self.found.row
+        return f"{row.scenario}: {row.protocol}, {self.version}, seed {row.seed}: {row.outcome}"
+
+    # --- what the controls say --------------------------------------------------------------------------------------
+    def _situation_changed(self, change: object = None) -> None:
+        """The sliders go to where the situation has them; only what is moved afterwards differs from it."""
+        self._settling = True
+        for name, value in _values(find(self.controls["situation"].value)).items():
+            self.controls[name].value = value
+        self._settling = False
+        self._start = {name: c.value for name, c in self.controls.items()}
+        self._changed()
+
+    def _changed(self, change: object = None) -> None:
+        if self._settling:
+            return
+        values = {name: c.value for name, c in self.controls.items()}
+        self.controls["detect_timeout_s"].disabled = values["protocol"] not in VARIANTS
+        try:
+            moved = {name: v for name, v in values.items() if v != self._start[name]}
+            self.scenario = varied(find(values["situation"]), moved, values)
+            ours, theirs = values["source_version"], values["destination_version"]
+            self.version = ours if ours == theirs else f"{ours}>{theirs}"
+            possible(self.scenario, values["protocol"], ours, theirs)
+            self.found = self.run(self.scenario, protocol=values["protocol"], version=self.version, seed=values["seed"])
+        except ScenarioError as error:
+            self.found, self.still, self.chart.value = None, "", ""
+            self.message.value = _sentence(f"This can't be run: {error}.", "#a40e26")
+            return
+        row = self.found.row
+        self.still = self.chart.value = sequence_svg(self.found.trace, row.outcome)
+        when = f", after {1e3 * row.time_to_outcome_s:,.3g} ms" if row.time_to_outcome_s is not None else ""
+        told = f"<b>{row.outcome.replace('_', ' ')}</b>{when}: {OUTCOMES[row.outcome]}. {escape(self.scenario.title)}."
+        if self.scenario.link.transport.startswith(LOCAL):
+            told += " There is no network between the two here: round trip, jitter and loss change nothing."
+        self.message.value = _sentence(told, "#333")
+
+
+def _sentence(text: str, colour: str) -> str:
+    return f"<div style='color:{colour};line-height:1.4;max-width:990px;white-space:normal'>{text}</div>"
+
+
+def _controls() -> dict[str, Any]:
+    many = {"layout": {"width": "320px"}, "style": {"description_width": "116px"}}
+    choice, number, real, log = (
+        ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider)  # fmt: skip
+    return {
+        "situation": choice(options=[s.name for s in load_all()], description="situation", **many),
+        "protocol": choice(options=[(SENSES[p], p) for p in PROTOCOLS], description="protocol", **many),
+        "fault": choice(options=list(FAULTS), description="what goes wrong", **many),
+        "round_trip_ms": log(min=-1, max=3.5, step=0.05, readout_format=".3g", description="round trip, ms", **many),
+        "jitter_ms": real(min=0, max=200, step=0.1, readout_format=".1f", description="jitter, ms", **many),
+        "law": choice(options=list(LAWS), description="of the law", **many),
+        "loss_percent": real(min=0, max=20, step=0.5, readout_format=".1f", description="loss, %", **many),
+        "detect_timeout_s": log(min=-2, max=1.5, step=0.05, readout_format=".3g", description="timeout, s", **many),
+        "channels": number(min=0, max=16, description="multifd channels", **many),
+        "source_version": choice(options=VERSIONS, description="source is", **many),
+        "destination_version": choice(options=VERSIONS, description="destination is", **many),
+        "seed": number(min=1, max=100, value=1, description="seed", **many),
+    }
+
+
+def _channels(side: Side) -> int:
+    return int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
+
+
+def _values(scenario: Scenario) -> dict[str, Any]:
+    """Where the sliders stand for a situation as the library has it."""
+    link = scenario.link
+    return {
+        "fault": "nothing more", "round_trip_ms": 2 * link.delay_ms, "jitter_ms": link.jitter_ms,
+        "law": next((n for n, law in LAWS.items() if law == (link.delay_law, link.shape)), "exponential"),
+        "loss_percent": 100 * link.loss, "detect_timeout_s": scenario.detect_timeout_s,
+        "channels": max(_channels(scenario.source), _channels(scenario.destination)),
+    }  # fmt: skip
+
+
+def varied(scenario: Scenario, moved: dict[str, Any], values: dict[str, Any]) -> Scenario:
+    """The scenario with what was moved; what was not moved stays as it was written."""
+    link = scenario.link
+    if "round_trip_ms" in moved:
+        link = replace(link, delay_ms=moved["round_trip_ms"] / 2)
+    if moved.keys() & {"jitter_ms", "law"}:
+        law, shape = LAWS[values["law"]]
+        link = replace(link, delay_law=law, shape=shape, jitter_ms=values["jitter_ms"])
+    if "loss_percent" in moved:
+        link = replace(link, loss=moved["loss_percent"] / 100)
+    guest = scenario.guest
+    if link.transport == "exec-socat":  # a pipe takes a guest in thousands of pieces: too many for a slider
+        guest = replace(guest, ram_mib=min(guest.ram_mib, PIPED_MIB))
+    changes: dict[str, Any] = {"link": link, "guest": guest, "detect_timeout_s": values["detect_timeout_s"]}
+    if "channels" in moved:
+        changes |= {n: _with_channels(getattr(scenario, n), moved["channels"]) for n in ("source", "destination")}
+    more = FAULTS[values["fault"]]
+    return replace(scenario, faults=(*scenario.faults, *([more] if more else [])), **changes)
+
+
+def _with_channels(side: Side, many: int) -> Side:
+    kept = tuple(c for c in side.capabilities if c != "multifd")
+    parameters = {k: v for k, v in side.parameters.items() if k != "multifd-channels"}
+    if not many:
+        return replace(side, capabilities=kept, parameters=parameters)
+    return replace(side, capabilities=(*kept, "multifd"), parameters={**parameters, "multifd-channels": many})
+
+
+def possible(scenario: Scenario, protocol: str, ours: str, theirs: str) -> None:
+    """Raises ScenarioError for what the lab does not model."""
+    settings = scenario.settings(True, ours)
+    scenario.settings(False, theirs)
+    alone = scenario.link.transport.startswith(("exec", "fd", "file"))
+    if alone and any(f.kind == "stranger" for f in scenario.faults):
+        raise ScenarioError(f"nobody else can connect where the path is {scenario.link.transport!r}")
+    if protocol in VARIANTS and protocol != "f" and scenario.source.knows_v2:
+        more = [c for c in ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram") if settings.has(c)]
+        more += ["TLS"] if settings.tls else []
+        if more:
+            raise ScenarioError(f"detection by ({protocol}) is played with main alone, and the source has {more[0]} on")
