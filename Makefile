@@ -62,7 +62,7 @@ notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 	@$(PY) notebooks/build.py
 
 lock: $(SET_UP) ## resolve requirements.lock anew
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group site --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml build.in -o requirements.lock
 
 clean: ## remove .venv and build/
