@@ -13,6 +13,8 @@ $(SET_UP): requirements.lock pyproject.toml
 	@echo "setting up .venv (about half a minute, once)" >&2
 	@$(UV) pip install --quiet --python .venv --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation -e .
+	@mkdir -p .venv/etc/jupyter/labconfig  # the kernel of `make site` is for browsers, not for `make lab`
+	@echo '{"disabledExtensions": {"@jupyterlite/pyodide-kernel-extension": true}}' >.venv/etc/jupyter/labconfig/page_config.json
 	@touch $@
 
 compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and traces in build/compare/
@@ -61,11 +63,18 @@ fuzz: $(SET_UP) ## look for bytes that break a side or a parser: MINUTES=n for e
 notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 	@$(PY) notebooks/build.py
 
+site: $(SET_UP) ## the lab as a web site that needs no server of ours: build/site (wants npm; half a minute)
+	@$(PY) notebooks/lite/build.py build/site
+
 lock: $(SET_UP) ## resolve requirements.lock anew
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group site --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml build.in -o requirements.lock
+	@$(UV) pip compile --quiet --python-version 3.14 --python-platform wasm32-pyodide2024 --only-binary :all: \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package widgetsnbextension \
+	  --no-emit-package jupyterlab-widgets --custom-compile-command 'make lock' \
+	  notebooks/lite/browser.in -o notebooks/lite/browser.lock
 
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks lock clean
+.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks site lock clean

@@ -169,13 +169,24 @@ def build_lite(lite: Path, out: Path) -> None:
     call(sys.executable, "-m", "jupyter", "lite", "build", cwd=lite)
 
 
+def inputs() -> str:
+    """A digest of whatever JupyterLite's part is made of, so that it is made anew only then."""
+    data = [ROOT / "data" / "scenarios", ROOT / "data" / "profiles"]
+    files = [p for folder in (ROOT / "simlib", *data, HERE) for p in sorted(folder.rglob("*"))]
+    files = [p for p in files if p.suffix in (".py", ".toml", ".json", ".lock")] + [ROOT / "requirements.lock"]
+    return hashlib.sha256(b"".join(str(p).encode() + p.read_bytes() for p in files)).hexdigest()
+
+
 def main() -> int:
     began, out = time.monotonic(), Path(sys.argv[1]).resolve()
     PARTS.mkdir(parents=True, exist_ok=True)
     try:
-        lay_out(PARTS / "lite")
-        shutil.rmtree(out, ignore_errors=True)
-        build_lite(PARTS / "lite", out / "lite")
+        made_of, stamp = inputs(), out / "lite" / "made-of.txt"
+        if not stamp.exists() or stamp.read_text() != made_of:
+            lay_out(PARTS / "lite")
+            shutil.rmtree(out, ignore_errors=True)
+            build_lite(PARTS / "lite", out / "lite")
+            stamp.write_text(made_of)
         pages.write(ROOT, out)
     except Failure as error:
         print(f"no site: {error}", file=sys.stderr)

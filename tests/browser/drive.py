@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -26,6 +28,10 @@ SCREENS = ROOT / "build" / "screens"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-domain-reliability")  # fmt: skip
+LOCAL = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
+# What Chromium asks for by itself, on an empty page too. No page of ours may, but its own requests are noted apart.
+OWN = re.compile(r"(accounts|clients\d|www)\.google\.com|(update|safebrowsing|[a-z]+-(autofill|pa))\.googleapis\.com|"
+                 r"[a-z0-9-]+\.gvt1\.com")  # fmt: skip
 AREA = ".jp-OutputArea-output:has(.widget-slider)"  # the output in which a slider and its chart stand
 HANDLE = f"{AREA} .widget-slider .noUi-handle"
 CHART = f"{AREA} svg"
@@ -72,6 +78,7 @@ def watched(width: int = 1280, height: int = 900) -> Iterator[Watched]:
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
             found = Watched(page, outside)
+            page.context.on("request", lambda r: None if LOCAL.match(r.url) else outside.append(r.url))
             page.on("pageerror", lambda error: found.errors.append(str(error)))
             page.on("console", lambda said: found.errors.append(said.text) if said.type == "error" else None)
             page.on("response", lambda r: found.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
@@ -93,7 +100,10 @@ def _refusing() -> Iterator[tuple[int, list[str]]]:
                     return
                 with connection, suppress(OSError):
                     connection.settimeout(2)
-                    asked.append(connection.recv(4096).partition(b"\r\n")[0].decode("latin-1"))
+                    words = connection.recv(4096).decode("latin-1").split()
+                    host = re.sub(r"^\w+://|[:/].*", "", words[1]) if len(words) > 1 else "?"
+                    if not OWN.fullmatch(host):
+                        asked.append(" ".join(words[:2]))
 
         thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
@@ -205,3 +215,13 @@ def redraws(page: Any, moves: int = 20) -> list[float]:
         page.keyboard.press("ArrowRight")
         page.wait_for_function("n => window.redraws.length > n", arg=n, timeout=30_000)
     return list(page.evaluate("() => window.redraws"))
+
+
+def titles(svg: str) -> set[str]:
+    """What a chart tells where one points at it, in words."""
+    return {html.unescape(t) for t in re.findall(r"<title>(.*?)</title>", svg)}
+
+
+def with_slider() -> Path:
+    """The first committed notebook that has one."""
+    return next(p for p in sorted((ROOT / "notebooks").glob("*.ipynb")) if "Slider" in p.read_text(encoding="utf-8"))
