@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 UV := .venv/bin/uv
 SET_UP := .venv/.set-up
+LITE := .venv/share/jupyter/labextensions/@jupyterlite# the kernel of `make site`: JupyterLab itself can't load it
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +14,7 @@ $(SET_UP): requirements.lock pyproject.toml
 	@echo "setting up .venv (about half a minute, once)" >&2
 	@$(UV) pip install --quiet --python .venv --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation -e .
-	@mkdir -p .venv/etc/jupyter/labconfig  # the kernel of `make site` is for browsers, not for `make lab`
-	@echo '{"disabledExtensions": {"@jupyterlite/pyodide-kernel-extension": true}}' >.venv/etc/jupyter/labconfig/page_config.json
+	@if test -d $(LITE); then rm -rf .venv/share/jupyterlite && mkdir -p .venv/share/jupyterlite && mv $(LITE) .venv/share/jupyterlite; fi
 	@touch $@
 
 compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and traces in build/compare/

@@ -31,8 +31,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = ROOT / "build" / "site-parts"
 EXTENSIONS = Path(sys.prefix) / "share" / "jupyter" / "labextensions"
-KERNEL = "@jupyterlite/pyodide-kernel-extension"
-SHOWN = (KERNEL, "@jupyter-widgets/jupyterlab-manager", "jupyterlab_pygments")
+KERNEL = "@jupyterlite/pyodide-kernel-extension"  # which the Makefile has put where JupyterLab doesn't look
+KERNEL_AT = Path(sys.prefix) / "share" / "jupyterlite" / KERNEL
+SHOWN = (KERNEL_AT, EXTENSIONS / "@jupyter-widgets" / "jupyterlab-manager", EXTENSIONS / "jupyterlab_pygments")
 PYODIDE_SHA512 = "BKDTJyIqFxC4BExLqeRS3f5xvXZIjOt8C3zGLN/Cc7tFxSwvKVhVkchQQ2AGLOtR4YrVOIFxbV8poyDOOmWwxQ=="  # 314.0.6
 RUNTIME = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
 NEEDED_DATA = ("simlib/data/scenarios/", "simlib/data/profiles/")  # captures and results stay at home
@@ -78,7 +79,7 @@ def bring_wheels() -> list[Path]:
              "--no-deps", "--only-binary", ":all:", "--python-version", PYODIDE_PYTHON_VERSION, "--implementation",
              "py", "--abi", "none", "--platform", "any", "--dest", folder, "-r", lock)  # fmt: skip
         stamp.touch()
-    kernel = (EXTENSIONS / KERNEL / "static" / "pypi").glob("*.whl")
+    kernel = (KERNEL_AT / "static" / "pypi").glob("*.whl")
     ours = [w for w in kernel if not w.name.startswith("widgetsnbextension")]
     return sorted([*folder.glob("*.whl"), *ours, build_wheel()], key=lambda p: p.name)
 
@@ -163,7 +164,7 @@ def build_lite(lite: Path, out: Path) -> None:
     config = {"LiteBuildConfig": {
         "apps": ["lab"], "contents": [str(lite / "files")], "no_sourcemaps": True, "no_unused_shared_packages": True,
         "no_libarchive": True, "ignore_sys_prefix": ["federated_extensions"], "output_dir": str(out),
-        "federated_extensions": [str(EXTENSIONS / name) for name in SHOWN],
+        "federated_extensions": [str(path) for path in SHOWN],
     }}  # fmt: skip
     (lite / "jupyter_lite_config.json").write_text(json.dumps(config, indent=1))
     call(sys.executable, "-m", "jupyter", "lite", "build", cwd=lite)

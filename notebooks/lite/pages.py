@@ -44,6 +44,7 @@ def write(root: Path, out: Path) -> None:
     if (root / "build" / "slides" / "review.html").exists():
         shutil.copytree(root / "build" / "slides", out / "slides", dirs_exist_ok=True)
     (out / "index.html").write_text(first(root, out, rows, asked), encoding="utf-8")
+    shutil.copy(out / "lite" / "lab" / "favicon.ico", out)  # browsers ask for it, whatever a page says
     (out / ".nojekyll").touch()  # else some static hosts leave out what begins with _
 
 

@@ -80,11 +80,14 @@ def watched(width: int = 1280, height: int = 900) -> Iterator[Watched]:
             found = Watched(page, outside)
             page.context.on("request", lambda r: None if LOCAL.match(r.url) else outside.append(r.url))
             page.on("pageerror", lambda error: found.errors.append(str(error)))
-            page.on("console", lambda said: found.errors.append(said.text) if said.type == "error" else None)
-            page.on("response", lambda r: found.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+            page.on("console", lambda said: found.errors.append(_told(said)) if said.type == "error" else None)
             yield found
         finally:
             browser.close()
+
+
+def _told(said: Any) -> str:
+    return f"{said.text} ({said.location['url'].partition('?')[0]})"
 
 
 @contextmanager
@@ -184,10 +187,12 @@ def run_all(page: Any, seconds: float = 180) -> None:
     timeout = seconds * 1000
     idle = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
     page.wait_for_function(idle, timeout=timeout)
-    page.evaluate("() => window.jupyterapp.commands.execute('runmenu:run-all')")
+    for command in ("notebook:clear-all-cell-outputs", "runmenu:run-all"):  # what is seen later was made here
+        page.evaluate("command => window.jupyterapp.commands.execute(command)", command)
     page.wait_for_selector(HANDLE, timeout=timeout)
     page.wait_for_selector(CHART, timeout=timeout)
-    page.wait_for_function(idle, timeout=timeout)
+    waiting = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
+    page.wait_for_function(f"{idle.replace('() =>', '() => !(' + waiting + ')() &&', 1)}", timeout=timeout)
 
 
 def failures(page: Any) -> list[str]:
@@ -215,6 +220,11 @@ def redraws(page: Any, moves: int = 20) -> list[float]:
         page.keyboard.press("ArrowRight")
         page.wait_for_function("n => window.redraws.length > n", arg=n, timeout=30_000)
     return list(page.evaluate("() => window.redraws"))
+
+
+def pictures(page: Any) -> str:
+    """The SVGs that cells have shown as their results: JupyterLab makes images of them."""
+    return "".join(page.eval_on_selector_all(".jp-RenderedSVG img", "all => all.map(i => decodeURIComponent(i.src))"))
 
 
 def titles(svg: str) -> set[str]:
