@@ -136,8 +136,10 @@ def lay_out(lite: Path) -> None:
               "litePluginSettings": {f"{KERNEL}:kernel": plugin}}  # fmt: skip
     told = {"jupyter-lite-schema-version": 0, "jupyter-config-data": config}
     (lite / "jupyter-lite.json").write_text(json.dumps(told, indent=1))
-    quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
-             "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}  # a chart stays where it is
+    quiet = {
+        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    }  # a chart stays where it is
     (lite / "overrides.json").write_text(json.dumps(quiet, indent=1))
     (lite / "files").mkdir()
     # not by nbformat.write: that cuts texts into lists of lines, which JupyterLite does not join again

@@ -36,7 +36,8 @@ mistakes = ipywidgets.interactive_output(
     lambda scenario, delay_ms, **given: setattr(
         chart, "value", run(find(scenario).vary(link__delay_ms=delay_ms), version="10.0", **given)._repr_svg_()), choices,
 )  # fmt: skip
-display(ipywidgets.VBox([*choices.values(), chart, mistakes]))
+narrow = ipywidgets.HTML("<style>.widget-html svg { max-width: 100%; height: auto }</style>")  # on narrow screens, too
+display(ipywidgets.VBox([*choices.values(), chart, mistakes, narrow]))
 
 # %% [markdown]
 # The same situation under both, as still pictures: under v1 the destination finds out at the end, and only it knows why.
@@ -54,12 +55,17 @@ run(find("device_only_at_source"), protocol="v2", version="10.0")
 
 # %%
 delays = (0.05, 1, 5, 20, 50, 100)
-rows = {(p, d): run(find("matched_multifd").vary(link__delay_ms=d), protocol=p).row for d in delays for p in ("v1", "v2")}
+rows = {
+    (p, d): run(find("matched_multifd").vary(link__delay_ms=d), protocol=p).row for d in delays for p in ("v1", "v2")
+}
 shown = [
     f"| {d} | " + " | ".join(f"{rows[p, d].time_to_first_guest_byte_s * 1e3:,.1f} | {rows[p, d].downtime_s * 1e3:,.1f}"
                              for p in ("v1", "v2")) + " |" for d in delays
 ]  # fmt: skip
-head = ["| one way, ms | v1: first byte, ms | v1: downtime, ms | v2: first byte, ms | v2: downtime, ms |", "|--:|--:|--:|--:|--:|"]
+head = [
+    "| one way, ms | v1: first byte, ms | v1: downtime, ms | v2: first byte, ms | v2: downtime, ms |",
+    "|--:|--:|--:|--:|--:|",
+]
 Markdown("\n".join([*head, *shown]))
 
 # %% [markdown]

@@ -161,7 +161,10 @@ def lab(folder: Path, notebook: Path) -> Iterator[str]:
                "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root",
                "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}"]  # fmt: skip
     environment = {**os.environ, **places, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
-    with (folder / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server:
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
+    ):
         try:
             _answers(f"{url}/api/status?token={token}", server)
             yield f"{url}/lab/tree/{notebook.name}?token={token}&reset"

@@ -37,7 +37,10 @@ def main() -> int:
     if drive.program() is None:
         told["why"] = "no Chromium here"
     else:
-        with tempfile.TemporaryDirectory() as folder, drive.lab(Path(folder), options.notebook or drive.with_slider()) as url:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            drive.lab(Path(folder), options.notebook or drive.with_slider()) as url,
+        ):
             told["jupyterlab"] = measured(url, options.moves)
         if (drive.SITE / "lite" / "index.html").exists():
             with drive.served(drive.SITE) as url:

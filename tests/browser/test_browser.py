@@ -1,4 +1,4 @@
-"""What a reader sees in a real browser: notebooks whose sliders move charts, and pages that ask nobody else for anything.
+"""What a reader sees in a real browser: notebooks whose sliders move charts, and pages that ask nobody else.
 
 Without Chromium these tests are left out, and the summary says so. Screenshots are left in build/screens.
 """
@@ -73,7 +73,8 @@ def test_the_site_runs_the_lab_without_a_server(page: drive.Watched, site: str) 
     assert drive.failures(page.page) == []
     rows = [world.run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1).row
             for j in compare.jobs(load_all())]  # fmt: skip
-    assert drive.titles(compare.matrix_svg(rows)) <= drive.titles(drive.pictures(page.page))  # each run ends in a browser as it ends here
+    here, there = (drive.titles(svg) for svg in (compare.matrix_svg(rows), drive.pictures(page.page)))
+    assert here <= there  # each run ends in a browser as it ends here
 
 
 def test_every_page_of_the_site_shows_all_that_it_holds(page: drive.Watched, site: str) -> None:
