@@ -173,24 +173,28 @@ def build_lite(lite: Path, out: Path) -> None:
 
 
 def inputs() -> str:
-    """A digest of whatever JupyterLite's part is made of, so that it is made anew only then."""
-    data = [ROOT / "data" / "scenarios", ROOT / "data" / "profiles"]
-    files = [p for folder in (ROOT / "simlib", *data, HERE) for p in sorted(folder.rglob("*"))]
-    files = [p for p in files if p.suffix in (".py", ".toml", ".json", ".lock")] + [ROOT / "requirements.lock"]
-    return hashlib.sha256(b"".join(str(p).encode() + p.read_bytes() for p in files)).hexdigest()
+    """A digest of whatever the site is made of, so that it is made anew only then."""
+    folders = (ROOT / "simlib", ROOT / "data" / "scenarios", ROOT / "data" / "profiles", HERE)
+    kinds = (".py", ".toml", ".json", ".lock", ".html")
+    files = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in kinds]
+    files += sorted((ROOT / "notebooks").glob("*.ipynb"))
+    files += [
+        ROOT / name for name in ("README.md", "data/vectors/SPEC.md", "requirements.lock", "build/slides/review.html")
+    ]
+    return hashlib.sha256(b"".join(f"{p}\n".encode() + p.read_bytes() for p in files if p.exists())).hexdigest()
 
 
 def main() -> int:
     began, out = time.monotonic(), Path(sys.argv[1]).resolve()
     PARTS.mkdir(parents=True, exist_ok=True)
     try:
-        made_of, stamp = inputs(), out / "lite" / "made-of.txt"
+        made_of, stamp = inputs(), out / "made-of.txt"
         if not stamp.exists() or stamp.read_text() != made_of:
             lay_out(PARTS / "lite")
             shutil.rmtree(out, ignore_errors=True)
             build_lite(PARTS / "lite", out / "lite")
+            pages.write(ROOT, out)
             stamp.write_text(made_of)
-        pages.write(ROOT, out)
     except Failure as error:
         print(f"no site: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import calcsize
 
-MOST: int = 2 ** (8 * calcsize("n") - 1) - 1  # what len() can say: 2 GiB where Python has 32 bits, as it has in a browser
+MOST: int = 2 ** (8 * calcsize("n") - 1) - 1  # what len() can say: 2 GiB where Python has 32 bits, as in a browser
 
 
 @dataclass(frozen=True, slots=True)
