@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 UV := .venv/bin/uv
 SET_UP := .venv/.set-up
+LITE := .venv/share/jupyter/labextensions/@jupyterlite# the kernel of `make site`: JupyterLab itself can't load it
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +14,7 @@ $(SET_UP): requirements.lock pyproject.toml
 	@echo "setting up .venv (about half a minute, once)" >&2
 	@$(UV) pip install --quiet --python .venv --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation -e .
+	@if test -d $(LITE); then rm -rf .venv/share/jupyterlite && mkdir -p .venv/share/jupyterlite && mv $(LITE) .venv/share/jupyterlite; fi
 	@touch $@
 
 compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and traces in build/compare/
@@ -64,11 +66,18 @@ notebooks: $(SET_UP) ## rebuild notebooks/*.ipynb from their text twins
 slides: $(SET_UP) ## the design review as one page and as a PDF, from its text: build/slides/review.html, .pdf
 	@$(PY) notebooks/slides.py
 
+site: $(SET_UP) ## the lab as a web site that needs no server of ours: build/site (wants npm; half a minute)
+	@$(PY) notebooks/lite/build.py build/site
+
 lock: $(SET_UP) ## resolve requirements.lock anew
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group site --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml build.in -o requirements.lock
+	@$(UV) pip compile --quiet --python-version 3.14 --python-platform wasm32-pyodide2024 --only-binary :all: \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package widgetsnbextension \
+	  --no-emit-package jupyterlab-widgets --custom-compile-command 'make lock' \
+	  notebooks/lite/browser.in -o notebooks/lite/browser.lock
 
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks slides lock clean
+.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks slides site lock clean

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 from .chart import sequence_svg
 from .outcome import BAD, COLUMNS, OUTCOMES, Row
@@ -209,7 +210,7 @@ def _legend(x: int, y: int, right: int) -> Iterator[str]:
 def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
     """A page that opens by double click: the picture, and for each scenario its two charts."""
     told = [
-        "<!doctype html><meta charset='utf-8'><title>v1 against v2</title>",
+        "<!doctype html><meta charset='utf-8'><title>v1 against v2</title><link rel='icon' href='data:,'>",
         "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto}"
         "img{max-width:100%}td{vertical-align:top;padding:.3em}h2{border-top:1px solid #ccc;padding-top:1em}"
         "small{color:#555}</style>",
@@ -220,8 +221,8 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
     for s in scenarios:
         mine = [r for r in rows if r.scenario == s.name and versions(r) == s.versions[0] and r.manager == s.managers[0]]
         cells = "".join(
-            f"<td><img src='charts/{file_name(r)}.svg' alt='{r.protocol}: {r.outcome}'><br><a "
-            f"href='traces/{file_name(r)}.txt'>trace</a></td>"
+            f"<td><img src='charts/{quote(file_name(r))}.svg' alt='{escape(r.protocol)}: {r.outcome}'><br><a "
+            f"href='traces/{quote(file_name(r))}.txt'>trace</a></td>"
             for r in mine
         )
         told.append(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from simlib.compare import jobs
+from simlib.compare import finish, jobs, run_all
 from simlib.outcome import BAD, COLUMNS, Row
 from simlib.scenario import load_all
 from simlib.world import run
@@ -38,6 +41,14 @@ def test_a_libvirt_like_manager_saves_the_guest_that_a_naive_one_loses() -> None
     lost = [r for r in rows() if r.outcome == "lost" and r.protocol == "v1"]
     assert {r.guest_at for r in lost if r.manager == "naive"} == {"nowhere"}
     assert "nowhere" not in {r.guest_at for r in lost if r.manager == "libvirt"}
+
+
+def test_every_picture_and_trace_that_the_page_names_was_written(tmp_path: Path) -> None:
+    chosen = [s for s in load_all() if "d'" in s.protocols]
+    told = list(run_all(run, jobs(chosen), tmp_path, 1))
+    finish(told, chosen, tmp_path, "")
+    named = re.findall("(?:src|href)='([^']*/[^']*)'", (tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert named and [n for n in named if not (tmp_path / unquote(n)).exists()] == []
 
 
 @pytest.mark.parametrize("seed", [2, 3, 4, 5])

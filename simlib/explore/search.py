@@ -139,7 +139,7 @@ class Search:
 
     def _check_cycles(self) -> None:
         """A livelock is a cycle: take away, one by one, states that nothing leads to any more; a cycle stays."""
-        into = array("l", bytes(8 * len(self.edges)))
+        into = array("l", [0]) * len(self.edges)
         for targets in self.edges:
             for target in targets:
                 into[target] += 1

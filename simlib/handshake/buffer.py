@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import calcsize
+
+MOST: int = 2 ** (8 * calcsize("n") - 1) - 1  # what len() can say: 2 GiB where Python has 32 bits, as in a browser
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +16,8 @@ class Buffer:
     rest: tuple[int | bytes, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.head) + sum(r if isinstance(r, int) else len(r) for r in self.rest)
+        """How many bytes, up to MOST: whoever takes that many finds the others behind them."""
+        return min(len(self.head) + sum(r if isinstance(r, int) else len(r) for r in self.rest), MOST)
 
     def add(self, data: bytes, fill: int = 0) -> Buffer:
         head, rest = self.head, self.rest

@@ -1,0 +1,240 @@
+"""A real browser for tests: Debian's Chromium, cut off from everything but this machine, and what tests do in it."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "build" / "site"
+SCREENS = ROOT / "build" / "screens"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--disable-domain-reliability")  # fmt: skip
+LOCAL = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
+# What Chromium asks for by itself, on an empty page too. No page of ours may, but its own requests are noted apart.
+OWN = re.compile(r"(accounts|clients\d|www)\.google\.com|(update|safebrowsing|[a-z]+-(autofill|pa))\.googleapis\.com|"
+                 r"[a-z0-9-]+\.gvt1\.com")  # fmt: skip
+AREA = ".jp-OutputArea-output:has(.widget-slider)"  # the output in which a slider and its chart stand
+HANDLE = f"{AREA} .widget-slider .noUi-handle"
+CHART = f"{AREA} svg"
+TIMER = """area => {
+  window.redraws = []; let moved = null;
+  document.addEventListener('keydown', () => { moved = performance.now() }, true);
+  const drawn = m => [...m.addedNodes].some(n => n.nodeName === 'svg' || (n.querySelector && n.querySelector('svg')));
+  new MutationObserver(found => {
+    if (moved === null || !found.some(drawn)) return;
+    const began = moved; moved = null;
+    requestAnimationFrame(() => window.redraws.push(performance.now() - began));
+  }).observe(area, {subtree: true, childList: true});
+}"""
+
+
+def program() -> str | None:
+    """Where Chromium is; Playwright's own can't be counted on where there is no network."""
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+@dataclass
+class Watched:
+    """A page, and all that should not have happened on it."""
+
+    page: Any
+    outside: list[str]  # what was asked of other hosts
+    errors: list[str] = field(default_factory=list)
+
+    def look(self, name: str, whole: bool = False) -> None:
+        """Leave a screenshot for people."""
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENS / f"{name}.png", full_page=whole)
+
+
+@contextmanager
+def watched(width: int = 1280, height: int = 900) -> Iterator[Watched]:
+    """A fresh browser. Whatever isn't for this machine goes to a proxy that notes it and hangs up; that catches
+    workers, too, and requests that no page made."""
+    from playwright.sync_api import sync_playwright
+
+    with _refusing() as (port, outside), sync_playwright() as playwright:
+        arguments = [*QUIET, f"--proxy-server=http://127.0.0.1:{port}"]
+        browser = playwright.chromium.launch(executable_path=program(), headless=True, args=arguments)
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            found = Watched(page, outside)
+            page.context.on("request", lambda r: None if LOCAL.match(r.url) else outside.append(r.url))
+            page.on("pageerror", lambda error: found.errors.append(str(error)))
+            page.on("console", lambda said: found.errors.append(_told(said)) if said.type == "error" else None)
+            yield found
+        finally:
+            browser.close()
+
+
+def _told(said: Any) -> str:
+    return f"{said.text} ({said.location['url'].partition('?')[0]})"
+
+
+@contextmanager
+def _refusing() -> Iterator[tuple[int, list[str]]]:
+    asked: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # closed: the test is over
+                    return
+                with connection, suppress(OSError):
+                    connection.settimeout(2)
+                    words = connection.recv(4096).decode("latin-1").split()
+                    host = re.sub(r"^\w+://|[:/].*", "", words[1]) if len(words) > 1 else "?"
+                    if not OWN.fullmatch(host):
+                        asked.append(" ".join(words[:2]))
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1], asked
+        finally:
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *said: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A folder on a static server of this machine; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@contextmanager
+def lab(folder: Path, notebook: Path) -> Iterator[str]:
+    """A real JupyterLab that knows nothing of its user's settings; the URL of the notebook, a copy."""
+    work = folder / "work"
+    work.mkdir(parents=True)
+    shutil.copy(notebook, work)
+    settings = folder / "settings" / "@jupyterlab"
+    for plugin, chosen in {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},  # else what is out of sight isn't there
+    }.items():
+        file = settings / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(chosen))
+    places = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
+              "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    token = secrets.token_hex(8)
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root",
+               "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}"]  # fmt: skip
+    environment = {**os.environ, **places, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
+    ):
+        try:
+            _answers(f"{url}/api/status?token={token}", server)
+            yield f"{url}/lab/tree/{notebook.name}?token={token}&reset"
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _answers(url: str, server: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and server.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"JupyterLab does not answer at {url.partition('?')[0]}")
+
+
+def run_all(page: Any, seconds: float = 180) -> None:
+    """Wait for the kernel, run every cell, and wait for the chart beside a slider."""
+    timeout = seconds * 1000
+    idle = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    page.wait_for_function(idle, timeout=timeout)
+    for command in ("notebook:clear-all-cell-outputs", "runmenu:run-all"):  # what is seen later was made here
+        page.evaluate("command => window.jupyterapp.commands.execute(command)", command)
+    page.wait_for_selector(HANDLE, timeout=timeout)
+    page.wait_for_selector(CHART, timeout=timeout)
+    waiting = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
+    page.wait_for_function(f"{idle.replace('() =>', '() => !(' + waiting + ')() &&', 1)}", timeout=timeout)
+
+
+def failures(page: Any) -> list[str]:
+    """What went wrong in cells: the kernel's word for it."""
+    return [e.inner_text() for e in page.query_selector_all(".jp-OutputArea-output[data-mime-type*='error'], "
+                                                            ".jp-RenderedText[data-mime-type*='stderr']")]  # fmt: skip
+
+
+def move(page: Any, steps: int = 1) -> tuple[str, str]:
+    """Move the first slider; the chart before and after."""
+    before = page.locator(CHART).first.evaluate("e => e.outerHTML")
+    page.locator(HANDLE).first.focus()
+    for _ in range(steps):
+        page.keyboard.press("ArrowRight")
+    changed = "([css, old]) => { const e = document.querySelector(css); return e && e.outerHTML !== old }"
+    page.wait_for_function(changed, arg=[CHART, before], timeout=30_000)
+    return before, page.locator(CHART).first.evaluate("e => e.outerHTML")
+
+
+def redraws(page: Any, moves: int = 20) -> list[float]:
+    """Milliseconds from each move of the first slider to the first frame after its chart has changed."""
+    page.locator(AREA).first.evaluate(TIMER)
+    page.locator(HANDLE).first.focus()
+    for n in range(moves):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("n => window.redraws.length > n", arg=n, timeout=30_000)
+    return list(page.evaluate("() => window.redraws"))
+
+
+def pictures(page: Any) -> str:
+    """The SVGs that cells have shown as their results: JupyterLab makes images of them."""
+    return "".join(page.eval_on_selector_all(".jp-RenderedSVG img", "all => all.map(i => decodeURIComponent(i.src))"))
+
+
+def titles(svg: str) -> set[str]:
+    """What a chart tells where one points at it, in words."""
+    return {html.unescape(t) for t in re.findall(r"<title>(.*?)</title>", svg)}
+
+
+def with_slider() -> Path:
+    """The first committed notebook that has one."""
+    return next(p for p in sorted((ROOT / "notebooks").glob("*.ipynb")) if "Slider" in p.read_text(encoding="utf-8"))
