@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import cache
 from xml.etree import ElementTree
 
+import pandas
 import pytest
-
-pandas = pytest.importorskip("pandas")
-pytest.importorskip("matplotlib")
 
 from simlib import world
 from simlib.scenario import find
