@@ -12,6 +12,8 @@ from simlib import world
 from simlib.scenario import find
 from simlib.study import costs, figures, growth, order
 
+FAR = find("matched_multifd").vary(link__delay_ms=5)
+
 
 @cache
 def prices() -> pandas.DataFrame:
@@ -69,7 +71,7 @@ def test_every_mismatch_is_refused_by_v2_and_is_not_by_v1() -> None:
         (lambda: figures.waste(savings()), ("v1: 1 of 3, never", "v2: 3 of 3")),
         (lambda: figures.known_by(costs.endings(world.run), "Who knows?"), ("Who knows?", "80 of 80 ever")),
         (lambda: figures.searched(order.recorded(), "Searched"), ("2 of 34 break", "nothing breaks")),
-        (lambda: figures.time_space({"v2": world.run(find("matched_multifd"), protocol="v2").trace}, "To scale", 0.002),
+        (lambda: figures.time_space({"v2": world.run(FAR, protocol="v2").trace}, "To scale", 0.06),
          ("5 × CHANNEL_OPEN", "guest memory", "READY")),
     ],
 )  # fmt: skip
