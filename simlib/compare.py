@@ -165,7 +165,7 @@ def matrix_svg(rows: list[Row]) -> str:
         "<title>How each situation ends under v1 and under v2</title>",
         f'<rect width="{2 * wide}" height="{height}" fill="#ffffff"/>',
         '<text x="16" y="30" font-size="20" font-weight="bold">How each situation ends</text>',
-        '<text x="290" y="30" fill="#555">v1: today\'s stream, by QEMU version; v2: with the handshake, on the same '
+        '<text x="310" y="30" fill="#555">v1: today\'s stream, by QEMU version; v2: with the handshake, on the same '
         "QEMU; mixed: two versions</text>",
     ]
     for part, x in ((names[:half], 0), (names[half:], wide)):
@@ -211,7 +211,7 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
     """A page that opens by double click: the picture, and for each scenario its two charts."""
     told = [
         "<!doctype html><meta charset='utf-8'><title>v1 against v2</title><link rel='icon' href='data:,'>",
-        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto}"
+        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em}"
         "img{max-width:100%}td{vertical-align:top;padding:.3em}h2{border-top:1px solid #ccc;padding-top:1em}"
         "small{color:#555}</style>",
         f"<h1>v1 against v2</h1><p><small>made by <code>{escape(command)}</code></small></p>",
