@@ -68,6 +68,7 @@ class _Leg(asyncio.Protocol):
             deed()
 
     def data_received(self, data: bytes) -> None:
+        self.proxy.moves += 1
         self.proxy.seen(self.name, self.to_destination, data)
         self._shape(data)
 
@@ -183,6 +184,7 @@ class Proxy:
         self.timers: set[asyncio.TimerHandle] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
+        self.moves = 0  # whatever has happened here
         self.seen: Callable[[str, bool, bytes], None] = lambda name, to_destination, data: None
         for fault in scenario.faults:
             self._arrange(fault)
@@ -211,6 +213,7 @@ class Proxy:
 
     def at(self, when_s: float, call: Callable[[], None]) -> None:
         def ring() -> None:
+            self.moves += 1
             self.timers.discard(handle)
             call()
 

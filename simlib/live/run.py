@@ -172,6 +172,10 @@ class _Run:
         else:
             self.strangers.append(sock)
 
+    @property
+    def _moves(self) -> int:
+        return self.proxy.moves if self.proxy is not None else 0
+
     async def _until_quiet(self) -> None:
         """Both have ended, or nothing has happened for a while and nothing is planned."""
         management, both = self.scenario.management, (self.source, self.destination)
@@ -186,6 +190,7 @@ class _Run:
             planned = [s for t in timers if 0 < (s := t.when() - self.loop.time()) < PLANNED_S]
             for host in both:
                 host.changed.clear()
+            moves = self._moves
             wait_s = max([(QUIET_S if ends[0] else STUCK_S) + pause_s, *(s + QUIET_S for s in planned)])
             waits = [asyncio.ensure_future(h.changed.wait()) for h in both]
             _, left = await asyncio.wait(waits, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +198,7 @@ class _Run:
                 task.cancel()
             if not any(host.changed.is_set() for host in both):
                 await asyncio.sleep(GRACE_S)  # a busy machine may have slept over what was under way
-            if not any(host.changed.is_set() for host in both):
+            if moves == self._moves and not any(host.changed.is_set() for host in both):
                 break
         await asyncio.sleep(0.01 + pause_s)  # what closing still says
 
