@@ -211,9 +211,9 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
     """A page that opens by double click: the picture, and for each scenario its two charts."""
     told = [
         "<!doctype html><meta charset='utf-8'><title>v1 against v2</title><link rel='icon' href='data:,'>",
-        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em}"
-        "img{max-width:100%}td{vertical-align:top;padding:.3em}h2{border-top:1px solid #ccc;padding-top:1em}"
-        "small{color:#555}</style>",
+        "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;"
+        "margin:2em auto;padding:0 1em}img{max-width:100%}td{vertical-align:top;padding:.3em}"
+        "h2{border-top:1px solid #ccc;padding-top:1em}small{color:#555}</style>",
         f"<h1>v1 against v2</h1><p><small>made by <code>{escape(command)}</code></small></p>",
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in summary(rows)) + "</ul>",
         "<p><img src='outcomes.svg' alt='outcome of each scenario under v1 and v2'></p>",

@@ -27,19 +27,19 @@ ABOUT = {
 
 
 def write(root: Path, out: Path) -> None:
-    """All pages into a folder that may hold JupyterLite already."""
+    """All pages into a folder that holds JupyterLite already."""
     rows = list(compare.run_all(world.run, compare.jobs(load_all()), out / "runs", 1))
     compare.finish(rows, load_all(), out / "runs", "simlib compare")
-    (out / "notebooks").mkdir(exist_ok=True)
+    code = f"<style>{HtmlFormatter(style='friendly').get_style_defs('.highlight')}</style>"
+    (out / "notebooks").mkdir()
     asked = {}
     for source in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
         notebook = nbformat.read(source, 4)
-        asked[f"notebooks/{source.stem}.html"] = question = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+        name = f"notebooks/{source.stem}.html"
+        asked[name] = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
-        code = f"<style>{HtmlFormatter(style='friendly').get_style_defs('.highlight')}</style>"
-        (out / "notebooks" / f"{source.stem}.html").write_text(page(question, code + body, up="../"), encoding="utf-8")
+        (out / name).write_text(page(asked[name], code + body, up="../"), encoding="utf-8")
     spec = (root / "data" / "vectors" / "SPEC.md").read_text(encoding="utf-8")
-    code = f"<style>{HtmlFormatter(style='friendly').get_style_defs('.highlight')}</style>"
     (out / "spec.html").write_text(page(spec.splitlines()[0].lstrip("# "), code + html_of(spec)), encoding="utf-8")
     if (root / "build" / "slides" / "review.html").exists():
         shutil.copytree(root / "build" / "slides", out / "slides", dirs_exist_ok=True)
