@@ -66,6 +66,9 @@ def test_what_a_broken_connection_never_took_is_not_counted_as_moved() -> None:
 def test_every_mismatch_is_refused_by_v2_and_is_not_by_v1() -> None:
     found = costs.mismatches(world.run)
     assert len(found) > 10 and all(not s.faults for s in found)
+    for scenario in found:
+        two, one = (world.run(scenario, protocol=p, version="10.0").row for p in ("v2", "v1"))
+        assert two.outcome == "refused" and one.outcome not in ("refused", "migrated")
     ended = endings()
     assert (ended[ended.protocol == "v2"].knows_s < costs.NEVER).all()
     assert (ended[ended.protocol == "v1"].knows_s == costs.NEVER).sum() > 50
