@@ -42,7 +42,7 @@ FAULTS = {
     "destination frozen": Fault("freeze", before=True),
     "nothing comes back": Fault("swallow", direction="to-source", after_mib=0),
 }
-PIPED_MIB = 8.0
+PIPED_MIB = 2.0
 LOCAL = ("unix", "exec", "file", "fd")  # no network between the two
 
 

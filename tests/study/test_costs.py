@@ -26,6 +26,11 @@ def savings() -> pandas.DataFrame:
     return costs.savings(world.run, [find(n) for n in names], (64.0, 131072.0))
 
 
+@cache
+def endings() -> pandas.DataFrame:
+    return costs.endings(world.run)
+
+
 def test_round_trips_under_v2_do_not_grow_with_channels_or_distance() -> None:
     table = prices()
     assert set(table[table.protocol == "v2"].round_trips) == {3}
@@ -59,7 +64,10 @@ def test_what_a_broken_connection_never_took_is_not_counted_as_moved() -> None:
 def test_every_mismatch_is_refused_by_v2_and_is_not_by_v1() -> None:
     found = costs.mismatches(world.run)
     assert len(found) > 10 and all(not s.faults for s in found)
-    ended = costs.endings(world.run)
+    for scenario in found:
+        two, one = (world.run(scenario, protocol=p, version="10.0").row for p in ("v2", "v1"))
+        assert two.outcome == "refused" and one.outcome not in ("refused", "migrated")
+    ended = endings()
     assert (ended[ended.protocol == "v2"].knows_s < costs.NEVER).all()
     assert (ended[ended.protocol == "v1"].knows_s == costs.NEVER).sum() > 50
 
@@ -69,7 +77,7 @@ def test_every_mismatch_is_refused_by_v2_and_is_not_by_v1() -> None:
     [
         (lambda: figures.prices(prices()), ("first guest byte after", "v2, handshake, 8 channels")),
         (lambda: figures.waste(savings()), ("v1: 1 of 3, never", "v2: 3 of 3")),
-        (lambda: figures.known_by(costs.endings(world.run), "Who knows?"), ("Who knows?", "80 of 80 ever")),
+        (lambda: figures.known_by(endings(), "Who knows?"), ("Who knows?", "80 of 80 ever")),
         (lambda: figures.searched(order.recorded(), "Searched"), ("2 of 34 break", "nothing breaks")),
         (lambda: figures.time_space({"v2": world.run(FAR, protocol="v2").trace}, "To scale", 0.06),
          ("5 × CHANNEL_OPEN", "guest memory", "READY")),
