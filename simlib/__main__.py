@@ -239,10 +239,7 @@ def main(argv: list[str] | None = None) -> int:
 def _compare(options: Any) -> int:
     from . import compare, scenario, world
 
-    try:
-        chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
-    except scenario.ScenarioError as error:
-        raise ValueError(str(error)) from None
+    chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
     work = compare.jobs(chosen)
     rows: list[Any] = []
     command = "simlib " + " ".join(["compare", *options.scenario, "--seed", str(options.seed)])
@@ -283,8 +280,8 @@ def _run(options: Any) -> int:
         _check("--manager", given["manager"], scenario.MANAGERS)
         for number, at_source in zip(scenario.pair(given["version"]), (True, False), strict=True):
             found.settings(at_source, number)
-    except scenario.ScenarioError as error:
-        raise ValueError(str(error)) from None
+    except scenario.ScenarioError:
+        raise
     except ValueError as error:
         wrong = f"--qemu {options.qemu!r} is not a version; write 10.0 or 10.0>7.2" if "int()" in str(error) else error
         raise ValueError(str(wrong)) from None
@@ -371,10 +368,7 @@ def _qemu_check(options: Any) -> int:
     from . import scenario, world
 
     command = _qemu()
-    try:
-        chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
-    except scenario.ScenarioError as error:
-        raise ValueError(str(error)) from None
+    chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
     with _failing(command):
         return int(command.check(options, chosen, world.run, _progress))
 
@@ -434,10 +428,7 @@ def _live_run() -> Any:
 def _list(options: Any) -> int:
     from . import scenario
 
-    try:
-        found = scenario.load_all()
-    except scenario.ScenarioError as error:
-        raise ValueError(str(error)) from None
+    found = scenario.load_all()
     if options.json:
         told = [{"name": s.name, "title": s.title, "claims": s.claims, "versions": s.versions} for s in found]
         json.dump(told, sys.stdout, indent=1)

@@ -18,7 +18,10 @@ from .handshake.v2.messages import Identity
 from .handshake.v2.source import Source as V2Source
 from .handshake.variants import VARIANTS, ProbingDestination, ProbingSource
 from .host import MIB, Guest
-from .scenario import Scenario, Side, pair
+from .scenario import Scenario, ScenarioError, Side, pair
+
+ALONE = ("exec", "fd", "file")  # no listening socket
+NOT_PROBED = ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,19 @@ class Setup:
     version: str = "7.2"
     manager: str = "naive"
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ScenarioError for what the lab does not model."""
+        transport = self.scenario.link.transport
+        if transport.startswith(ALONE) and any(f.kind == "stranger" for f in self.scenario.faults):
+            raise ScenarioError(f"nobody else can connect where the path is {transport!r}")
+        if self.probes and self.protocol != "f" and self.scenario.source.knows_v2:
+            settings = self.settings(True)
+            more = [*(c for c in NOT_PROBED if settings.has(c)), *(["TLS"] if settings.tls else [])]
+            if more:
+                raise ScenarioError(
+                    f"detection by ({self.protocol}) is played with main alone, and the source has {more[0]} on"
+                )
 
     @property
     def versions(self) -> tuple[str, str]:

@@ -22,7 +22,7 @@ SIZE_LIMIT_BYTES = 1 << 20
 Numbers = tuple[float, ...]
 
 
-class ScenarioError(Exception):
+class ScenarioError(ValueError):
     """What is wrong with a scenario, in one sentence that names file and key."""
 
 

@@ -135,3 +135,10 @@ def test_explore_that_is_interrupted_tells_what_it_covered() -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "not every state: stopped after" in out and "Traceback" not in err
+
+
+@pytest.mark.parametrize("verb", ["run", "explore"])
+def test_what_is_not_modelled_is_said(verb: str) -> None:
+    found = simlib(verb, "matched_multifd", "--protocol", "a")
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    assert "detection by (a) is played with main alone, and the source has multifd on" in found.stderr

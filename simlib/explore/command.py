@@ -25,13 +25,10 @@ def run(options: Any) -> int:
 
 
 def _model(options: Any) -> Model:
-    try:
-        found = scenario.find(options.scenario)
-        protocol = options.protocol or found.protocols[0]
-        setup = Setup(found, protocol, options.qemu or found.versions[0])
-        setup.settings(True), setup.settings(False)
-    except scenario.ScenarioError as error:
-        raise ValueError(str(error)) from None
+    found = scenario.find(options.scenario)
+    protocol = options.protocol or found.protocols[0]
+    setup = Setup(found, protocol, options.qemu or found.versions[0])
+    setup.settings(True), setup.settings(False)
     known = (("--protocol", [protocol], scenario.PROTOCOLS), ("--order", options.order, tuple(ORDERS)),
              ("--stranger", options.stranger, SAYS))  # fmt: skip
     for option, given, allowed in known:

@@ -103,7 +103,6 @@ class Explorer:
             self.scenario = varied(find(values["situation"]), moved, values)
             ours, theirs = values["source_version"], values["destination_version"]
             self.version = ours if ours == theirs else f"{ours}>{theirs}"
-            possible(self.scenario, values["protocol"], ours, theirs)
             self.found = self.run(self.scenario, protocol=values["protocol"], version=self.version, seed=values["seed"])
         except ScenarioError as error:
             self.found, self.still, self.chart.value = None, "", ""
@@ -183,17 +182,3 @@ def _with_channels(side: Side, many: int) -> Side:
     if not many:
         return replace(side, capabilities=kept, parameters=parameters)
     return replace(side, capabilities=(*kept, "multifd"), parameters={**parameters, "multifd-channels": many})
-
-
-def possible(scenario: Scenario, protocol: str, ours: str, theirs: str) -> None:
-    """Raises ScenarioError for what the lab does not model."""
-    settings = scenario.settings(True, ours)
-    scenario.settings(False, theirs)
-    alone = scenario.link.transport.startswith(("exec", "fd", "file"))
-    if alone and any(f.kind == "stranger" for f in scenario.faults):
-        raise ScenarioError(f"nobody else can connect where the path is {scenario.link.transport!r}")
-    if protocol in VARIANTS and protocol != "f" and scenario.source.knows_v2:
-        more = [c for c in ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram") if settings.has(c)]
-        more += ["TLS"] if settings.tls else []
-        if more:
-            raise ScenarioError(f"detection by ({protocol}) is played with main alone, and the source has {more[0]} on")
