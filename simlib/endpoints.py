@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .handshake.capabilities import known_capabilities
@@ -16,6 +16,7 @@ from .handshake.v1.source import Source as V1Source
 from .handshake.v2.destination import Destination as V2Destination
 from .handshake.v2.messages import Identity
 from .handshake.v2.source import Source as V2Source
+from .handshake.values import dataclass
 from .handshake.variants import VARIANTS, ProbingDestination, ProbingSource
 from .host import MIB, Guest
 from .scenario import Scenario, Side, pair

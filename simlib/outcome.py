@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 
 from .handshake.interface import Finished
+from .handshake.values import dataclass
 
 OUTCOMES = {
     "migrated": "the guest runs at the destination, as asked",

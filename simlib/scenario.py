@@ -9,11 +9,12 @@ import difflib
 import tomllib
 import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .handshake.machine import Machine, Settings
+from .handshake.values import dataclass
 from .profiles import DATA, ProfileError, edited, machine
 
 PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'", "f")

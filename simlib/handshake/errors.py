@@ -6,7 +6,7 @@ control characters (`clean`) and never decides anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from .values import dataclass
 
 CODES: dict[str, tuple[str, ...]] = {
     "protocol": (

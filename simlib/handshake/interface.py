@@ -11,9 +11,10 @@ nothing to move.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from .errors import Error
+from .values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

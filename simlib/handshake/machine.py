@@ -5,7 +5,9 @@ A device's facts are those of its VMState description (`-dump-vmstate`, and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from .values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 from .buffer import Buffer
 from .endpoint import State
 from .machine import Device, Machine, Settings
+from .values import dataclass
 
 MAGIC = b"QEVM"
 MULTIFD_MAGIC = b"\x11\x22\x33\x44"

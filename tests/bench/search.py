@@ -20,6 +20,7 @@ from simlib.handshake.endpoint import CONSTANT, State
 from .measure import Line, Missing, cpu_s, middle, one, over
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench" / "spin"
+UNREDUCED_STATES = 1_000_000  # of the largest unreduced search: more than a minute and 800 MB, and not its end
 COPIED_STATES = 800  # of a deepcopy search: its rate, where it would take hours to end
 CONNECTIONS, FRAGMENTS = 5, 2  # of the model that Spin has too
 SPIN = """
@@ -98,7 +99,7 @@ def reductions(times: int) -> Iterator[Line]:
                over(found, "copies", "reduced"), more_is_better=True, note=note)  # fmt: skip
     model = v1("v1", "10.0", side(4))
     reduced = search(model)
-    plain = search(model, plain=True, limit=10_000)
+    plain = search(model, plain=True, limit=UNREDUCED_STATES)  # how many there are, at our own rate
     calls = {"copies": partial(copying, model, COPIED_STATES), "reduced": partial(search, model)}
     found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
     share = plain.states / COPIED_STATES

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from .. import stream
 from ..buffer import Buffer
 from ..machine import Settings
+from ..values import dataclass
 from .versions import Behaviour
 
 

@@ -6,9 +6,8 @@ measurements with the binaries; facts that rest on measurement alone are marked 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..stream import version_number
+from ..values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

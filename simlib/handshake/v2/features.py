@@ -6,12 +6,11 @@ both sides at least allow it and one at least prefers it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..capabilities import known_capabilities
 from ..errors import Error
 from ..machine import Settings
 from ..stream import version_number
+from ..values import dataclass
 
 FORBID, ALLOW, PREFER, REQUIRE = "forbid", "allow", "prefer", "require"
 NEEDS = (FORBID, ALLOW, PREFER, REQUIRE)

@@ -6,11 +6,12 @@ Limits are enforced before anything is kept: a frame is refused by its length fi
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..buffer import Buffer
 from ..errors import PeerError
+from ..values import dataclass
 
 INITIATOR = b"\x89QMS\r\n\x1a\n"
 RESPONDER = b"\x89QMD\r\n\x1a\n"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CATEGORY, RETRY, Error, PeerError, clean
 from ..machine import Device, Machine, RamBlock, Settings, Subsection
+from ..values import dataclass
 from . import frames
 from .features import NEEDS, Stance
 from .frames import Limits
