@@ -16,7 +16,6 @@ ITEMS = {
     6: "Sweep and start-up", 7: "Widget",
 }  # fmt: skip
 ELSEWHERE = {
-    6: "Rows a second on 1 and 2 processes, joblib and Dask are measured where the sweep is: not here yet.",
     7: "Slider to chart, in the browser, is measured where the widget is: not here yet.",
 }
 
