@@ -113,7 +113,7 @@ def plot(found: list[Line | Missing], path: Path) -> None:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    lines = [f for f in found if isinstance(f, Line) and f.must is not None][::-1]
+    lines = [f for f in found if isinstance(f, Line) and f.must][::-1]  # of a goal of 0 nothing is a share
     figure, axes = plt.subplots(figsize=(11, 1 + 0.34 * len(lines)))
     for y, line in enumerate(lines):
         assert line.must is not None
