@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .chart import sequence_svg
 from .endpoints import Setup
 from .handshake.interface import Finished
 from .handshake.machine import Settings
@@ -27,6 +26,8 @@ class Result:
 
     def _repr_svg_(self) -> str:
         """A notebook shows a run as its sequence chart."""
+        from .chart import sequence_svg  # not needed by most runs
+
         return sequence_svg(self.trace, self.row.outcome)
 
 

@@ -25,9 +25,7 @@ AGREED = ("started", "ready", "loading", "loaded", "going", "completed")
 
 def _sides(system: System, state: State) -> tuple[Any, Any]:
     """Source and destination as they are now: whom a prober has chosen, or the prober while it has not."""
-    return tuple(
-        getattr(e, "chosen", None) or e for e in (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
-    )
+    return system.sides[state.ends[SOURCE]], system.sides[state.ends[DESTINATION]]
 
 
 def arrived(system: System, state: State) -> bool:
@@ -76,6 +74,8 @@ def agreement(system: System, state: State, final: bool) -> str:
 
 def _modes(system: System, state: State) -> list[str]:
     """What the source and the destination have settled on, where both probe and they differ."""
+    if not system.model.setup.probes:
+        return []
     probes = [system.endpoint(state, side) for side in (SOURCE, DESTINATION)]
     modes = [p.mode for p in probes if isinstance(p, (ProbingSource, ProbingDestination)) and p.mode]
     return modes if len(set(modes)) == 2 else []

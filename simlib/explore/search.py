@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .properties import PROPERTIES, Ending, ending
@@ -58,8 +59,9 @@ class Search:
         self.parents = array("l")
         self.actions: list[Action] = []
         self.depths = array("H")
-        self.edges: list[array[int]] = []
-        self.waiting: deque[tuple[int, State]] = deque()
+        self.targets: list[int] = []  # of the transitions of all states visited, one state's after the other's
+        self.first = array("l")  # of them, a state
+        self.waiting: deque[State] = deque()  # in the order of their numbers
 
     def run(self, limit: int = 5_000_000, tell: Tell = lambda found, waiting: None) -> Found:
         """Visit every state, or `limit` of them. `tell(found, waiting)` is called now and then."""
@@ -71,12 +73,12 @@ class Search:
 
     def _run(self, limit: int, tell: Tell) -> Found:
         found = self.found
-        self._number(self.system.initial(), -1, ())
+        initial = self.system.initial()
+        self._add(self._key()(initial), initial, -1, ())
         while self.waiting and not self._enough():
-            number, state = self.waiting.popleft()
-            found.states += 1
-            found.depth = max(found.depth, self.depths[number])
-            self._visit(number, state, limit)
+            number, found.states = found.states, found.states + 1
+            found.depth = self.depths[number]
+            self._visit(number, self.waiting.popleft(), limit)
             if found.states % 1000 == 0:
                 tell(found, len(self.waiting))
         found.complete = not self.waiting and len(self.numbers) < limit
@@ -87,28 +89,37 @@ class Search:
     def _enough(self) -> bool:
         return bool(self.stop_at) and self.stop_at in self.found.violations
 
-    def _number(self, state: State, parent: int, action: Action) -> int:
-        key = state if self.plain else canonical(self.system, state)
-        number = self.numbers.setdefault(key, len(self.numbers))
-        if number == len(self.parents):
-            self.parents.append(parent)
-            self.actions.append(action)
-            self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
-            self.edges.append(array("l"))
-            self.waiting.append((number, state))
-        return number
+    def _add(self, key: Any, state: State, parent: int, action: Action) -> None:
+        """A state that was not seen before."""
+        self.numbers[key] = len(self.parents)
+        self.parents.append(parent)
+        self.actions.append(action)
+        self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
+        self.waiting.append(state)
+
+    def _key(self) -> Callable[[State], Any]:
+        """What tells states apart."""
+        return self.system.key if self.plain else partial(canonical, self.system)
 
     def _visit(self, number: int, state: State, limit: int) -> None:
         actions = list(self.system.actions(state))
-        final = all(a[0] in FAULTS for a in actions)
+        final = not actions or actions[0][0] in FAULTS  # those come last
         self._check(number, state, final)
         if not self.plain:
             actions = self._enough_of(state, actions)
+        self.found.transitions += len(actions)
+        self.first.append(len(self.targets))
+        numbers, key_of, step, append = self.numbers, self._key(), self.system.step, self.targets.append
         for action in actions:
-            self.found.transitions += 1
-            if len(self.numbers) < limit:
-                after = self._number(self.system.step(state, action), number, action)
-                self.edges[number].append(after)
+            after = step(state, action)
+            key = key_of(after)
+            target = numbers.get(key)
+            if target is None:
+                target = len(numbers)
+                if target >= limit:
+                    continue
+                self._add(key, after, number, action)
+            append(target)
 
     def _enough_of(self, state: State, actions: list[Action]) -> list[Action]:
         """Fewer actions that show as much."""
@@ -139,14 +150,15 @@ class Search:
 
     def _check_cycles(self) -> None:
         """A livelock is a cycle: take away, one by one, states that nothing leads to any more; a cycle stays."""
-        into = array("l", [0]) * len(self.edges)
-        for targets in self.edges:
-            for target in targets:
-                into[target] += 1
+        into = array("l", [0]) * len(self.first)
+        for target in self.targets:
+            into[target] += 1
+        ends = (*self.first[1:], len(self.targets))
         free = [n for n, count in enumerate(into) if count == 0]
         left = len(into) - len(free)
         while free:
-            for target in self.edges[free.pop()]:
+            number = free.pop()
+            for target in self.targets[self.first[number] : ends[number]]:
                 into[target] -= 1
                 if into[target] == 0:
                     free.append(target)

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..handshake import interface as i
-from ..handshake.endpoint import CONSTANT
+from ..handshake.endpoint import changing
 from ..handshake.errors import Error, PeerError
 from ..handshake.stream import MULTIFD_MAGIC
 from ..handshake.v1.destination import Destination as V1Destination
@@ -66,7 +66,7 @@ def parts(endpoint: Any) -> Parts:
 
 def _rest(endpoint: Any, *known: str) -> tuple[Any, ...]:
     """All fields that are not of connections, and are not random."""
-    names = [k for k in sorted(vars(endpoint)) if k not in CONSTANT]
+    names = changing(tuple(vars(endpoint)))
     return tuple((k, _plain(v)) for k, v in zip(names, endpoint.key(), strict=True) if k not in known)
 
 
@@ -182,10 +182,10 @@ def channel_name(told: i.Input) -> str:
 
 # --- states ---------------------------------------------------------------------------------------------------------
 def canonical(system: System, state: State) -> Any:
-    """Equal for states that are the same but for names. The state itself where an endpoint is not taken apart."""
-    taken = [system.parts[n] for n in state.ends]
+    """Equal for states that are the same but for names; for equal states alone where an endpoint is not taken apart."""
+    taken = [system.parts(n) for n in state.ends]
     if any(part.local is None for part in taken):
-        return state
+        return system.key(state)
     guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
     items: list[int] = []
     named: dict[str, int] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from ..handshake import interface as i
@@ -25,13 +26,17 @@ from .state import (
     REPORTS,
     RESET,
     RIVAL,
+    SIDES,
     SOURCE,
     STRANGER,
     Action,
+    Does,
     Model,
     State,
     Step,
     Wire,
+    with_back,
+    with_there,
 )  # fmt: skip
 
 
@@ -43,13 +48,16 @@ class System:
         self.link = model.link
         self.table: list[Any] = []  # endpoints by number
         self.inputs: list[i.Input] = []
-        self.parts: list[symmetry.Parts] = []  # of each endpoint
+        self.sides: list[Any] = []  # the same, or whom a prober has chosen
+        self._parts: dict[int, symmetry.Parts] = {}  # of each endpoint
         self.shapes: list[tuple[Any, ...]] = []  # of each input
         self.items: dict[Any, int] = {}  # connections without their names, numbered
         self.names: list[str] = []  # the channel that it opens, if it opens one
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
+        self._wires: dict[Wire, Wire] = {}
         self.steps: dict[tuple[int, int, int], Step] = {}
+        self.opened, self.ended, self.reset = (self.input(t) for t in (i.Opened(0), i.Ended(0), i.Broken(0, RESET)))
         self.told: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
 
     def initial(self) -> State:
@@ -70,8 +78,23 @@ class System:
         number = self._endpoints.setdefault((side, endpoint.key()), len(self.table))
         if number == len(self.table):
             self.table.append(endpoint)
-            self.parts.append(symmetry.parts(endpoint))
+            self.sides.append(getattr(endpoint, "chosen", None) or endpoint)
         return number
+
+    def parts(self, number: int) -> symmetry.Parts:
+        """An endpoint, taken apart when somebody first asks."""
+        found = self._parts.get(number)
+        if found is None:
+            found = self._parts[number] = symmetry.parts(self.table[number])
+        return found
+
+    def wire(self, wire: Wire) -> Wire:
+        """Equal connections are one object: states then share them, and are told apart by which they hold."""
+        return self._wires.setdefault(wire, wire)
+
+    def key(self, state: State) -> Any:
+        """Equal for equal states: small numbers, since hashing every field of every connection is slow."""
+        return (state.ends, *map(id, state.wires), state[2:])
 
     def input(self, told: i.Input) -> int:
         """The number of an input; those of the link have connection 0."""
@@ -97,12 +120,17 @@ class System:
                     outputs += fresh
             after = self._intern(side, endpoint)
             asks = tuple(o for o in outputs if not isinstance(o, REPORTS) and not self._mute(o))
-            same = self.parts[before].rest == self.parts[after].rest
-            found = self.steps[key] = Step(
-                after, asks, tuple(o for o in outputs if isinstance(o, (*REPORTS, i.Finished))),
-                same and self.parts[after].local is not None and all(getattr(o, "conn", None) == conn for o in asks),
-            )  # fmt: skip
+            reports = tuple(o for o in outputs if isinstance(o, (*REPORTS, i.Finished)))
+            found = self.steps[key] = Step(after, asks, reports, tuple(self._does(asks)))
         return found
+
+    def _does(self, asks: tuple[i.Output, ...]) -> Iterator[Does]:
+        """What carries each ask out, looked up once; what is sent on one connection in a row, as numbers."""
+        for kind, alike in groupby(asks, lambda o: (type(o), o.conn if isinstance(o, i.Send) else None)):
+            if kind[0] is i.Send:
+                yield Moment._send, (kind[1], tuple(self.input(i.Received(0, o.data, o.fill)) for o in alike))  # type: ignore[union-attr]
+            else:
+                yield from ((getattr(Moment, "_" + kind[0].__name__.lower()), ask) for ask in alike)
 
     def _mute(self, o: i.Output) -> bool:
         """An alarm that does not ring in this model."""
@@ -167,14 +195,16 @@ class System:
             return False
         wire = state.wires[action[1]]
         if action[0] == "accept":
-            conn = sum(w.accepted >= 0 for w in state.wires)
-            step = self.run(DESTINATION, state.ends[DESTINATION], self.input(i.Opened(0)), conn)
+            side, told, conn = DESTINATION, self.opened, sum(w.accepted >= 0 for w in state.wires)
         else:
             side = action[2]
             told, conn = (wire.there[0], wire.accepted) if side == DESTINATION else (wire.back[0], wire.number)
-            step = self.run(side, state.ends[side], told, conn)
+        step = self.run(side, state.ends[side], told, conn)
         nobody = wire.owner == STRANGER or wire.dropped[action[0] == "deliver" and action[2] != DESTINATION]
-        return step.silent and (not step.asks or nobody)
+        if (step.asks and not nobody) or not all(getattr(o, "conn", None) == conn for o in step.asks):
+            return False
+        before, after = self.parts(state.ends[side]), self.parts(step.after)
+        return before.rest == after.rest and after.local is not None
 
     def overheard(self, state: State, says: str) -> bytes:
         """What a stranger can say on a plain link because it listens there: a channel's opening once more, while it is
@@ -195,14 +225,16 @@ class Moment:
 
     def __init__(self, system: System, state: State) -> None:
         self.system = system
-        self.ends, self.wires = list(state.ends), list(state.wires)
-        self.answers, self.alarms, self.runs = list(state.answers), set(state.alarms), list(state.runs)
-        self.passes, self.faults, self.sink = state.passes, state.faults, state.sink
+        self.ends, self.wires, self.before = list(state.ends), list(state.wires), state.wires
+        _, _, self.answers, self.alarms, self.runs, self.passes, self.faults, self.sink = state
 
     def state(self) -> State:
+        for number, wire in enumerate(self.wires):
+            if number >= len(self.before) or wire is not self.before[number]:
+                self.wires[number] = self.system.wire(wire)
         return State(
-            tuple(self.ends), tuple(self.wires), tuple(self.answers), tuple(sorted(self.alarms)),
-            (self.runs[0], self.runs[1]), self.passes, self.faults, self.sink,
+            tuple(self.ends), tuple(self.wires), self.answers, self.alarms, self.runs, self.passes, self.faults,
+            self.sink,
         )  # fmt: skip
 
     # --- actions ----------------------------------------------------------------------------------------------------
@@ -211,32 +243,33 @@ class Moment:
         gone = self.system.table[self.ends[DESTINATION]].finished
         refused = self.system.link == "two-way" and gone is not None and not gone.listening and wire.accepted < 0
         self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
-        told = i.Broken(0, REFUSED) if refused else i.Opened(0)
+        told = self.system.input(i.Broken(0, REFUSED)) if refused else self.system.opened
         if not wire.dropped[0]:
-            self.tell(wire.owner, self.system.input(told), wire.number)
+            self.tell(wire.owner, told, wire.number)
 
     def do_accept(self, number: int) -> None:
         conn = sum(w.accepted >= 0 for w in self.wires)
         self.wires[number] = self.wires[number]._replace(accepted=conn)
-        self.tell(DESTINATION, self.system.input(i.Opened(0)), conn)
+        self.tell(DESTINATION, self.system.opened, conn)
 
     def do_deliver(self, number: int, side: int) -> None:
         wire = self.wires[number]
         if side == DESTINATION:
-            told, self.wires[number] = wire.there[0], wire._replace(there=wire.there[1:])
+            told, self.wires[number] = wire.there[0], with_there(wire, wire.there[1:])
             self._taken(number, 0)
             self.tell(side, told, wire.accepted)
         else:
-            told, self.wires[number] = wire.back[0], wire._replace(back=wire.back[1:])
+            told, self.wires[number] = wire.back[0], with_back(wire, wire.back[1:])
             self._taken(number, 1)
             self.tell(side, told, wire.number)
 
     def do_guest(self, k: int) -> None:
-        side, told = self.answers.pop(k)
+        side, told = self.answers[k]
+        self.answers = (*self.answers[:k], *self.answers[k + 1 :])
         self.tell(side, told)
 
     def do_alarm(self, side: int, name: str) -> None:
-        self.alarms.discard((side, name))
+        self._stop(side, name)
         self.tell(side, self.system.input(i.AlarmRang(name)))
 
     def do_order(self, order: str) -> None:
@@ -256,7 +289,7 @@ class Moment:
         self._break(number)
 
     def _break(self, number: int) -> None:
-        wire, reset = self.wires[number], self.system.input(i.Broken(0, RESET))
+        wire, reset = self.wires[number], self.system.reset
         here = () if wire.dropped[0] or wire.owner == STRANGER else (reset,)
         self.wires[number] = wire._replace(broken=True, back=here, there=() if wire.dropped[1] else (reset,))
 
@@ -266,7 +299,7 @@ class Moment:
         self.faults = self.faults._replace(strangers=tuple(left))
         words = WORDS.get(says) if says in WORDS else self.system.overheard(self.state(), says)
         there: tuple[int, ...] = (self.system.input(i.Received(0, words)),) if words else ()
-        there += (self.system.input(i.Ended(0)),) if says == "scan" else ()
+        there += (self.system.ended,) if says == "scan" else ()
         number = sum(w.owner == STRANGER for w in self.wires)
         self.wires.append(Wire(f"stranger: {says}", STRANGER, number, connected=True, there=there))
 
@@ -277,48 +310,52 @@ class Moment:
         if self.system.told is not None:
             self.system.told.append((side, self.system.inputs[told]))
             self.system.told += ((side, o) for o in step.reports)
-        for ask in step.asks:
-            getattr(self, "_" + type(ask).__name__.lower())(side, ask)
+        for does, ask in step.does:
+            does(self, side, ask)
         if self.system.model.room:
             for c in dict.fromkeys(o.conn for o in step.asks if isinstance(o, i.Send)):
                 self._may_drain(side, c)
 
     def _find(self, side: int, conn: int) -> int:
-        if side == DESTINATION:
-            return next(n for n, w in enumerate(self.wires) if w.accepted == conn)
-        return next(n for n, w in enumerate(self.wires) if w.owner == side and w.number == conn)
+        for n, wire in enumerate(self.wires):
+            if wire.accepted == conn if side == DESTINATION else wire.number == conn and wire.owner == side:
+                return n
+        raise LookupError(f"{SIDES[side]} has no connection {conn}")
 
     def _open(self, side: int, ask: i.Open) -> None:
         self.wires.append(Wire(ask.channel, side, ask.conn))
 
-    def _send(self, side: int, ask: i.Send) -> None:
-        self._put(self._find(side, ask.conn), side, i.Received(0, ask.data, ask.fill))
+    def _send(self, side: int, sent: tuple[int, tuple[int, ...]]) -> None:
+        self._put(self._find(side, sent[0]), side, *sent[1])
 
-    def _put(self, number: int, side: int, told: i.Input) -> None:
+    def _put(self, number: int, side: int, *told: int) -> None:
         """Onto the wire. A socket that was dropped answers with a reset."""
         wire, at = self.wires[number], side == DESTINATION
         if wire.broken or wire.ended[at] or (wire.owner == STRANGER and at):
             return
         link = self.system.link
         if wire.dropped[not at]:
-            if not isinstance(told, i.Ended):
-                self._hear(number, side, i.Broken(0, PIPE))
+            if told != (self.system.ended,):
+                self._hear(number, side, self.system.input(i.Broken(0, PIPE)))
         elif link == "one-way":
-            self.sink = (*self.sink, self.system.input(told)) if wire.number == 0 else self.sink
+            self.sink = (*self.sink, *told) if wire.number == 0 else self.sink
         else:
-            self._hear(number, side if link == "echo" else DESTINATION if side != DESTINATION else wire.owner, told)
+            self._hear(number, side if link == "echo" else DESTINATION if side != DESTINATION else wire.owner, *told)
 
-    def _hear(self, number: int, side: int, told: i.Input) -> None:
+    def _hear(self, number: int, side: int, *told: int) -> None:
         """To the end of what is under way to a side."""
-        wire, found = self.wires[number], self.system.input(told)
+        wire = self.wires[number]
         if side == DESTINATION and self.system.table[self.ends[DESTINATION]].finished is None:
-            self.wires[number] = wire._replace(there=(*wire.there, found))
-        elif side != DESTINATION and found not in wire.back[-1:]:
-            self.wires[number] = wire._replace(back=(*wire.back, found))
+            self.wires[number] = with_there(wire, (*wire.there, *told))
+        elif side != DESTINATION:
+            back = wire.back
+            for one in told:
+                back = back if one in back[-1:] else (*back, one)
+            self.wires[number] = with_back(wire, back)
 
     def _end(self, side: int, ask: i.End) -> None:
         number, at = self._find(side, ask.conn), side == DESTINATION
-        self._put(number, side, i.Ended(0))
+        self._put(number, side, self.system.ended)
         self.wires[number] = self.wires[number]._replace(ended=_at(self.wires[number].ended, at))
 
     def _drop(self, side: int, ask: i.Drop) -> None:
@@ -330,7 +367,7 @@ class Moment:
         if (unread or ask.unread) and not wire.broken and self.system.link == "two-way":
             self._break(number)
         else:
-            self._put(number, side, i.Ended(0))
+            self._put(number, side, self.system.ended)
         wire = self.wires[number]
         gone: dict[str, Any] = {"there": ()} if at else {"back": ()}
         self.wires[number] = wire._replace(
@@ -366,7 +403,7 @@ class Moment:
 
     # --- the guest, and time ----------------------------------------------------------------------------------------
     def _answer(self, side: int, told: i.Input) -> None:
-        self.answers.append((side, self.system.input(told)))
+        self.answers = (*self.answers, (side, self.system.input(told)))
 
     def _collectram(self, side: int, ask: i.CollectRam) -> None:
         first = side == SOURCE and self.passes == 0
@@ -376,12 +413,12 @@ class Moment:
 
     def _stopguest(self, side: int, ask: i.StopGuest) -> None:
         if side == SOURCE:
-            self.runs[SOURCE] = False
+            self.runs = False, self.runs[DESTINATION]
         self._answer(side, i.GuestStopped())
 
     def _resumeguest(self, side: int, ask: i.ResumeGuest) -> None:
         if side == SOURCE:
-            self.runs[SOURCE] = True
+            self.runs = True, self.runs[DESTINATION]
 
     def _apply(self, side: int, ask: i.Apply) -> None:
         there = self.system.model.setup.scenario.destination
@@ -391,19 +428,22 @@ class Moment:
         self._answer(side, i.Loaded(self.system.model.setup.scenario.guest.post_load_error))
 
     def _runguest(self, side: int, ask: i.RunGuest) -> None:
-        self.runs[DESTINATION] = True
+        self.runs = self.runs[SOURCE], True
         self._answer(side, i.GuestRunning())
 
     def _setalarm(self, side: int, ask: i.SetAlarm) -> None:
-        self.alarms.add((side, ask.name))
+        self.alarms = tuple(sorted({*self.alarms, (side, ask.name)}))
 
     def _stopalarm(self, side: int, ask: i.StopAlarm) -> None:
-        self.alarms.discard((side, ask.name))
+        self._stop(side, ask.name)
+
+    def _stop(self, side: int, name: str) -> None:
+        self.alarms = tuple(a for a in self.alarms if a != (side, name))
 
     def _finished(self, side: int, ask: i.Finished) -> None:
         """Whatever comes is not heard any more; a process that exits leaves its sockets to the kernel."""
-        self.alarms = {a for a in self.alarms if a[0] != side}
-        self.answers = [a for a in self.answers if a[0] != side]
+        self.alarms = tuple(a for a in self.alarms if a[0] != side)
+        self.answers = tuple(a for a in self.answers if a[0] != side)
         for number, wire in enumerate(self.wires):
             if side == DESTINATION and ask.exited:
                 self._exit(number, wire)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from functools import lru_cache
 from typing import Any, Self, TypeVar, get_args
 
 from .interface import Finished, Input, Output
@@ -13,6 +13,13 @@ HEARS = {told: "_on_" + told.__name__.lower() for told in get_args(Input)}
 # given once, a function of the rest, or of no consequence for what comes
 CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out",
             "_known_devices", "_known_subsections")  # fmt: skip
+PLAIN = {bool, bytes, float, int, str, tuple, type(None)}  # nearly all values, passed at once
+
+
+@lru_cache(maxsize=256)
+def changing(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of an endpoint's fields those that are its state, in order."""
+    return tuple(sorted(name for name in names if name not in CONSTANT))
 
 
 class State:
@@ -20,16 +27,18 @@ class State:
 
     def key(self) -> tuple[object, ...]:
         """The state as a value that can be hashed: equal keys behave alike for ever."""
-        return tuple(
-            v.key() if hasattr(v, "key") else v for k, v in sorted(vars(self).items()) if k not in CONSTANT
-        )  # fmt: skip
+        held = vars(self)
+        values = [held[name] for name in changing(tuple(held))]
+        return tuple([v if type(v) in PLAIN or not hasattr(v, "key") else v.key() for v in values])
 
     def fork(self) -> Self:
         """A copy that goes its own way."""
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        held = vars(other)
+        held.update(vars(self))
         for name, value in vars(self).items():
-            if hasattr(value, "fork"):
-                setattr(other, name, value.fork())
+            if type(value) not in PLAIN and hasattr(value, "fork"):
+                held[name] = value.fork()
         return other
 
 

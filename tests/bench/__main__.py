@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import clocks, engine, handshake, page, peers, search, startup
+from . import clocks, engine, handshake, page, peers, promises, search, startup, sweeps
 from .measure import Line, Missing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +17,8 @@ RESULTS = ROOT / "data" / "results" / "bench.md"
 WORDS = Path(__file__).with_name("misses.md")  # what the misses are about: written by people, beside the numbers
 PARTS: dict[str, Callable[[int], Iterator[Line | Missing]]] = {
     "handshake": handshake.lines, "clocks": clocks.lines, "seedloop": peers.lines, "engine": engine.lines,
-    "search": search.lines, "startup": startup.lines,
+    "search": search.lines, "startup": startup.lines, "sweeps": sweeps.lines,
+    "promises": promises.lines,
 }  # fmt: skip
 
 

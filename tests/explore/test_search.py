@@ -113,7 +113,7 @@ def test_a_search_that_is_cut_short_says_so() -> None:
 def test_a_livelock_is_a_cycle_and_is_found() -> None:
     found = Search(v2("v2", 0))
     found.run()
-    found.edges[5].append(1)
+    found.targets[found.first[5]] = 1
     found._check_cycles()
     assert "L2 no livelock" in found.found.violations
 
