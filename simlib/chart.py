@@ -36,8 +36,9 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
           "link": width * 0.51}  # fmt: skip
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
-        f"{FONT} font-size='13' role='img'><title>{_safe(trace.title)}</title><desc>Sequence chart of a migration; it "
-        f"ends {_safe(outcome)}.</desc><rect width='{width}' height='{height}' fill='#fff'/>",
+        f"style='max-width:100%;height:auto' {FONT} font-size='13' role='img'><title>{_safe(trace.title)}</title>"
+        f"<desc>Sequence chart of a migration; it ends {_safe(outcome)}.</desc>"
+        f"<rect width='{width}' height='{height}' fill='#fff'/>",
         f"<text x='16' y='26' font-size='16' font-weight='bold'>{_safe(trace.title)}</text>",
     ]
     if outcome:

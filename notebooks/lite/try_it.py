@@ -36,8 +36,7 @@ mistakes = ipywidgets.interactive_output(
     lambda scenario, delay_ms, **given: setattr(
         chart, "value", run(find(scenario).vary(link__delay_ms=delay_ms), version="10.0", **given)._repr_svg_()), choices,
 )  # fmt: skip
-narrow = ipywidgets.HTML("<style>.widget-html svg { max-width: 100%; height: auto }</style>")  # on narrow screens, too
-display(ipywidgets.VBox([*choices.values(), chart, mistakes, narrow]))
+display(ipywidgets.VBox([*choices.values(), chart, mistakes]))
 
 # %% [markdown]
 # The same situation under both, as still pictures: under v1 the destination finds out at the end, and only it knows why.
