@@ -39,7 +39,14 @@ ZERO_WINDOW = (
     "shut, and the source's write never ends (its destination's sockets stand in FIN-WAIT-2 with a full Recv-Q). The "
     "simulated thread reads the first packet before the window can fill"
 )
+SLICE = (
+    "a race that a busy machine decides: QEMU ends a pass over memory after 50 ms (MAX_WAIT, ram.c) and then writes on "
+    "main, where it meets the reset of a destination that took main for another channel; if its channels are full "
+    "before, it never gets there. The simulated source makes its pass at once"
+)
 KNOWN = {
+    ("order_multifd_first", "v1"): SLICE,
+    ("lost_third_ack", "v1"): SLICE,
     ("uuid_differs_multifd", "v2"): RELAYED,
     ("compression_none_and_zlib", "v1"): ZERO_WINDOW,
 }
