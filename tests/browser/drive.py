@@ -237,4 +237,4 @@ def titles(svg: str) -> set[str]:
 
 def with_slider() -> Path:
     """The first committed notebook that has one."""
-    return next(p for p in sorted((ROOT / "notebooks").glob("*.ipynb")) if "Slider" in p.read_text(encoding="utf-8"))
+    return next(p for p in sorted((ROOT / "notebooks").glob("*.ipynb")) if "Explorer" in p.read_text(encoding="utf-8"))

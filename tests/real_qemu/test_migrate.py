@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from simlib.endpoints import Setup
 from simlib.live.address import connect
 from simlib.real_qemu.machine import whole
 from simlib.real_qemu.migrate import Wish, until_finished
+from simlib.real_qemu.run import play
 from simlib.scenario import Fault, Scenario, Side
 from simlib.strangers import WORDS
+from tests.real_qemu.conftest import HERE, needs
 
 PAIRS = (("7.2", "7.2"), ("10.0", "10.0"), ("7.2", "10.0"), ("10.0", "7.2"))
 Two = Callable[..., Any]
@@ -55,6 +58,59 @@ MISMATCHES: dict[str, tuple[Side, Side, Wish, Wish, tuple[str, str, str, str]]] 
     "session": (Side(), Side(), Wish(session="monday"), Wish(session="tuesday"),
                 ("wrong-session", "session", "monday", "tuesday")),
 }  # fmt: skip
+
+PLAIN, SERIAL, Q35 = Side(), Side(machine="pc-i440fx-7.2+isa-serial"), Side(machine="pc-q35-7.2")
+GPU, SET = Side(machine="pc-q35-7.2+virtio-gpu"), Side(machine="pc-q35-7.2+virtio-set")
+# The same with other machines: source, destination, and the error that the source must be told
+MORE: dict[str, tuple[Side, Side, tuple[str, str, str, str]]] = {
+    "nic": (Side(machine=NET), PLAIN, ("device-unknown", "virtio-net", "11", "")),
+    "old nic": (Side(machine=E1000), PLAIN, ("device-unknown", "e1000", "", "")),
+    "nic model, the other way": (Side(machine=E1000), Side(machine=NET), ("device-unknown", "e1000", "", "")),
+    "rng for nic": (Side(machine=RNG), Side(machine=NET), ("device-unknown", "virtio-rng", "1", "")),
+    "nic for rng": (Side(machine=NET), Side(machine=RNG), ("device-unknown", "virtio-net", "11", "")),
+    "serial for rng": (SERIAL, Side(machine=RNG), ("device-unknown", "serial", "3", "")),
+    "rng and less memory": (Side(machine=RNG), Side(memory_mib=64), ("device-unknown", "virtio-rng", "1", "")),
+    "gpu": (GPU, Q35, ("device-unknown", "virtio-gpu", "", "")),
+    "six virtio devices": (SET, Q35, ("device-unknown", "virtio-blk", "", "")),
+    "machine, the other way": (PLAIN, Q35, ("machine-type", "machine", "pc-i440fx-7.2", "pc-q35-7.2")),
+    "machine version, the other way": (Side(machine_type="pc-i440fx-6.2"), PLAIN,
+                                       ("machine-type", "machine", "pc-i440fx-6.2", "pc-i440fx-7.2")),
+    "less memory": (Side(memory_mib=256), PLAIN, ("ram-size", "pc.ram", str(256 << 20), str(128 << 20))),
+    "half the memory": (PLAIN, Side(memory_mib=64), ("ram-size", "pc.ram", str(128 << 20), str(64 << 20))),
+}  # fmt: skip
+MACHINES = MORE | {
+    name: (ours, theirs, told) for name, (ours, theirs, _, _, told) in MISMATCHES.items()
+    if name not in ("feature", "doubt", "session")
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MACHINES)
+def test_what_today_s_stream_loses_or_fails_without_a_reason_is_refused_with_one(two: Two, name: str) -> None:
+    ours, theirs, (code, item, here, there) = MACHINES[name]
+    needs("7.2")
+    scenario = Scenario(name="mismatch", title="mismatch", source=ours, destination=theirs).vary(guest__ram_mib=16.0)
+    v1 = asyncio.run(play(Setup(scenario, "v1", "7.2"), HERE)).row
+    assert (v1.outcome, v1.reason_at_source) not in (("migrated", "none"), ("failed", "specific")), v1
+    assert v1.outcome in ("lost", "hung", "failed"), v1
+
+    async def work() -> None:
+        async with two(PAIRS[0], ours, theirs) as pair:
+            end = await pair.migrate()
+            told = [e for e in end.errors if e.code == code and item in e.item]
+            assert end.status == "failed" and told and told[0].text, end
+            assert (here in told[0].source, there in told[0].destination) == (True, True), told[0]
+            assert await pair.counts_on(pair.source) and pair.there.moved_bytes == 0
+            fits = await pair.guest(pair.scenario.vary(source=theirs), "fitting")
+            pair.source = fits
+            again = await pair.migrate(fits, Wish(), theirs.machine)
+            assert again.status == "completed" and await pair.arrived_whole(), again
+
+    go(work())
+
+
+def test_there_are_twenty_mismatches() -> None:
+    assert len(MACHINES) >= 20
 
 
 @pytest.mark.parametrize(
