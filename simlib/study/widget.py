@@ -68,7 +68,7 @@ class Explorer:
         for name, control in there.items():
             control.observe(self._situation_changed if name == "situation" else self._changed, "value")
         self._situation_changed()
-        grid = ipywidgets.GridBox(list(there.values()), layout={"grid_template_columns": "repeat(3, 330px)"})
+        grid = ipywidgets.Box(list(there.values()), layout={"flex_flow": "row wrap"})  # as many a row as there is room
         self.view = ipywidgets.VBox([grid, self.message, self.chart])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _sentence(text: str, colour: str) -> str:
 
 
 def _controls() -> dict[str, Any]:
-    many = {"layout": {"width": "320px"}, "style": {"description_width": "116px"}}
+    many = {"layout": {"width": "275px"}, "style": {"description_width": "116px"}}
     choice, number, real, log = (
         ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider)  # fmt: skip
     return {
