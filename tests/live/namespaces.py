@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import select
+import shutil
 import struct
 import subprocess
 import time
@@ -24,8 +25,8 @@ MTU = 1500
 
 def missing() -> str:
     """What stands against it here; empty if nothing."""
-    if os.geteuid() != 0 or not TUN.exists():
-        return "NO ROOT, OR NO TUN DEVICES"
+    if os.geteuid() != 0 or not TUN.exists() or shutil.which("ip") is None:
+        return "NO ROOT, NO TUN DEVICES, OR NO ip(8)"
     found = subprocess.run(["ip", "netns", "add", "simlib-try"], capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "delete", "simlib-try"], capture_output=True, check=False)
     return f"NO NAMESPACES: {found.stderr.strip()}" if found.returncode else ""
