@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..strangers import WORDS
+
 KINDS = ("tcp", "unix", "fd", "exec")
 
 
@@ -78,6 +80,16 @@ async def connect(
         sock.close()
         raise
     return sock, None
+
+
+async def stranger(address: Address, says: str, named: Callable[[object], None] = lambda _: None) -> socket.socket:
+    """Connect as somebody who was not asked, and say one of WORDS; who scans has closed already. Raises OSError."""
+    sock, _ = await connect(address, named)
+    if WORDS[says]:
+        await asyncio.get_running_loop().sock_sendall(sock, WORDS[says])
+    if says == "scan":
+        sock.close()
+    return sock
 
 
 def given(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:

@@ -16,9 +16,8 @@ from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..outcome import Row
 from ..result import Result, row
 from ..scenario import Fault, Scenario
-from ..strangers import WORDS
 from ..trace import Trace
-from .address import Address, bound, connect
+from .address import Address, bound, stranger
 from .host import Host, Names
 from .proxy import Proxy
 from .tls import Credentials, make_credentials
@@ -164,13 +163,8 @@ class _Run:
 
     async def _stranger(self, fault: Fault, number: int) -> None:
         name = f"stranger[{number}]"
-        sock, _ = await connect(self.reachable, lambda own: self.names.__setitem__(own, name))
-        if WORDS[fault.says]:
-            await self.loop.sock_sendall(sock, WORDS[fault.says])
-        if fault.says == "scan":
-            sock.close()
-        else:
-            self.strangers.append(sock)
+        met = await stranger(self.reachable, fault.says, lambda own: self.names.__setitem__(own, name))
+        self.strangers.append(met)
 
     @property
     def _moves(self) -> int:

@@ -155,7 +155,7 @@ class Tls:
             while True:
                 found.append(self.connection.recv(CHUNK))
         except SSL.WantReadError:
-            pass
+            pass  # that was all so far
         except SSL.ZeroReturnError:
             self.ended = True
         except SSL.Error as error:

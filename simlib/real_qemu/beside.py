@@ -11,14 +11,13 @@ from typing import Any
 
 from ..endpoints import Setup
 from ..handshake.interface import Cancel, Finished, Start
-from ..live.address import Address, connect
+from ..live.address import Address, stranger
 from ..live.host import Names
 from ..live.proxy import Proxy
 from ..live.tls import Credentials, make_credentials
 from ..outcome import Facts, Row, classify, guest_at
 from ..result import Result
 from ..scenario import Fault, Scenario, Side
-from ..strangers import WORDS
 from ..trace import Trace
 from .guest import BASE, PAGE, count
 from .machine import arguments, whole
@@ -136,10 +135,7 @@ class Beside:
                 agent.close()
                 await qemu.stop()
             return
-        sock, _ = await connect(self.real)
-        stack.callback(sock.close)
-        if WORDS[fault.says]:
-            await self.loop.sock_sendall(sock, WORDS[fault.says])
+        stack.callback((await stranger(self.real, fault.says)).close)
 
     async def _row(self, end: Finished | None) -> Row:
         here, there = self.agents

@@ -16,12 +16,11 @@ from typing import Any
 
 from ..endpoints import Setup
 from ..handshake.interface import Finished
-from ..live.address import Address, connect, parse
+from ..live.address import Address, parse, stranger
 from ..live.proxy import Proxy
 from ..outcome import Facts, Row, classify, guest_at
 from ..result import Result, as_asked
 from ..scenario import Fault, Scenario
-from ..strangers import WORDS
 from ..trace import Trace
 from . import beside
 from .guest import BASE, PAGE, count
@@ -154,14 +153,8 @@ class _Run:
         return None
 
     async def _stranger(self, fault: Fault) -> None:
-        sock, _ = await connect(self.real)
         self.note("stranger", "say", fault.says)
-        if WORDS[fault.says]:
-            await self.loop.sock_sendall(sock, WORDS[fault.says])
-        if fault.says == "scan":
-            sock.close()
-        else:
-            self.strangers.append(sock)
+        self.strangers.append(await stranger(self.real, fault.says))
 
     def _stop(self, fault: Fault) -> None:
         qemu = self.destination if fault.side == "destination" else self.source

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from simlib.endpoints import Setup
-from simlib.live.address import connect
+from simlib.live.address import stranger
 from simlib.real_qemu.machine import whole
 from simlib.real_qemu.migrate import Wish, until_finished
 from simlib.real_qemu.run import play
 from simlib.scenario import Fault, Scenario, Side
-from simlib.strangers import WORDS
 from tests.real_qemu.conftest import HERE, needs
 
 PAIRS = (("7.2", "7.2"), ("10.0", "10.0"), ("7.2", "10.0"), ("10.0", "7.2"))
@@ -152,12 +151,8 @@ def test_channels_in_a_wrong_order_and_strangers_make_no_difference(
 ) -> None:
     async def work() -> None:
         async with two(versions) as pair:
-            loop = asyncio.get_running_loop()
             for word in ("silent", "multifd", "qevm", "v2-hello", "bad-channel"):
-                sock, _ = await connect(pair.at)
-                pair.stack.callback(sock.close)
-                if WORDS[word]:
-                    await loop.sock_sendall(sock, WORDS[word])
+                pair.stack.callback((await stranger(pair.at, word)).close)
             await pair.through(Scenario(name="order", faults=(Fault("order", order=order, gap_s=0.05),)))
             end = await pair.migrate(wish=Wish(len(order) - 1))
             assert end.status == "completed", end
