@@ -24,17 +24,21 @@ results: compare ## the picture and the table that are committed
 	@mkdir -p data/results && cp build/compare/outcomes.svg build/compare/table.csv data/results/
 	@$(PY) -m simlib explore --out data/results
 
-qemu: ## two real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacked to build/qemu (Debian 12)
-	@data/profiles/get-qemu build/qemu
+qemu: ## real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacked to build/qemu (Debian 12); VERSIONS="5.2 11.1" too
+	@data/profiles/get-qemu build/qemu $(VERSIONS)
 
 qemu-check: $(SET_UP) ## the simulated v1 against those, three times each: data/results/qemu-check.txt, data/captures
 	@$(PY) -m simlib qemu check --protocol v1 --protocol v2 --jobs 4 --out data/results/qemu-check.txt --captures data/captures
+
+qemu-versions: $(SET_UP) ## every scenario on QEMU 5.2 and 11.1, which the simulator was not written against: data/results/qemu-versions.txt
+	@$(PY) -m simlib qemu check --qemu 5.2 --qemu 11.1 --qemu '5.2>7.2' --qemu '7.2>5.2' --qemu '7.2>11.1' --qemu '11.1>7.2' \
+	  --repeats 1 --jobs 4 --out data/results/qemu-versions.txt
 
 claims: $(SET_UP) ## what became of each claim of 2023: verdict, numbers, command; writes README's table
 	@$(PY) -m simlib claims --readme README.md
 
 lab: $(SET_UP) ## open the notebooks in JupyterLab
-	@.venv/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+	@.venv/bin/jupyter lab notebooks --ServerApp.kernel_websocket_connection_class=simlib.study.server.Prompt $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(SET_UP) ## the tests that a newcomer runs, under five minutes
 	@$(PY) -m pytest -q -n 2 -m "not slow"
@@ -56,6 +60,12 @@ times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms rou
 
 agreement: $(SET_UP) ## real sockets and TLS tell the world's stories: TIMES=n in a row, until one does not
 	@$(PY) -m tests.live.agreement $(or $(TIMES),1)
+
+million: $(SET_UP) ## a sweep of a million rows, killed five times, and again on Dask: data/results/million.md (an hour and a half)
+	@$(PY) -m tests.study.million
+
+oracles: $(SET_UP) ## closed forms against a million runs each: data/results/oracles.md (half an hour)
+	@$(PY) -m tests.study.oracles
 
 fuzz: $(SET_UP) ## look for bytes that break a side or a parser: MINUTES=n for each of TARGETS
 	@$(PY) -m tests.fuzz --minutes $(or $(MINUTES),1) $(TARGETS)
@@ -80,4 +90,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check claims lab test test-all check bench bench-results times agreement fuzz notebooks slides site lock clean
+.PHONY: help compare results qemu qemu-check qemu-versions claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean

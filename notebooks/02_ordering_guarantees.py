@@ -11,7 +11,8 @@ from IPython.display import Markdown
 from simlib.explore.models import v2
 from simlib.explore.report import search_cases
 from simlib.explore.story import Story
-from simlib.study.order import histories, models, over_channels, rules, states_figure
+from simlib.study import figures
+from simlib.study.order import histories, models, over_channels, rules, searched, states_figure
 
 found = {line.case.name: line for line in search_cases()}  # each of them is a search over every order
 
@@ -91,6 +92,12 @@ taken_away
 reduced = over_channels(lambda n: v2("v2", n), range(9))
 plain = over_channels(lambda n: v2("v2", n), range(3), plain=True)
 states_figure(reduced, plain, "v2, every order: states against channels")
+
+# %% [markdown]
+# All models of this page, a mark each: how much was searched, and where some order of events is a story above.
+
+# %%
+figures.searched(searched({"v1": v1, "detection": probes, "v2": v2s}), "Models searched: every order of events")
 
 # %%
 broken = {name: sorted(n for n, line in some.items() if line.found.violations)

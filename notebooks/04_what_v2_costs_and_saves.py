@@ -37,7 +37,7 @@ figures.prices(table)
 # the destination has it. Below 1 ms it is the hosts' own work that counts, not the path.
 
 # %%
-costs.side_by_side(table[table.channels.isin([0, 16])]).style.format("{:,.1f}")
+costs.side_by_side(table[table.channels.isin([0, 16])]).style.format("{:,.1f}").format_index("{:g}", level=0)
 
 # %% [markdown]
 # ## What it saves: two machines that do not fit

@@ -154,23 +154,7 @@ def _add_qemu(verbs: Any) -> None:
         "qemu", help="real QEMU: is the simulated v1 its v1, and v2 beside it",
         description="Works with real QEMU processes.",
     ).add_subparsers(dest="what", required=True, metavar="WHAT")  # fmt: skip
-    check = qemu.add_parser(
-        "check", help="the simulated v1 against real QEMU, scenario by scenario",
-        description="Runs each scenario that two real QEMUs can play, on each pair of versions that is here, and says "
-        "whether they end as the simulated ones do.",
-        epilog="simlib qemu check device_only_at_source order_multifd_first --repeats 3",
-    )  # fmt: skip
-    check.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
-    check.add_argument("--binary", action="append", default=[], metavar="PROGRAM",
-                       help="a QEMU; may be given again (those of $PATH and of data/profiles/get-qemu)")  # fmt: skip
-    check.add_argument("--protocol", action="append", choices=("v1", "v2"),
-                       help="v1 between the QEMUs, v2 by agents beside them; may be given twice (v1)")  # fmt: skip
-    check.add_argument("--repeats", type=int, default=3, metavar="N", help="real runs of each, for races (%(default)s)")
-    check.add_argument("--jobs", type=int, default=2, metavar="N", help="cells at a time (%(default)s)")
-    check.add_argument("--captures", type=Path, metavar="FOLDER", help="keep each run's trace and first bytes there")
-    check.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and FILE.json beside it")
-    check.add_argument("--json", action="store_true", help="the cells as JSON")
-    check.set_defaults(call=_qemu_check)
+    _add_check(qemu)
     migrate = qemu.add_parser(
         "migrate", help="move a running guest with the v2 handshake", description="The handshake runs beside two QEMUs "
         "that have none: what does not fit is told before the guest moves, and whatever fails leaves it running here.",
@@ -184,6 +168,9 @@ def _add_qemu(verbs: Any) -> None:
         "--to", metavar="ADDRESS", help="instead: where an agent of another host listens (tcp:HOST:PORT)"
     )
     migrate.add_argument("--channels", type=int, default=0, metavar="N", help="multifd channels (%(default)s)")
+    migrate.add_argument(
+        "--postcopy-after", type=float, metavar="SECONDS", help="switch to postcopy then, if it has not ended before"
+    )
     migrate.add_argument("--destination-profile", default="", metavar="MACHINE", help="the destination's")
     agent = qemu.add_parser(
         "agent", help="the destination's half, on another host",
@@ -207,6 +194,28 @@ def _add_qemu(verbs: Any) -> None:
         verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
         verb.set_defaults(call=call)
     add_profiles(qemu, _of_real)
+
+
+def _add_check(qemu: Any) -> None:
+    check = qemu.add_parser(
+        "check", help="the simulated v1 against real QEMU, scenario by scenario",
+        description="Runs each scenario that two real QEMUs can play, on each pair of versions that is here, and says "
+        "whether they end as the simulated ones do.",
+        epilog="simlib qemu check device_only_at_source order_multifd_first --repeats 3",
+    )  # fmt: skip
+    check.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
+    check.add_argument("--binary", action="append", default=[], metavar="PROGRAM",
+                       help="a QEMU; may be given again (those of $PATH and of data/profiles/get-qemu)")  # fmt: skip
+    check.add_argument("--qemu", action="append", default=[], metavar="VERSION",
+                       help='every scenario on this, as "5.2", or "11.1>7.2"; again for more (its own)')  # fmt: skip
+    check.add_argument("--protocol", action="append", choices=("v1", "v2"),
+                       help="v1 between the QEMUs, v2 by agents beside them; may be given twice (v1)")  # fmt: skip
+    check.add_argument("--repeats", type=int, default=3, metavar="N", help="real runs of each, for races (%(default)s)")
+    check.add_argument("--jobs", type=int, default=2, metavar="N", help="cells at a time (%(default)s)")
+    check.add_argument("--captures", type=Path, metavar="FOLDER", help="keep each run's trace and first bytes there")
+    check.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and FILE.json beside it")
+    check.add_argument("--json", action="store_true", help="the cells as JSON")
+    check.set_defaults(call=_qemu_check)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -401,7 +410,7 @@ def _sweep(options: Any) -> int:
     from .study import command, store
 
     try:
-        return command.sweep(options, {"world": _world_run, "live": _live_run})
+        return command.sweep(options, {"world": _world_run, "live": _live_run, "real-qemu": _real_run})
     except store.StoreError as error:
         raise Failure(str(error)) from None
 
@@ -423,6 +432,13 @@ def _live_run() -> Any:
     from .live import run
 
     return run
+
+
+def _real_run() -> Any:
+    with _failing(_qemu()):
+        from .real_qemu.run import runner
+
+        return runner()
 
 
 def _list(options: Any) -> int:

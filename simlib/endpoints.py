@@ -118,7 +118,7 @@ class Setup:
             downtime_bytes=int(self.scenario.link.rate_mib_s * MIB * 0.3), load_s=facts.load_ms / 1e3,
             post_load_error=facts.post_load_error, apply_error=side.apply_error, apply_code=side.apply_code,
             answers_ms=facts.source_ms if at_source else facts.destination_ms, jitter_s=facts.jitter_ms / 1e3,
-            rng=random.Random(f"{self.seed} {at_source}"),
+            rng=random.Random(f"{self.seed} {at_source}") if facts.jitter_ms else None,
         )  # fmt: skip
 
     def refused(self) -> tuple[str, Finished] | None:

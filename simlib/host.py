@@ -9,7 +9,7 @@ import random
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 from .handshake import interface as i
@@ -49,12 +49,16 @@ class Guest:
     apply_code: str = "apply-failed"
     answers_ms: tuple[float, ...] = ()  # when each answer comes, where that is given
     jitter_s: float = 0.0  # each answer may come so much later
-    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    rng: random.Random | None = None  # that draws how much: where there is none, nothing is late
     passes: int = 0
     collected_bytes: int = 0
     collected_s: float = 0.0
     stopped_s: float | None = None
     started_s: float | None = None
+
+    def late_s(self) -> float:
+        """How much later one answer comes."""
+        return self.rng.random() * self.jitter_s if self.rng else 0.0
 
     def collect(self, now_s: float, last: bool) -> i.RamCollected:
         """The pages dirtied since the last pass; the first pass is everything."""
@@ -74,6 +78,11 @@ class Guest:
 
 class Host:
     """One side. `cause` is whatever the runner gave with the input that is being handled."""
+
+    does: dict[type, Callable[[Any, Any], None]]  # what carries out each output
+
+    def __init_subclass__(cls) -> None:
+        cls.does = {kind: getattr(cls, name) for kind, name in DOES.items() if hasattr(cls, name)}
 
     def __init__(self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest) -> None:
         self.side, self.endpoint, self.trace, self.guest = side, endpoint, trace, guest
@@ -106,14 +115,17 @@ class Host:
     # --- the door ---------------------------------------------------------------------------------------------------
     def feed(self, input: i.Input, cause: Any = None) -> None:
         """Tell the endpoint, and do what it asks, one input after the other."""
-        self.inbox.append((input, cause))
         if self.busy or self.frozen or self.dead:
+            self.inbox.append((input, cause))
             return
-        self.busy = True
-        while self.inbox and not self.dead:
-            input, self.cause = self.inbox.popleft()
+        self.busy, does = True, self.does
+        while True:
+            self.cause = cause
             for output in self.endpoint.handle(input):
-                getattr(self, DOES[type(output)])(output)
+                does[type(output)](self, output)
+            if self.dead or not self.inbox:
+                break
+            input, cause = self.inbox.popleft()
         self.busy = False
         self.idle()
 
@@ -141,7 +153,7 @@ class Host:
 
     def _guest_answers(self, delay_s: float, call: Callable[[], None]) -> None:
         """After its time, or when an exact replay says so."""
-        delay_s += self.guest.jitter_s and self.guest.rng.random() * self.guest.jitter_s
+        delay_s += self.guest.late_s()
         if self.guest.answers_ms:
             at_ms, *rest = self.guest.answers_ms
             self.guest.answers_ms = tuple(rest)
@@ -202,6 +214,9 @@ class Host:
             self.die("exits")
         elif self.side == "destination" and not o.listening:
             self.stop_listening()
+
+    def _stop_listening(self, _: i.StopListening) -> None:
+        self.stop_listening()
 
     def stop_listening(self) -> None:
         """Connections that nobody has accepted are reset."""

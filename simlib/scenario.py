@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +174,26 @@ def pair(version: str) -> tuple[str, str]:
 
 
 def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
+    asked = (side.machine_type, side.memory_mib, side.vcpus, side.cpu, tuple(side.cpu_features), side.uuid)
     try:
-        found = edited(machine(version, side.machine), side.edit)
+        found = _started(version, side.machine, *asked)
+        return edited(found, side.edit) if side.edit else found
     except ProfileError as error:
         raise ScenarioError(f"{scenario.name}: {error}") from None
-    changes: dict[str, Any] = {"cpu": side.cpu, "cpu_features": side.cpu_features, "uuid": side.uuid}
-    if side.machine_type:
-        changes["type"] = side.machine_type
-    if side.memory_mib:
-        blocks = (replace(found.ram_blocks[0], size_bytes=side.memory_mib << 20), *found.ram_blocks[1:])
-        changes["ram_blocks"] = blocks
-    if side.vcpus:
-        changes["vcpus"] = side.vcpus
-    return replace(found, **changes)
+
+
+@lru_cache(maxsize=64)
+def _started(version: str, profile: str, machine_type: str, memory_mib: int, vcpus: int, cpu: str,
+             cpu_features: tuple[str, ...], uuid: str) -> Machine:  # fmt: skip
+    """A profile's machine as a command line asks for it, the same one for each run. Raises ProfileError."""
+    found = machine(version, profile)
+    blocks = found.ram_blocks
+    if memory_mib:
+        blocks = (replace(blocks[0], size_bytes=memory_mib << 20), *blocks[1:])
+    return replace(
+        found, type=machine_type or found.type, ram_blocks=blocks, vcpus=vcpus or found.vcpus, cpu=cpu,
+        cpu_features=cpu_features, uuid=uuid,
+    )  # fmt: skip
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -209,6 +215,8 @@ PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts,
 
 def load(path: Path) -> Scenario:
     """The scenario in a TOML file. Raises ScenarioError."""
+    import tomllib  # here, and difflib below: a sweep's workers need neither
+
     try:
         size = path.stat().st_size
         if size > SIZE_LIMIT_BYTES:
@@ -310,6 +318,8 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
 
 
 def _nearest(word: str, known: list[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(word, known, 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -37,7 +37,7 @@ class Trace:
     packets: list[Packet] = field(default_factory=list)
 
     def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
-        self.steps.append(Step(time_s, side, kind, connection, text))
+        self.steps.append(tuple.__new__(Step, (time_s, side, kind, connection, text)))  # half the time of Step()
 
     def __str__(self) -> str:
         """The run as text, one step a line."""
@@ -65,8 +65,12 @@ class Trace:
 
     def digest(self) -> str:
         """Of the steps with times in whole nanoseconds: equal for equal runs, on any machine."""
-        told = "\n".join(f"{round(s.time_s * 1e9)} {s.side} {s.kind} {s.connection} {s.text}" for s in self.steps)
-        return hashlib.sha256(told.encode()).hexdigest()
+        found = hashlib.sha256()
+        for at in range(0, len(self.steps), 500):  # one text of all would not fit the processor's cache
+            some = self.steps[at : at + 500]
+            lines = [f"{round(s.time_s * 1e9)} {s.side} {s.kind} {s.connection} {s.text}" for s in some]
+            found.update(("\n" * bool(at) + "\n".join(lines)).encode())
+        return found.hexdigest()
 
     def rows(self) -> list[dict[str, object]]:
         """One row a step, for a table."""

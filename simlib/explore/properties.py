@@ -89,11 +89,11 @@ def protocols(system: System, state: State, final: bool) -> str:
             return "the source takes its own preface for the peer's"
         if source.stage and isinstance(destination, V2Destination) and destination.state in ("accepted", "started"):
             return "the source sends migration data before READY"
-    modes = _modes(system, state)
-    shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
-    failed = destination.finished is not None and destination.finished.status == "failed"
-    if modes and (failed or shut):
-        return f"{modes[0]} was spoken, and the destination read it as {modes[1]}"
+    if modes := _modes(system, state):
+        shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
+        failed = destination.finished is not None and destination.finished.status == "failed"
+        if failed or shut:
+            return f"{modes[0]} was spoken, and the destination read it as {modes[1]}"
     kept = [getattr(system.inputs[m], "data", b"") for m in state.sink]
     if HEADER_4 in kept[:1] and any(k.startswith(MAGIC) for k in kept[1:]):
         return "the pipe holds a header of version 4 and then another stream"
@@ -151,7 +151,7 @@ def same_channels(system: System, state: State, final: bool) -> str:
     wires = {w.accepted: w for w in state.wires if w.accepted >= 0}
     if isinstance(destination, V1Destination):
         bound = [
-            (f"multifd[{c.index}]" if c.kind == "multifd" else c.kind, conn)
+            (f"multifd[{c.number}]" if c.kind == "multifd" else c.kind, conn)
             for conn, c in enumerate(destination.connections)
             if c.kind in ("main", "multifd", "preempt")
         ]
@@ -263,3 +263,5 @@ PROPERTIES: dict[str, Property] = {
     "S8 asks gently": asks_gently, "S10 no downgrade": no_downgrade, "L1 no deadlock": no_deadlock,
     "L2 arrives": arrives, "L3 ends after faults": ends_after_faults, "L4 floods end": floods_end,
 }  # fmt: skip
+AT_THE_END = (truth, listens_again, no_downgrade, no_deadlock, arrives, ends_after_faults)  # hold in all other states
+ALWAYS = {name: holds for name, holds in PROPERTIES.items() if holds not in AT_THE_END}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .properties import PROPERTIES, Ending, ending
+from .properties import ALWAYS, PROPERTIES, Ending, ending
 from .state import SOURCE, Action, Model, State
 from .symmetry import canonical
 from .system import System
@@ -132,7 +132,7 @@ class Search:
         return actions
 
     def _check(self, number: int, state: State, final: bool) -> None:
-        for name, holds in PROPERTIES.items():
+        for name, holds in (PROPERTIES if final else ALWAYS).items():
             if name not in self.found.violations:
                 wrong = holds(self.system, state, final)
                 if wrong:

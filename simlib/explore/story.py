@@ -123,7 +123,9 @@ class _Times:
     def note(self, at_ms: float, action: Action, before: State, after: State) -> None:
         kind = action[0]
         if kind in ("connect", "accept"):
-            self._given(before.wires[action[1]])[0 if kind == "connect" else 1] = at_ms
+            wire = before.wires[action[1]]
+            refused = after.wires[action[1]].broken and not wire.broken  # nobody listens: to the source that is a reset
+            self._given(wire)[5 if refused else 0 if kind == "connect" else 1] = at_ms
         elif kind == "guest":
             side = before.answers[action[1]][0]
             self.guests[side] = (*self.guests[side], at_ms)

@@ -55,7 +55,7 @@ class System:
         self.names: list[str] = []  # the channel that it opens, if it opens one
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
-        self._wires: dict[Wire, Wire] = {}
+        self.wires: dict[Wire, Wire] = {}  # each by itself
         self.steps: dict[tuple[int, int, int], Step] = {}
         self.opened, self.ended, self.reset = (self.input(t) for t in (i.Opened(0), i.Ended(0), i.Broken(0, RESET)))
         self.told: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
@@ -87,10 +87,6 @@ class System:
         if found is None:
             found = self._parts[number] = symmetry.parts(self.table[number])
         return found
-
-    def wire(self, wire: Wire) -> Wire:
-        """Equal connections are one object: states then share them, and are told apart by which they hold."""
-        return self._wires.setdefault(wire, wire)
 
     def key(self, state: State) -> Any:
         """Equal for equal states: small numbers, since hashing every field of every connection is slow."""
@@ -229,19 +225,19 @@ class Moment:
         _, _, self.answers, self.alarms, self.runs, self.passes, self.faults, self.sink = state
 
     def state(self) -> State:
-        for number, wire in enumerate(self.wires):
-            if number >= len(self.before) or wire is not self.before[number]:
-                self.wires[number] = self.system.wire(wire)
+        one = self.system.wires.setdefault  # equal connections are one object: states share them, and hold the same
+        wires = [w if w is old else one(w, w) for w, old in zip(self.wires, self.before, strict=False)]
+        wires += [one(w, w) for w in self.wires[len(self.before) :]]
         return State(
-            tuple(self.ends), tuple(self.wires), self.answers, self.alarms, self.runs, self.passes, self.faults,
-            self.sink,
-        )  # fmt: skip
+            tuple(self.ends), tuple(wires), self.answers, self.alarms, self.runs, self.passes, self.faults, self.sink
+        )
 
     # --- actions ----------------------------------------------------------------------------------------------------
     def do_connect(self, number: int) -> None:
         wire = self.wires[number]
-        gone = self.system.table[self.ends[DESTINATION]].finished
-        refused = self.system.link == "two-way" and gone is not None and not gone.listening and wire.accepted < 0
+        there = self.system.table[self.ends[DESTINATION]]
+        closed = getattr(there, "closed", False) if there.finished is None else not there.finished.listening
+        refused = self.system.link == "two-way" and closed and wire.accepted < 0
         self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
         told = self.system.input(i.Broken(0, REFUSED)) if refused else self.system.opened
         if not wire.dropped[0]:
@@ -317,6 +313,10 @@ class Moment:
                 self._may_drain(side, c)
 
     def _find(self, side: int, conn: int) -> int:
+        if side != DESTINATION and conn < len(self.wires):  # mostly a source's are numbered as they stand here
+            wire = self.wires[conn]
+            if wire.number == conn and wire.owner == side:
+                return conn
         for n, wire in enumerate(self.wires):
             if wire.accepted == conn if side == DESTINATION else wire.number == conn and wire.owner == side:
                 return n
@@ -374,6 +374,11 @@ class Moment:
             ended=_at(wire.ended, at), dropped=_at(wire.dropped, at), owed=_at(wire.owed, at, False), **gone
         )
 
+    def _stoplistening(self, side: int, ask: i.StopListening) -> None:
+        for number, wire in enumerate(self.wires):
+            if wire.connected and wire.accepted < 0:
+                self._break(number)
+
     def _pause(self, side: int, ask: i.Pause) -> None:
         self._paused(side, ask.conn, True)
 
@@ -383,7 +388,8 @@ class Moment:
     def _paused(self, side: int, conn: int, value: bool) -> None:
         number = self._find(side, conn)
         wire = self.wires[number]
-        self.wires[number] = wire._replace(paused=_at(wire.paused, side == DESTINATION, value))
+        if wire.paused[side == DESTINATION] != value:
+            self.wires[number] = wire._replace(paused=_at(wire.paused, side == DESTINATION, value))
 
     # --- back-pressure ----------------------------------------------------------------------------------------------
     def _may_drain(self, side: int, conn: int) -> None:

@@ -17,6 +17,8 @@ class Buffer:
 
     def __len__(self) -> int:
         """How many bytes, up to MOST: whoever takes that many finds the others behind them."""
+        if not self.rest:
+            return len(self.head)
         return min(len(self.head) + sum(r if isinstance(r, int) else len(r) for r in self.rest), MOST)
 
     def add(self, data: bytes, fill: int = 0) -> Buffer:

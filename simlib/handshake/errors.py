@@ -80,4 +80,5 @@ class OurMistake(Exception):
 
 def clean(text: str, limit: int = 1000) -> str:
     """Text from a peer, fit to be shown: printable characters only, at most `limit` of them."""
-    return "".join(c if c.isprintable() else " " for c in text[:limit])
+    text = text[:limit]
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

@@ -16,40 +16,42 @@ from dataclasses import dataclass, fields
 from .errors import Error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Value:
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         told = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
         return f"{type(self).__name__}({told})"
 
 
 # --- inputs: management ---------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
 class Start(_Value):
     """`migrate` at the source, `migrate-incoming` at the destination."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Cancel(_Value):
     """`migrate_cancel`; `code` is `cancelled` or `deadline` (the manager's own clock)."""
 
     code: str = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
 class SwitchToPostcopy(_Value):
     """`migrate-start-postcopy`."""
 
+    __slots__ = ()
+
 
 # --- inputs: the link -----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Opened(_Value):
     """Connected (source) or accepted (destination)."""
 
     conn: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Secured(_Value):
     """The TLS handshake that `StartTls` asked for is done; `exporter` binds the session to it (RFC 9266), `alpn` is
     what both offered (RFC 7301)."""
@@ -59,34 +61,34 @@ class Secured(_Value):
     alpn: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TlsFailed(_Value):
     conn: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Received(_Value):
     conn: int
     data: bytes
     fill: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Drained(_Value):
     """All that was sent on the connection has been taken by the transport (not: has arrived)."""
 
     conn: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Ended(_Value):
     """The peer will say no more on it (FIN)."""
 
     conn: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Broken(_Value):
     """The connection failed, or could not be made; `text` is the system's word for it."""
 
@@ -95,7 +97,7 @@ class Broken(_Value):
 
 
 # --- inputs: the guest, and time ------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RamCollected(_Value):
     """Bytes of guest memory to send now; `converged` when the rest fits the downtime limit."""
 
@@ -103,19 +105,20 @@ class RamCollected(_Value):
     converged: bool
 
 
-@dataclass(frozen=True, slots=True)
 class GuestStopped(_Value):
-    pass
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GuestMoved(_Value):
-    """The source's guest stands still and its whole stream was handed over; `error` says why that failed."""
+    """The source's guest stands still and its whole stream was handed over; `error` says why that failed. `postcopy`:
+    all but its memory was, which follows until this is told again."""
 
     error: str = ""
+    postcopy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Applied(_Value):
     """The agreed configuration was set; `error` says why it was not, `code` what kind of reason (apply-failed, port,
     memory)."""
@@ -124,27 +127,29 @@ class Applied(_Value):
     code: str = "apply-failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Loaded(_Value):
-    """Every device ran its post_load; `error` says which one would not."""
+    """Every device ran its post_load; `error` says which one would not. `postcopy`, of a stream that is not ours: its
+    memory follows until this is told again."""
 
     error: str = ""
+    postcopy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GuestRunning(_Value):
     """`error`: it does not run and never will here, for certain."""
 
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AlarmRang(_Value):
     name: str
 
 
 # --- outputs: the link ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Open(_Value):
     """Make one more connection to the peer; `channel` is what the source wants it for."""
 
@@ -152,7 +157,7 @@ class Open(_Value):
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StartTls(_Value):
     """Run TLS on it: as the client at the source, as the server at the destination. `alpn`: what to
     offer in it; a server that offers nothing, or another, goes on without (RFC 7301)."""
@@ -161,33 +166,33 @@ class StartTls(_Value):
     alpn: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Send(_Value):
     conn: int
     data: bytes
     fill: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Pause(_Value):
     """Read no more from it: what arrives stays with the transport, which pushes back on the sender."""
 
     conn: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Resume(_Value):
     conn: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class End(_Value):
     """No more from me (half-close)."""
 
     conn: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Drop(_Value):
     """Close both ways. Over unread bytes TCP sends RST and forgets what was not yet sent; `unread` says that the
     endpoint itself was given bytes that QEMU would have left with the kernel."""
@@ -196,8 +201,14 @@ class Drop(_Value):
     unread: bool = False
 
 
+class StopListening(_Value):
+    """Close the listening socket: who waits there is reset, who comes later is refused."""
+
+    __slots__ = ()
+
+
 # --- outputs: the guest, and time -----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CollectRam(_Value):
     """Next pass over guest memory: the `first` begins anew, the `last` comes when the guest has stopped."""
 
@@ -205,12 +216,11 @@ class CollectRam(_Value):
     first: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class StopGuest(_Value):
-    pass
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MoveGuest(_Value):
     """The channels stand, as (name, connection): whoever runs this side carries the guest's own stream over them, with
     these capabilities and parameters at the source."""
@@ -219,69 +229,75 @@ class MoveGuest(_Value):
     config: tuple[tuple[str, object], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+class SwitchGuest(_Value):
+    """The guest's own stream may go over to postcopy."""
+
+    __slots__ = ()
+
+
 class ResumeGuest(_Value):
     """The source's guest goes on after a failed migration."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Apply(_Value):
     """Set these capabilities and parameters (name, value) at the destination, through QMP where QEMU is real."""
 
     config: tuple[tuple[str, object], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Load(_Value):
     """All device state has arrived: run post_load; `size_bytes` of it."""
 
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class RunGuest(_Value):
-    pass
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SetAlarm(_Value):
     name: str
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StopAlarm(_Value):
     name: str
 
 
 # --- reports --------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Said(_Value):
     conn: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Heard(_Value):
     conn: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Entered(_Value):
     """The status that `query-migrate` shows from here on."""
 
     status: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Printed(_Value):
     """What the process writes to stderr; the peer never sees it."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Finished(_Value):
     """How this side ended. `reason` grades what the manager reads here: none (no text), generic (an errno text),
     specific. `exited`: the process is gone. `listening`: a correct attempt to the same process can follow."""
@@ -299,6 +315,7 @@ Input = (
     | RamCollected | GuestStopped | GuestMoved | Applied | Loaded | GuestRunning | AlarmRang
 )  # fmt: skip
 Output = (
-    Open | StartTls | Send | Pause | Resume | End | Drop | CollectRam | StopGuest | MoveGuest | ResumeGuest | Apply
-    | Load | RunGuest | SetAlarm | StopAlarm | Said | Heard | Entered | Printed | Finished
+    Open | StartTls | Send | Pause | Resume | End | Drop | StopListening | CollectRam | StopGuest | MoveGuest
+    | SwitchGuest | ResumeGuest | Apply | Load | RunGuest | SetAlarm | StopAlarm | Said | Heard | Entered | Printed
+    | Finished
 )  # fmt: skip

@@ -34,6 +34,7 @@ COMMAND_LENGTH = {1: (0,), 2: (4,), 3: (0, 16), 4: (0,), 5: (0,), 7: (4,), 9: (0
 RAM_MEM_SIZE, RAM_PAGE, RAM_EOS, RAM_CONTINUE, RAM_COMPRESS, RAM_MULTIFD_FLUSH = 0x04, 0x08, 0x10, 0x20, 0x100, 0x200
 RAM_FLAGS = 0xFFF
 VALIDATED = ("mapped-ram", "x-ignore-shared")  # the only capabilities that the stream declares and checks
+SIZE = {"B": 1, "H": 2, "I": 4, "Q": 8}
 MULTIFD_INITIAL_BYTES = 64
 MULTIFD_PACKET_BYTES = 320 + 8 * 128
 MULTIFD_SYNC = 1
@@ -226,6 +227,7 @@ class Loader(State):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.buffer = Buffer()
+        self._at = 0  # how much of its head was read, while an event is looked for
         self.state = "header"
         self.section = (0, "")  # id and name of the one being read
         self.sections: tuple[tuple[int, str], ...] = ()
@@ -246,31 +248,47 @@ class Loader(State):
 
     def next_event(self) -> tuple[object, ...] | None:
         """The next thing that the stream says, or None until more has been fed."""
-        while True:
-            before = self.buffer
-            try:
+        try:
+            while True:
+                before = self.buffer, self._at
                 event = getattr(self, "_" + self.state)()
-            except _More:
-                self.buffer = before
-                return None
-            if event is not None:
-                return event  # type: ignore[no-any-return]
+                if event is not None:
+                    return event  # type: ignore[no-any-return]
+        except _More:
+            self.buffer, self._at = before
+            return None
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let go of what was read: not at each number, since that copies the rest."""
+        self.buffer, self._at = self.buffer.skip(self._at) if self._at else self.buffer, 0
+
+    def _peek(self, size: int) -> bytes:
+        found = self.buffer.head[self._at : self._at + size]
+        if len(found) < size:
+            self._settle()
+            found = self.buffer.peek(size)
+        return found
 
     def _take(self, size: int) -> bytes:
-        found = self.buffer.peek(size)
+        found = self._peek(size)
         if len(found) < size:
             raise _More
-        self.buffer = self.buffer.skip(size)
+        if self._at + size <= len(self.buffer.head):
+            self._at += size
+        else:
+            self.buffer = self.buffer.skip(size)
         return found
 
     def _number(self, kind: str) -> int:
-        return int(struct.unpack(">" + kind, self._take(struct.calcsize(kind)))[0])
+        return int.from_bytes(self._take(SIZE[kind]), "big")
 
     def _string(self) -> str:
         return self._take(self._number("B")).decode("utf-8", "replace")
 
     def _header(self) -> None:
-        magic = self.buffer.peek(4)
+        magic = self._peek(4)
         if magic != MAGIC[: len(magic)]:
             raise StreamError("Not a migration stream")
         self._take(4)
@@ -295,9 +313,10 @@ class Loader(State):
 
     def _configured(self) -> None:
         """The configuration's subsections, which end where something else begins."""
-        if self.buffer.peek(1) != bytes([SUBSECTION]):
-            if not len(self.buffer):
-                raise _More
+        ahead = self._peek(1)
+        if not ahead:
+            raise _More
+        if ahead[0] != SUBSECTION:
             self._check_capabilities(self.capabilities or ())
             self.state = "sections"
             return
@@ -318,7 +337,7 @@ class Loader(State):
             raise StreamError(f"Unknown savevm subsection '{name}'")
 
     def _check_capabilities(self, received: tuple[str, ...]) -> None:
-        known = [c for c in VALIDATED if c != "mapped-ram" or _version(self.settings.version) >= (9, 0)]
+        known = [c for c in VALIDATED if c != "mapped-ram" or version_number(self.settings.version) >= (9, 0)]
         for name in received:
             if name not in known and name in VALIDATED:
                 raise StreamError(f"Received unknown capability {name}")
@@ -425,6 +444,7 @@ class Loader(State):
 
     def _pass_over(self) -> int:
         """Skip what is here of `left` bytes of memory or state; how many."""
+        self._settle()
         passed = min(self.left, len(self.buffer))
         if not passed:
             raise _More
@@ -434,9 +454,10 @@ class Loader(State):
 
     def _device_subsections(self) -> tuple[object, ...] | None:
         name = self.section[1]
-        if self.buffer.peek(1) != bytes([SUBSECTION]):
-            if not len(self.buffer):
-                raise _More
+        ahead = self._peek(1)
+        if not ahead:
+            raise _More
+        if ahead[0] != SUBSECTION:
             self.state = "footer"
             return "device", name, self.device_bytes
         self._take(1)
@@ -472,12 +493,8 @@ class Loader(State):
         raise _More
 
 
-def _version(text: str) -> tuple[int, int]:
+def version_number(text: str) -> tuple[int, int]:
+    """(10, 0) of "10.0.13"; ValueError for anything else."""
     major, _, rest = text.partition(".")
     minor = rest.partition(".")[0]
     return int(major), int(minor or 0)
-
-
-def version_number(text: str) -> tuple[int, int]:
-    """(10, 0) of "10.0.13"; ValueError for anything else."""
-    return _version(text)

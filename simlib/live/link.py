@@ -197,15 +197,17 @@ class Link(asyncio.Protocol):
                 if not done:
                     return
                 self.tell(i.Secured(self.conn, self.tls.exporter, self.tls.alpn))
-            data = self.tls.read()
         except TlsError as error:
             self._flush()
             self._tls_failed(str(error))
             return
+        data = self.tls.read()
         self._flush()
         if data and not self.gone:
             self.tell(i.Received(self.conn, *_counted(data)))
-        if self.tls.ended and not self.heard_end and not self.gone:
+        if self.tls.failed:
+            self._tls_failed(self.tls.failed)
+        elif self.tls.ended and not self.heard_end and not self.gone:
             self.heard_end = True
             self.tell(i.Ended(self.conn))
 

@@ -98,6 +98,7 @@ class Tls:
         self.server = server
         self.secured = False
         self.ended = False
+        self.failed = ""  # why nothing more can be read
         if server:
             self.connection.set_accept_state()
         else:
@@ -149,7 +150,8 @@ class Tls:
         self.connection.bio_write(data)
 
     def read(self) -> bytes:
-        """Plain bytes that are there now. `ended` says that the peer has said its last. Raises TlsError."""
+        """Plain bytes that are there now. `ended` says that the peer has said its last, `failed` why no more can come;
+        both may stand behind bytes."""
         found = []
         try:
             while True:
@@ -159,8 +161,7 @@ class Tls:
         except SSL.ZeroReturnError:
             self.ended = True
         except SSL.Error as error:
-            if not found:
-                raise TlsError(_reason(error)) from None
+            self.failed = _reason(error)
         return b"".join(found)
 
     def write(self, data: bytes | memoryview) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoints import Setup
-from ..handshake.interface import Cancel, Finished, Start
+from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, stranger
 from ..live.host import Names
 from ..live.proxy import Proxy
@@ -34,10 +34,6 @@ def inexpressible(scenario: Scenario) -> str:
     sides = (scenario.source, scenario.destination)
     if scenario.link.transport not in ("tcp", "unix"):
         return "the agents need sockets"
-    if any(c.startswith("postcopy") for s in sides for c in s.capabilities):
-        return "postcopy needs a relay that understands the stream"
-    if any(s.cpu_features or s.cpu != "qemu64" for s in sides):
-        return "QMP does not say what the processor can"
     if any(s.psk for s in sides):
         return "the agents take certificates, not secrets"
     return "" if all(s.knows_v2 and s.accept == "v2" for s in sides) else "the agents speak v2 and nothing else"
@@ -74,7 +70,7 @@ class Beside:
 
     async def _migrate(self, stack: AsyncExitStack) -> Finished | None:
         ours, theirs = self.scenario.source, self.scenario.destination
-        there = await settings(self.destination, theirs.machine, _wish(theirs))
+        there = await settings(self.destination, self.setup.settings(False).machine, _wish(theirs))
         more: dict[str, Any] = {"names": self.names, "zero_s": self.zero_s}
         to = destination_agent(there, _wish(theirs), secrets.token_bytes(32), self.trace, self.destination, self.folder,
                                **more, credentials=self._credentials(theirs))  # fmt: skip
@@ -84,7 +80,7 @@ class Beside:
         self.proxy = Proxy(self.scenario, self.setup.seed, self.real, self.names, self.zero_s)
         stack.callback(self.proxy.close)
         near = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
-        here = await settings(self.source, ours.machine, _wish(ours))
+        here = await settings(self.source, self.setup.settings(True).machine, _wish(ours))
         agent = source_agent(here, _wish(ours), secrets.token_bytes(32), self.trace, self.source, self.folder, near,
                              **more, credentials=self._credentials(ours))  # fmt: skip
         stack.callback(agent.close)
@@ -110,8 +106,9 @@ class Beside:
     async def _disturb(self, ending: asyncio.Future[Any], faults: list[Fault], stack: AsyncExitStack) -> None:
         """Until the source has ended, or long enough."""
         told = self.scenario.management
-        orders = sorted((min(at, 6.0), code) for at, code in ((told.cancel_at_s, "cancelled"),
-                                                              (told.deadline_s, "deadline")) if at >= 0)  # fmt: skip
+        given = ((told.cancel_at_s, Cancel("cancelled")), (told.deadline_s, Cancel("deadline")),
+                 (told.postcopy_at_s, SwitchToPostcopy()))  # fmt: skip
+        orders = sorted(((min(at_s, 6.0), order) for at_s, order in given if at_s >= 0), key=lambda o: o[0])
         assert self.proxy is not None
         until_s = self.loop.time() + min(told.observe_s, OBSERVE_S)
         while not ending.done() and self.loop.time() < until_s:
@@ -122,7 +119,7 @@ class Beside:
                     faults.remove(fault)
                     await self._do(fault, stack)
             while orders and now_s >= orders[0][0]:
-                self.agents[0].feed(Cancel(orders.pop(0)[1]))
+                self.agents[0].feed(orders.pop(0)[1])
 
     async def _do(self, fault: Fault, stack: AsyncExitStack) -> None:
         if fault.kind != "stranger":

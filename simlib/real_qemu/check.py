@@ -44,7 +44,13 @@ SLICE = (
     "main, where it meets the reset of a destination that took main for another channel; if its channels are full "
     "before, it never gets there. The simulated source makes its pass at once"
 )
+UNUSED_POSTCOPY = (
+    "real 11.1 (under TCG) loses the guest's last write when postcopy-ram is on at both sides and is not used: its own "
+    "v1 does, and agents carry the same stream"
+)
 KNOWN = {
+    ("postcopy_only_at_destination", "v2"): UNUSED_POSTCOPY,
+    ("postcopy_only_at_source", "v2"): UNUSED_POSTCOPY,
     ("order_multifd_first", "v1"): SLICE,
     ("lost_third_ack", "v1"): SLICE,
     ("uuid_differs_multifd", "v2"): RELAYED,
@@ -87,6 +93,13 @@ def ending(row: Row) -> Ending:
     return row.outcome, row.guest_at, row.reason_at_source
 
 
+def _cancelled_late(row: Row) -> bool:
+    """Cancelled while it waited for its SHUT, the guest running on the other side already: such a source may end with
+    a channel error too. migrate_cancel shuts the return path down, and only then is the state "cancelling"
+    (migration.c, migration_cancel, 10.0); of QEMU's threads one or the other is first (both measured)."""
+    return row.source_status == "cancelled" and row.guest_at == "both"
+
+
 def simulated(world: World, scenario: Scenario, version: str, protocol: str, wanted: set[Ending]) -> tuple[Ending, ...]:
     """The ways in which the simulated pair ends; no further than until all those wanted were found."""
     found: dict[Ending, None] = {}
@@ -96,7 +109,7 @@ def simulated(world: World, scenario: Scenario, version: str, protocol: str, wan
             if link_ms and scenario.link.delay_law == "constant" else scenario  # fmt: skip
         row = world(varied, protocol=protocol, version=version, manager="naive", seed=seed).row
         found[ending(row)] = None
-        if row.source_text.startswith(SHUT_1):
+        if row.source_text.startswith(SHUT_1) or _cancelled_late(row):
             found[row.outcome, row.guest_at, "generic"] = None
         if seed >= REPEATS and wanted <= found.keys():
             break
@@ -104,12 +117,13 @@ def simulated(world: World, scenario: Scenario, version: str, protocol: str, wan
 
 
 def work(
-    scenarios: Iterable[Scenario], binaries: dict[str, str], protocols: tuple[str, ...] = ("v1",)
-) -> list[tuple[Scenario, str, str]]:
-    """Each scenario with each of its pairs of versions that is here, and each protocol."""
+    scenarios: Iterable[Scenario], binaries: dict[str, str], protocols: tuple[str, ...] = ("v1",),
+    versions: tuple[str, ...] = (),
+) -> list[tuple[Scenario, str, str]]:  # fmt: skip
+    """Each scenario with each of its pairs of versions that is here, or with those named, and each protocol."""
     return [
         (s, v, p) for p in protocols for s in scenarios if p in s.protocols
-        for v in s.versions if set(pair(v)) <= binaries.keys()
+        for v in versions or s.versions if set(pair(v)) <= binaries.keys()
     ]  # fmt: skip
 
 
@@ -138,7 +152,9 @@ class Checker:
                     self.keep(f"{scenario.name}.{protocol}.{version.replace('>', '-')}", result)
                 rows.append(result.row)
         except QemuError as error:
-            why = str(error)
+            why = str(error).replace(f"{Path.cwd()}/", "")  # the table is of any machine
+        except ConnectionError as error:  # of a stranger, say, to who listens no more: one cell, not the end
+            why = f"a connection could not be made: {error}"
         real = tuple(dict.fromkeys(map(ending, rows)))
         return Cell(
             scenario.name, version, protocol,

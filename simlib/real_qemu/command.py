@@ -16,7 +16,7 @@ from typing import Any
 
 from ..capture import Segment, write
 from ..handshake.errors import Error
-from ..handshake.interface import Cancel, Finished, Start
+from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, parse
 from ..live.command import Telling, tell
 from ..live.tls import Credentials
@@ -26,7 +26,7 @@ from ..trace import Trace
 from . import check as checking
 from .migrate import Wish, destination_agent, listen, looked_at, settings, source_agent, until_finished
 from .monitor import Monitor, QemuError
-from .process import binaries
+from .process import needed
 
 CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
 
@@ -36,12 +36,10 @@ def check(
     options: Any, scenarios: list[Scenario], world: checking.World, progress: Callable[..., Iterator[checking.Cell]]
 ) -> int:
     """The table scenario × version. 0 if every cell that ran agrees, 1 if not. Raises ValueError, QemuError."""
-    here = binaries(tuple(options.binary))
-    if not here:
-        raise QemuError("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
-    work = checking.work(scenarios, here, tuple(options.protocol or ("v1",)))
+    here = needed(tuple(options.binary))
+    work = checking.work(scenarios, here, tuple(options.protocol or ("v1",)), tuple(options.qemu))
     if not work:
-        raise ValueError(f"none of the scenarios is for the versions that are here ({', '.join(sorted(here))})")
+        raise ValueError(f"nothing is to be run on the versions that are here ({', '.join(sorted(here))})")
     cells: list[checking.Cell] = []
     try:
         checker = checking.Checker(world, here, options.repeats, Keeper(options.captures))
@@ -107,6 +105,8 @@ def migrate(options: Any) -> int:
         agent = source_agent(here, _wish(options), secrets.token_bytes(32), trace, source, folder, peer, **more)
         stack.push_async_callback(_close, agent)
         agent.feed(Start())
+        if options.postcopy_after is not None:
+            asyncio.get_running_loop().call_later(options.postcopy_after, agent.feed, SwitchToPostcopy())
         if await until_finished(agent, stop) is None:
             agent.feed(Cancel())
             await until_finished(agent)
@@ -153,7 +153,8 @@ async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path)
 
 
 def _wish(options: Any) -> Wish:
-    return Wish(getattr(options, "channels", 0), tuple(options.capability), (), tuple(options.require),
+    wanted = ("postcopy-ram",) if getattr(options, "postcopy_after", None) is not None else ()
+    return Wish(getattr(options, "channels", 0), (*options.capability, *wanted), (), tuple(options.require),
                 tuple(options.forbid), options.on_maybe, options.session, bool(options.tls))  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ..endpoints import Setup
+from ..handshake.stream import version_number
 from ..live.tls import make_credentials
 from ..profiles import profile
 from ..scenario import Scenario, Side
@@ -51,9 +52,10 @@ def arguments(setup: Setup, at_source: bool, folder: Path) -> tuple[str, ...]:
     told = profile(setup.versions[0 if at_source else 1])
     given = list(next(m["arguments"] for m in told["machines"] if m["name"] == side.machine))
     given.remove("-S")
-    for flag, value in (("-M", side.machine_type), ("-m", f"{side.memory_mib}M" if side.memory_mib else "")):
-        if value:
-            given[given.index(flag) + 1] = value
+    at = given.index("-M") + 1
+    given[at] = side.machine_type or _newest_known(given[at], setup.versions)
+    if side.memory_mib:
+        given[given.index("-m") + 1] = f"{side.memory_mib}M"
     if side.vcpus and side.vcpus > 1:
         given += ["-smp", str(side.vcpus)]
     if side.cpu != "qemu64" or side.cpu_features:
@@ -64,6 +66,13 @@ def arguments(setup: Setup, at_source: bool, folder: Path) -> tuple[str, ...]:
     image.write_bytes(firmware(int(scenario.guest.ram_mib * (1 << 20)) & ~(PAGE - 1), *dirtying(scenario)))
     given += ["-bios", str(image), *_tls(side, at_source, folder)]
     return (*given, *(("-S",) if at_source else ("-incoming", "defer")), "-name", name)
+
+
+def _newest_known(machine_type: str, versions: tuple[str, str]) -> str:
+    """The machine type, or the newest of its kind that the older QEMU has: 5.2 has no pc-i440fx-7.2."""
+    kind, _, since = machine_type.rpartition("-")
+    oldest = min(versions, key=version_number)
+    return f"{kind}-{oldest}" if version_number(since) > version_number(oldest) else machine_type
 
 
 def dirtying(scenario: Scenario) -> tuple[int, float]:

@@ -21,8 +21,6 @@ from .monitor import Monitor, QemuError
 from .preflight import party
 from .sidecar import Agent
 
-POSTCOPY = ("postcopy-ram", "postcopy-preempt")  # needs a relay that understands the stream
-
 
 @dataclass(frozen=True)
 class Wish:
@@ -90,7 +88,7 @@ async def _own(qemu: Monitor, found: Machine) -> Machine:
 
 def identity(wish: Wish, entropy: bytes) -> Identity:
     return Identity(
-        entropy, wish.session, on_maybe=wish.on_maybe, require=wish.require, forbid=(*wish.forbid, *POSTCOPY),
+        entropy, wish.session, on_maybe=wish.on_maybe, require=wish.require, forbid=wish.forbid,
         memory_limit_bytes=wish.memory_limit_bytes, relays=True,
     )  # fmt: skip
 

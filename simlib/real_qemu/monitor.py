@@ -103,12 +103,18 @@ class Monitor:
             raise QemuError(f"{self.name}: its monitor does not answer {command}: {error or 'it is blocked'}") from None
 
     async def status(self) -> dict[str, Any]:
-        """query-migrate, and `running`; empty if its monitor doesn't answer."""
+        """query-migrate, and `running` and `runstate`; empty if its monitor doesn't answer."""
         try:
             found = dict(await self.ask("query-migrate"))
-            return {**found, "running": bool((await self.ask("query-status"))["running"])}
+            state = await self.ask("query-status")
+            return {**found, "running": bool(state["running"]), "runstate": str(state["status"])}
         except QemuError:
             return {}
+
+    def migration_events(self) -> Any:
+        """A context in which its MIGRATION events are kept, so that no status is missed between two questions; the
+        capability `events` must be on."""
+        return self.client.listener("MIGRATION")
 
     async def memory(self, at: int, size: int) -> bytes:
         """Guest memory from a physical address on."""

@@ -35,12 +35,20 @@ def version_of(binary: str) -> str:
     return found[1]
 
 
+def needed(named: tuple[str, ...] = ()) -> dict[str, str]:
+    """As `binaries`. Raises QemuError where there are none."""
+    found = binaries(named)
+    if not found:
+        raise QemuError("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
+    return found
+
+
 def binaries(named: tuple[str, ...] = ()) -> dict[str, str]:
     """Version -> binary, of those named or of those that are here. Raises QemuError for one named that is none."""
     if named:
         return {version_of(b): b for b in named}
     found: dict[str, str] = {}
-    for binary in ("qemu-system-x86_64", *(p.format(v) for p in PLACES for v in ("10.0", "7.2"))):
+    for binary in ("qemu-system-x86_64", *(p.format(v) for p in PLACES for v in ("11.1", "10.0", "7.2", "5.2"))):
         with suppress(QemuError):
             found.setdefault(version_of(binary), binary)
     return found

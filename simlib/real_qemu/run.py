@@ -10,7 +10,9 @@ import asyncio
 import re
 import signal
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from . import beside
 from .guest import BASE, PAGE, count
 from .machine import arguments, inexpressible, migration_settings, whole
 from .monitor import QemuError, Refused
-from .process import Qemu
+from .process import Qemu, needed
 from .tap import Tap
 
 LOOK_S = 0.03
@@ -91,7 +93,10 @@ class _Run:
 
     # --- before it moves --------------------------------------------------------------------------------------------
     async def _set_up(self) -> Finished | None:
-        """The refusal, where QMP refuses."""
+        """The refusal, where QMP refuses. The guest counts before anybody sets anything."""
+        await self.source.ask("cont")
+        while count(await self.source.memory(BASE, PAGE)) < 2 + (self.span_bytes <= PAGE):
+            await asyncio.sleep(LOOK_S)
         for qemu, side in ((self.source, self.scenario.source), (self.destination, self.scenario.destination)):
             capabilities, parameters = migration_settings(side, qemu is self.source)
             try:
@@ -101,9 +106,6 @@ class _Run:
                     await qemu.ask("migrate-set-parameters", **parameters)
             except Refused as error:
                 return self._refused(qemu.name, str(error))
-        await self.source.ask("cont")
-        while count(await self.source.memory(BASE, PAGE)) < 2 + (self.span_bytes <= PAGE):
-            await asyncio.sleep(LOOK_S)
         return None
 
     def _refused(self, side: str, text: str) -> Finished:
@@ -299,7 +301,15 @@ async def play(setup: Setup, binaries: dict[str, str]) -> Result:
 
 
 def run(
-    scenario: Scenario, *, protocol: str = "v1", version: str = "", seed: int = 1, binaries: dict[str, str]
-) -> Result:
+    scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = "naive", seed: int = 1,
+    binaries: dict[str, str],
+) -> Result:  # fmt: skip
     """One run of a scenario with two QEMU processes. Raises QemuError, ValueError."""
-    return asyncio.run(play(Setup(scenario, protocol, version or scenario.versions[0], "naive", seed), binaries))
+    if manager != "naive":
+        raise ValueError(f"the manager {manager!r} is simulated only; real QEMUs are watched by a naive one")
+    return asyncio.run(play(Setup(scenario, protocol, version or scenario.versions[0], manager, seed), binaries))
+
+
+def runner() -> Callable[..., Result]:
+    """`run` with the QEMUs that are here, for other processes too. Raises QemuError where there are none."""
+    return partial(run, binaries=needed())

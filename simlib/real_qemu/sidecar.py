@@ -21,8 +21,10 @@ CHUNK = 1 << 17
 POLL_S = 0.02
 ALIVE_S = 5.0  # a QEMU that has answered nothing for so long is given up
 RESUME_S = 5.0
+DYING_S = 1.0  # from the end of a monitor to the end of its process
 HUNG_UP_S = 2.0  # from its first closed connection to its last word
-ENDED = ("completed", "failed", "cancelled")
+ENDED = ("completed", "failed", "cancelled", "postcopy-paused")  # nobody here recovers a paused postcopy
+OWN = (("return-path", True), ("events", True))  # capabilities that an agent needs; nobody's business but its QEMU's
 
 
 class Pipe:
@@ -96,6 +98,8 @@ class Agent(Host):
         self.moved_bytes = 0  # of the stream, that have come here
         self.hung_up_s: float | None = None  # when QEMU closed the first of its connections
         self.resumed = asyncio.Event()
+        self.moving = asyncio.Event()  # `migrate` was given
+        self.memory_follows = False  # by postcopy
 
     def feed(self, input: i.Input, cause: Any = None) -> None:
         pipe = self.pipes.get(getattr(input, "conn", -1))
@@ -143,7 +147,7 @@ class Agent(Host):
 
         async def applied() -> None:
             try:
-                await self._set((*o.config, ("return-path", True)))  # v2 always has one
+                await self._set((*o.config, *OWN))
                 self.feed(i.Applied())
             except QemuError as error:
                 self.feed(i.Applied(str(error)))
@@ -168,7 +172,7 @@ class Agent(Host):
 
         self._spawn(running())
 
-    async def _take(self, channels: tuple[tuple[str, int], ...]) -> str:
+    async def _take(self, events: Any, channels: tuple[tuple[str, int], ...]) -> str:
         """Give QEMU its connections, and wait until it has loaded the guest; what went wrong."""
         at = {"uri": f"unix:{self.path}"}
         try:
@@ -180,13 +184,18 @@ class Agent(Host):
         for _, conn in channels:
             reader, writer = await asyncio.open_unix_connection(str(self.path))
             self._spawn(self.pipes[conn].run(reader, writer))
-        found = await self._until_ended()
+        found = await self._until_ended(events)
         if found.get("status") == "completed":
+            until_s = self.now_s + HUNG_UP_S
+            while self.memory_follows and not self.hung_up_s and self.now_s < until_s:
+                await asyncio.sleep(POLL_S)  # 11.1's last word to its source comes after this status
             return ""
         return str(found.get("error-desc") or found.get("gone") or f"its migration is {found.get('status', 'gone')}")
 
     # --- the source -------------------------------------------------------------------------------------------------
-    async def _give(self, channels: tuple[tuple[str, int], ...], config: tuple[tuple[str, object], ...]) -> str:
+    async def _give(
+        self, events: Any, channels: tuple[tuple[str, int], ...], config: tuple[tuple[str, object], ...]
+    ) -> str:
         """Let QEMU send its guest, and wait until all of it was sent; what went wrong."""
         order = iter(channels)  # it connects main first
 
@@ -198,17 +207,24 @@ class Agent(Host):
                 self._spawn(self.pipes[conn].run(reader, writer))
 
         self.server = await asyncio.start_unix_server(connected, str(self.path))
-        await self._set((*config, ("return-path", True)))
+        await self._set((*config, *OWN))
         await self.qemu.ask("migrate", uri=f"unix:{self.path}")
-        found = await self._until_ended()
-        if found.get("status") != "completed" and self.qemu.dead and await self._has_arrived():
+        self.moving.set()
+        found = await self._until_ended(events)
+        if found.get("status") != "completed" and await self._has_died() and await self._has_arrived():
             self.note("guest", "this QEMU is dead; the guest was sent whole before")
             return ""
         if found.get("status") == "completed":
-            self.guest.running, self.guest.stopped_s = False, self.now_s
-            self.note("guest", "guest has stopped")
+            self._stands_still()
             return ""
         return str(found.get("error-desc") or found.get("gone") or f"its migration {found.get('status', 'is gone')}")
+
+    async def _has_died(self) -> bool:
+        """Its monitor goes a moment before its process does."""
+        until_s = self.now_s + DYING_S
+        while self.qemu.gone and not self.qemu.dead and self.now_s < until_s:
+            await asyncio.sleep(POLL_S)
+        return self.qemu.dead
 
     async def _has_arrived(self) -> bool:
         """Of a guest that can't run here any more: what the destination has loaded whole is all that there is."""
@@ -220,6 +236,9 @@ class Agent(Host):
         return bool(stage == "arrived")
 
     def _resume_guest(self, _: i.ResumeGuest) -> None:
+        """After the switch to postcopy QEMU takes no guest back ("the source machine is not recoverable", migration.c);
+        7.2 does while its connection stands."""
+
         async def resumed() -> None:
             until_s = self.now_s + RESUME_S
             try:
@@ -246,19 +265,58 @@ class Agent(Host):
 
         async def moved() -> None:
             try:
-                error = await (self._give(o.channels, o.config) if self.side == "source" else self._take(o.channels))
+                with self.qemu.migration_events() as events:
+                    at_source = self.side == "source"
+                    error = await (
+                        self._give(events, o.channels, o.config) if at_source else self._take(events, o.channels)
+                    )
             except (QemuError, OSError) as wrong:
                 error = str(wrong)
-            self.note("guest", error or ("guest is sent" if self.side == "source" else "devices are loaded"))
+            come = "all of its memory is here" if self.memory_follows else "devices are loaded"
+            self.note("guest", error or ("guest is sent" if self.side == "source" else come))
             self.feed(i.GuestMoved(error) if self.side == "source" else i.Loaded(error))
 
         self._spawn(moved())
 
-    async def _until_ended(self) -> dict[str, Any]:
-        """query-migrate of the end; `gone` where nobody answers any more."""
-        heard_s, status = self.now_s, ""
+    def _switch_guest(self, _: i.SwitchGuest) -> None:
+        """The guest is stopped first: a QEMU that fails at the end of postcopy starts a guest that ran when the switch
+        came (migration.c, migration_iteration_finish), and by then it may run at the destination."""
+
+        async def switched() -> None:
+            await self.moving.wait()
+            if self.endpoint.finished is not None:
+                return
+            try:
+                await self.qemu.ask("stop")
+                self._stands_still()
+                await self.qemu.ask("migrate-start-postcopy")
+            except QemuError as error:
+                self.note("guest", f"QEMU does not switch to postcopy: {error}")
+
+        self._spawn(switched())
+
+    def _stands_still(self) -> None:
+        if self.guest.running:
+            self.guest.running, self.guest.stopped_s = False, self.now_s
+            self.note("guest", "guest has stopped")
+
+    def _postcopy(self) -> None:
+        """All but the memory has gone, or come."""
+        self.memory_follows = True
+        self.note("guest", "guest is sent but for its memory" if self.side == "source" else "devices are loaded")
+        self.feed(i.GuestMoved(postcopy=True) if self.side == "source" else i.Loaded(postcopy=True))
+
+    async def _until_ended(self, events: Any) -> dict[str, Any]:
+        """query-migrate of the end; `gone` where nobody answers any more. On the way, of a guest that goes by postcopy:
+        its devices (a destination has them loaded when it no longer waits for a migration: POSTCOPY_RUN under -S)."""
+        heard_s, status, postcopy = self.now_s, "", False
         while True:
             found = await self.qemu.status()
+            while not events.empty():
+                postcopy = (await events.get())["data"]["status"] == "postcopy-active" or postcopy
+            if postcopy and (self.side == "source" or found.get("runstate", "inmigrate") != "inmigrate"):
+                postcopy = False
+                self._postcopy()
             if found:
                 heard_s = self.now_s
             elif self.now_s > heard_s + ALIVE_S or self.qemu.gone:

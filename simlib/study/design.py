@@ -22,7 +22,7 @@ import hashlib
 import itertools
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,13 @@ class Design:
         }  # fmt: skip
 
 
-def derived_seed(seed: int, values: Values, repetition: int) -> int:
-    """The seed of one run; 53 bits, so that every tool reads it back as it is."""
-    told = f"{seed} {json.dumps(dict(values), sort_keys=True)} {repetition}"
-    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "big") >> 11
+def derived_seeds(seed: int, values: Values, repetitions: Iterable[int]) -> Iterator[int]:
+    """The seeds of one point's runs; 53 bits, so that every tool reads them back as they are."""
+    point = hashlib.blake2b(f"{seed} {json.dumps(dict(values), sort_keys=True)} ".encode(), digest_size=8)
+    for repetition in repetitions:
+        found = point.copy()
+        found.update(b"%d" % repetition)
+        yield int.from_bytes(found.digest(), "big") >> 11
 
 
 def applied(base: Scenario, values: Values, file: str) -> Scenario:

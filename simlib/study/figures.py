@@ -25,11 +25,12 @@ DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0,
 
 
 def svg(figure: Figure, salt: str) -> SVG:
-    """The figure as a notebook shows it."""
+    """The figure as a notebook shows it, no wider than its page; the same bytes every time."""
     drawn = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return SVG(drawn.getvalue())  # type: ignore[no-untyped-call]
+    told = drawn.getvalue().replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
+    return SVG(told)  # type: ignore[no-untyped-call]
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from io import StringIO
 
-import matplotlib
 import pandas
 from IPython.display import SVG
 from matplotlib.figure import Figure
@@ -14,8 +12,10 @@ from ..explore import Found, Model, search
 from ..explore.detection import pairs
 from ..explore.report import Line, search_mutants
 from ..profiles import DATA
+from . import figures
 
 pandas.set_option("display.max_colwidth", None)  # what is told here is told whole
+SEARCHED = ["model", "kind", "states", "breaks"]
 PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
 
 
@@ -25,15 +25,25 @@ def models(lines: Mapping[str, Line]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["model", "states", "breaks"]).set_index("model")
 
 
+def searched(kinds: Mapping[str, Mapping[str, Line]]) -> pandas.DataFrame:
+    """A row a model of each kind: its states, and whether some order of events breaks it."""
+    rows = [
+        (name, kind, line.found.states, bool(line.found.violations))
+        for kind in kinds
+        for name, line in kinds[kind].items()
+    ]
+    return pandas.DataFrame(rows, columns=SEARCHED)
+
+
 def recorded() -> pandas.DataFrame:
-    """A row a model, as `make results` wrote them: its states, and whether some order of events breaks it."""
+    """As `searched`, of all that `make results` searched and wrote down."""
     rows = []
     for line in (DATA / "results" / "ordering.md").read_text(encoding="utf-8").splitlines():
         cells = [c.strip() for c in line.strip("| ").split("|")]
         if line.startswith(("| v1 ", "| v2", "| (")) and len(cells) >= 3 and cells[1].replace(",", "").isdigit():
             kind = "v1" if cells[0].startswith("v1") else "v2" if cells[0].startswith("v2") else "detection"
             rows.append((cells[0], kind, int(cells[1].replace(",", "")), cells[2] != "nothing"))
-    return pandas.DataFrame(rows, columns=["model", "kind", "states", "breaks"])
+    return pandas.DataFrame(rows, columns=SEARCHED)
 
 
 def rules() -> pandas.DataFrame:
@@ -63,10 +73,7 @@ def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str
     axes.set(yscale="log", xlabel="multifd channels", ylabel="states", title=title)
     axes.margins(x=0.2, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    drawn = StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):  # the same bytes every time
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return SVG(drawn.getvalue())  # type: ignore[no-untyped-call]
+    return figures.svg(figure, title)
 
 
 def over_channels(make: Callable[[int], Model], channels: Iterable[int], plain: bool = False) -> dict[int, Found]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from io import StringIO
 
 import matplotlib
 import pandas
@@ -11,6 +10,7 @@ from IPython.display import SVG
 from matplotlib.figure import Figure
 
 from ..profiles import DATA
+from . import figures
 
 V1, V2 = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
 KEY = ["scenario", "version"]
@@ -22,9 +22,10 @@ def cells() -> pandas.DataFrame:
 
 
 def ran(found: pandas.DataFrame) -> pandas.DataFrame:
-    """Those that real QEMUs could play, with the real outcomes in words."""
+    """Those that real QEMUs could play, with the outcomes in words."""
     kept = found[found.left_out == ""].copy()
     kept["outcome"] = [" or ".join(dict.fromkeys(e[0] for e in real)) for real in kept.real]
+    kept["simulated"] = [" or ".join(dict.fromkeys(e[0] for e in ends)) for ends in kept.simulated]
     return kept
 
 
@@ -51,7 +52,7 @@ def costs(found: pandas.DataFrame) -> pandas.DataFrame:
 
 def costs_figure(table: pandas.DataFrame) -> SVG:
     """Guest bytes on the wire for nothing, v1 against v2, a pair of bars a situation."""
-    with matplotlib.rc_context({"svg.hashsalt": "simlib", "font.size": 10, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=(9, 0.32 * len(table) + 1), layout="constrained")
         axes = figure.subplots()
         at = range(len(table))
@@ -62,9 +63,7 @@ def costs_figure(table: pandas.DataFrame) -> SVG:
         axes.set_xlabel("MiB sent before the source knows (or never)")
         axes.legend(loc="lower right", frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-        out = StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return SVG(out.getvalue())  # type: ignore[no-untyped-call]
+        return figures.svg(figure, "simlib")
 
 
 def told(name: str) -> str:

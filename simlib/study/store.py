@@ -1,9 +1,9 @@
 """What a sweep has done so far, safe against being killed at any moment: one append-only log beside the result.
 
-A record is a chunk of rows: a header (first run, run after the last, length, checksum) and the rows as compressed
-JSON. A record that was being written when the process died is cut off when the log is opened again. In the end the
-records are merged, in the order of the runs and without ever holding more than a row group, into one Parquet file
-that appears whole or not at all.
+A record is a chunk of rows: a header (first run, run after the last, length, checksum) and the rows' columns as
+compressed JSON. A record that was being written when the process died is cut off when the log is opened again. In the
+end the records are merged, in the order of the runs and without ever holding more than a row group, into one Parquet
+file that appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from ..outcome import Row
 
 HEADER = struct.Struct(">QQII")  # first run, run after the last, bytes, checksum of the bytes
-MAGIC = b"simlib-sweep-1\n"
+MAGIC = b"simlib-sweep-2\n"
 GROUP_ROWS = 1 << 14
 
 
@@ -31,9 +31,17 @@ class StoreError(Exception):
     """What is wrong with what is on the disk, in one sentence."""
 
 
-def packed(rows: list[list[Any]]) -> bytes:
-    """The rows of one chunk as bytes: made where they were computed, so that little travels."""
-    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 3)
+def packed(rows: list[tuple[Any, ...]]) -> bytes:
+    """The columns of one chunk as bytes: made where they were computed, so that little travels."""
+    columns = [column[:1] if _same(column) else column for column in zip(*rows, strict=True)]
+    return zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 3)
+
+
+def _same(column: tuple[Any, ...]) -> bool:
+    """Whether one value says them all: to Python 1, 1.0 and True are equal, in a result they are not."""
+    first, last = column[0], column[-1]
+    return (first == last and type(first) is not list and column.count(first) == len(column)
+            and len({*map(type, column)}) == 1)  # fmt: skip
 
 
 class Log:
@@ -127,11 +135,13 @@ class Log:
         if next_run < runs:
             yield next_run, runs
 
-    def rows(self) -> Iterator[list[Any]]:
-        """Every row in the order of the runs."""
-        for _, _, offset, length in self._in_order():
+    def columns(self) -> Iterator[list[list[Any]]]:
+        """Every chunk's columns in the order of the runs."""
+        for first, after, offset, length in self._in_order():
             self.file.seek(offset)
-            yield from json.loads(zlib.decompress(self.file.read(length)))
+            many = after - first
+            found = json.loads(zlib.decompress(self.file.read(length)))
+            yield [column if len(column) == many else column * many for column in found]
 
     def close(self) -> None:
         with suppress(OSError, ValueError):  # a full disk was told already
@@ -159,28 +169,31 @@ def schema(columns: tuple[str, ...], examples: dict[str, list[Any]], metadata: d
     return pyarrow.schema([(c, kind(c)) for c in columns], metadata=held)
 
 
-def write(rows: Iterable[list[Any]], told: Any, out: Path) -> int:
-    """The Parquet file, whole or not at all. Raises StoreError."""
+def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
+    """The Parquet file, whole or not at all, from chunks' columns. Raises StoreError."""
     import pyarrow
     import pyarrow.parquet
 
     made, partial = 0, out.with_name(out.name + ".tmp")
     try:
         with pyarrow.parquet.ParquetWriter(partial, told, compression="zstd") as file:
-            held: list[list[Any]] = []
+            held: list[list[Any]] = [[] for _ in told]
 
-            def flush() -> None:
-                arrays = [pyarrow.array([_fit(r[n], f.type) for r in held], f.type) for n, f in enumerate(told)]
+            def flush() -> int:
+                group = [column[:GROUP_ROWS] for column in held]
+                for column in held:
+                    del column[:GROUP_ROWS]
+                arrays = [_array(column, field.type) for column, field in zip(group, told, strict=True)]
                 file.write_table(pyarrow.Table.from_arrays(arrays, schema=told))
-                held.clear()
+                return len(group[0])
 
-            for row in rows:
-                held.append(row)
-                made += 1
-                if len(held) == GROUP_ROWS:
-                    flush()
-            if held:
-                flush()
+            for chunk in chunks:
+                for column, more in zip(held, chunk, strict=True):
+                    column.extend(more)
+                while len(held[0]) >= GROUP_ROWS:
+                    made += flush()
+            if held[0]:
+                made += flush()
         partial.replace(out)
     except OSError as error:
         with suppress(OSError):
@@ -190,13 +203,15 @@ def write(rows: Iterable[list[Any]], told: Any, out: Path) -> int:
     return made
 
 
-def _fit(value: Any, kind: Any) -> Any:
-    """A parameter's value as its column has it."""
-    if value is None:
-        return None
-    if str(kind) == "string":
-        return value if isinstance(value, str) else json.dumps(value)
-    return float(value) if str(kind) == "double" else value
+def _array(column: list[Any], kind: Any) -> Any:
+    """A column's values; a parameter that is now a number, now a word, is told as text."""
+    import pyarrow
+
+    if kind == pyarrow.string():
+        column = [v if v is None or isinstance(v, str) else json.dumps(v) for v in column]
+    elif kind == pyarrow.float64():
+        column = [v if v is None else float(v) for v in column]
+    return pyarrow.array(column, kind)
 
 
 def metadata_of(out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs a design on any executor: chunks of about 100 ms go out, packed rows come back and are kept at once.
+"""Runs a design on any executor: chunks of about 200 ms go out, packed rows come back and are kept at once.
 
 What is sent is seeds and parameters, what the rows are does not depend on who computed them, in what chunks or in
 what order. At most a few chunks per worker are under way, so that memory does not grow with the sweep's length.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import platform
 import signal
 import threading
@@ -16,32 +17,37 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
 
 from .. import __version__
 from ..compare import Runner
+from ..outcome import Row
 from ..scenario import Scenario
-from .design import TOLD, Batch, Design, applied, columns, derived_seed
+from .design import TOLD, Batch, Design, applied, columns, derived_seeds
 from .store import Log, StoreError, metadata_of, packed, schema, write
 
-CHUNK_S = 0.1
+CHUNK_S = 0.2
 CHUNK_RUNS = 20_000
 IN_FLIGHT = 3  # chunks per worker
+_told = attrgetter(*TOLD)
+_read = lru_cache(maxsize=1)(pickle.loads)
 HERE = Path(__file__).resolve().parents[1]
 Tell = Callable[[int, int, float], None]  # runs done, runs in all, runs a second
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One chunk, as it travels to a worker."""
+    """One chunk, as it travels to a worker. `base` is pickled once a sweep, and read once a worker."""
 
-    base: Scenario
+    base: bytes
     seed: int
     parameters: tuple[str, ...]
     batches: tuple[Batch, ...]
@@ -56,25 +62,36 @@ class Place:
 
 
 def compute(run: Runner, task: Task) -> tuple[bytes, float]:
-    """A chunk's rows, packed, and the seconds that one run took. What goes wrong in a run is told in its row."""
+    """A chunk's rows, packed, and the seconds that one run took. What goes wrong in a run is told in its row.
+
+    Seeds are made before the runs of a point and rows after them: between two runs each costs several times as much,
+    since the processor has forgotten how.
+    """
     began_s, rows = time.perf_counter(), []
+    base = _read(task.base)
     for batch in task.batches:
         given = dict(batch.values)
         here = [given.get(p) for p in task.parameters]
-        for n, repetition in enumerate(batch.repetitions):
-            seed = derived_seed(task.seed, batch.values, repetition)
-            rows.append([batch.first + n, batch.point, repetition, *here, *_one(run, task.base, batch, seed)])
+        seeds = [*derived_seeds(task.seed, batch.values, batch.repetitions)]
+        found = [_one(run, base, batch, seed) for seed in seeds]
+        for n, (repetition, seed, one) in enumerate(zip(batch.repetitions, seeds, found, strict=True)):
+            told = (*_told(one), "") if isinstance(one, Row) else _untold(base, batch, seed, one)
+            rows.append((batch.first + n, batch.point, repetition, *here, *told))
     return packed(rows), (time.perf_counter() - began_s) / len(rows)
 
 
-def _one(run: Runner, base: Scenario, batch: Batch, seed: int) -> list[Any]:
+def _one(run: Runner, base: Scenario, batch: Batch, seed: int) -> Row | Exception:
     try:
-        found = run(_scenario(base, batch.values), protocol=batch.protocol, version=batch.version,
-                    manager=batch.manager, seed=seed)  # fmt: skip
-        return [*astuple(found.row), ""]
+        return run(_scenario(base, batch.values), protocol=batch.protocol, version=batch.version,
+                   manager=batch.manager, seed=seed).row  # fmt: skip
     except Exception as error:  # whatever it is: one bad point is a row, not the end
-        known = {"scenario": base.name, "protocol": batch.protocol, "manager": batch.manager, "seed": seed}
-        return [*(known.get(name) for name in TOLD), f"{type(error).__name__}: {error}"]
+        return error
+
+
+def _untold(base: Scenario, batch: Batch, seed: int, error: Exception) -> Iterator[Any]:
+    known = {"scenario": base.name, "protocol": batch.protocol, "manager": batch.manager, "seed": seed}
+    yield from map(known.get, TOLD)
+    yield f"{type(error).__name__}: {error}"
 
 
 def _scenario(base: Scenario, values: Any) -> Scenario:
@@ -146,7 +163,7 @@ def cluster(address: str) -> Iterator[Place]:
 # --- a sweep --------------------------------------------------------------------------------------------------------
 def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lambda *_: None) -> None:
     """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
-    todo = _chunks(design, log)
+    todo, base = _chunks(design, log), pickle.dumps(design.base)
     flying: dict[Future[Any], tuple[int, int]] = {}
     began_s, before = time.monotonic(), log.done
     size = _Size()
@@ -157,7 +174,7 @@ def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lamb
                 span = todo.send(size.runs)
                 if span is None:
                     break
-                task = Task(design.base, design.seed, design.parameters, tuple(design.batches(*span)))
+                task = Task(base, design.seed, design.parameters, tuple(design.batches(*span)))
                 flying[place.executor.submit(compute, run, task)] = span
             if not flying:
                 return
@@ -181,7 +198,7 @@ def _keep(done: set[Future[Any]], flying: dict[Future[Any], tuple[int, int]], lo
 
 
 class _Size:
-    """How many runs make a chunk: one at first, then what takes about 100 ms."""
+    """How many runs make a chunk: one at first, then what takes about 200 ms."""
 
     def __init__(self) -> None:
         self.runs, self.run_s = 1, 0.0
@@ -282,7 +299,7 @@ def finish(design: Design, identified: dict[str, Any], log: Log, out: Path, comm
     """Merge the log into the result, and remove it. Raises StoreError."""
     held = {**metadata(design, identified, command), "identity": digest(identified)}
     examples = {p: [dict(values).get(p) for values in design.points] for p in design.parameters}
-    made = write(log.rows(), schema(columns(design), examples, held), out)
+    made = write(log.columns(), schema(columns(design), examples, held), out)
     log.close()
     log.path.unlink()
     return made

@@ -16,75 +16,59 @@ from typing import Any
 import simpy
 from simpy.events import NORMAL
 
-
-class Call:
-    """An entry of the queue that is no Event."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self.call = call
-
-    def off(self) -> None:
-        """Its moment passes and nothing happens."""
-        self.call = _nothing
-
-
-def _nothing() -> None:
-    pass
+CALL = float(NORMAL)  # as urgent as any event; the queue's entries of this very object are no Events, but calls
 
 
 class Clock(simpy.Environment):
     """Calls come in the order of their moments, and at one moment in the order in which they were asked for."""
 
-    def call(self, delay_s: float, call: Callable[[], object]) -> Call:
-        return self.call_at(self._now + (delay_s if delay_s > 0 else 0.0), call)
+    def call(self, delay_s: float, call: Callable[[], object]) -> None:
+        at_s = self._now + delay_s if delay_s > 0 else self._now
+        heappush(self._queue, (at_s, CALL, next(self._eid), call))  # type: ignore[misc]
 
-    def call_at(self, at_s: float, call: Callable[[], object]) -> Call:
-        entry = Call(call)
-        heappush(self._queue, (at_s, NORMAL, next(self._eid), entry))  # type: ignore[misc]
-        return entry
+    def call_at(self, at_s: float, call: Callable[[], object]) -> None:
+        heappush(self._queue, (at_s, CALL, next(self._eid), call))  # type: ignore[misc]
 
     def step(self) -> None:
         """The calls that come before the next Event, and that Event."""
-        queue: list[tuple[float, int, int, Any]] = self._queue  # type: ignore[assignment]
-        while queue and type(queue[0][3]) is Call:
-            self._now, _, _, entry = heappop(queue)
-            entry.call()
+        queue: list[tuple[float, float, int, Any]] = self._queue  # type: ignore[assignment]
+        while queue and queue[0][1] is CALL:
+            self._now, _, _, call = heappop(queue)
+            call()
         super().step()
 
 
 class Alarm:
     """A timer by its name: one entry of the queue, armed anew only when it comes too early. Setting and stopping it
-    cost the same however long it is set for, and leave nothing behind."""
+    cost the same however long it is set for; only who sets it for sooner leaves an entry that does nothing."""
 
-    __slots__ = ("armed", "clock", "due_s", "ring")
+    __slots__ = ("armed_s", "clock", "due_s", "ring")
 
     def __init__(self, clock: Clock, ring: Callable[[], object]) -> None:
         self.clock, self.ring = clock, ring
         self.due_s: float | None = None  # None: stopped
-        self.armed: tuple[float, Call] | None = None  # its entry, not later than it is due
+        self.armed_s: float | None = None  # when its entry comes: not later than it is due
 
     def set(self, delay_s: float) -> None:
         """It rings then, and not when it was set for before."""
-        self.due_s = self.clock._now + delay_s
-        if self.armed is not None and self.armed[0] > self.due_s:
-            self.armed[1].off()
-            self.armed = None
-        if self.armed is None:
-            self._arm(self.due_s)
+        self.due_s = due_s = self.clock._now + delay_s
+        if self.armed_s is None or self.armed_s > due_s:
+            self._arm(due_s)
 
     def stop(self) -> None:
         self.due_s = None
 
     def _arm(self, due_s: float) -> None:
-        self.armed = due_s, self.clock.call_at(due_s, self._comes)
+        self.armed_s = due_s
+        self.clock.call_at(due_s, self._comes)
 
     def _comes(self) -> None:
-        self.armed = None
+        if self.armed_s != self.clock._now:
+            return  # it was set for sooner since
+        self.armed_s = None
         if self.due_s is None:
             return
-        if self.due_s > self.clock.now:
+        if self.due_s > self.clock._now:
             self._arm(self.due_s)
         else:
             self.due_s = None

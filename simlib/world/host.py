@@ -50,10 +50,12 @@ class Host(host.Host):
 
     @property
     def now_s(self) -> float:
-        return self.net.env.now
+        return self.net.env._now
 
     def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
-        return self.net.env.call(delay_s, call).off
+        alarm = Alarm(self.net.env, call)
+        alarm.set(max(delay_s, 0.0))
+        return alarm.stop
 
     @property
     def trips(self) -> int:
@@ -120,7 +122,7 @@ class Host(host.Host):
         conn = end.number
         if conn < 0 or conn in self.returning:
             return
-        if not self.guest.jitter_s:
+        if not self.guest.rng:
             self.feed(i.Drained(conn))
             return
         self.returning.add(conn)
@@ -130,7 +132,7 @@ class Host(host.Host):
             if not end.draining:
                 self.feed(i.Drained(conn))
 
-        self.after(self.guest.rng.random() * self.guest.jitter_s, returned)
+        self.after(self.guest.late_s(), returned)
 
     # --- TLS --------------------------------------------------------------------------------------------------------
     def _tls_message(self, end: End, data: bytes) -> None:

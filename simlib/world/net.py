@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..scenario import Timing
 from .clock import Clock
@@ -53,14 +53,8 @@ class Listener(Protocol):
     def drained(self, end: End) -> None: ...
 
 
-@dataclass(slots=True)
-class Message:
-    """What one call sends, or its rest."""
-
-    data: bytes
-    fill: int
-    whole: int  # its size before any of it left
-    depth: int
+Flight = tuple[float, Callable[..., None], tuple[Any, ...]]  # departure, what it does there, and to what
+Message = tuple[bytes, int, int, int]  # what one call sends, or its rest: data, fill, its whole size at first, depth
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +68,7 @@ class End:
     open: bool = True
     reading: bool = True
     queue: deque[Message] = field(default_factory=deque)
-    flight: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)  # departure, and what it does there
+    flight: deque[Flight] = field(default_factory=deque)
     held: deque[tuple[bytes, int]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
     in_flight: int = 0
@@ -90,9 +84,15 @@ class End:
     depth: int = 0  # one-way trips that led to what arrived last
     peer: End = field(init=False)  # the other side's
 
+    def drained(self) -> None:
+        """The send buffer has room for more."""
+        if not self.queue and not self.dead:
+            self.owner.drained(self)
+
     def land(self) -> None:
         """What has been under way the longest arrives."""
-        self.flight.popleft()[1]()
+        _, call, told = self.flight.popleft()
+        call(*told)
 
 
 class Connection:
@@ -223,18 +223,15 @@ class Net:
         if end.dead or not end.open:
             return
         self.packet(end.connection, end.from_source, "data", data, fill)
-        end.queue.append(Message(data, fill, len(data) + fill, depth))
+        end.queue.append((data, fill, len(data) + fill, depth))
         end.draining = True
         self._pump(end)
 
     def _pump(self, end: End) -> None:
         """Move what the window lets through."""
-        if not (end.queue or end.draining or end.fin_wanted):
-            return
         shaper, path, peer = self.shapers[end.from_source], self.paths[end.from_source], end.peer
         while end.queue and not end.dead:
-            message = end.queue[0]
-            data, fill = message.data, message.fill
+            data, fill, whole, depth = end.queue[0]
             outstanding = end.in_flight + peer.unread
             flowing = peer.reading and end.connection.accepted
             if not shaper.idle and shaper.passed >= min(shaper.stall_after, shaper.lose_after):
@@ -243,26 +240,26 @@ class Net:
             if not flowing or 0 < outstanding >= path.buffer_bytes:
                 size = min(left, max(path.buffer_bytes - outstanding, 0))
             elif fill:
-                size = min(left, max(path.buffer_bytes // 4, message.whole // PIECES, len(data)))
+                size = min(left, max(path.buffer_bytes // 4, whole // PIECES, len(data)))
             if not shaper.idle:
                 size = shaper.room(size)
             if size <= 0:
                 return
             if size == left:
                 end.queue.popleft()
-                self._transmit(end, data, fill, message.depth)
+                self._transmit(end, data, fill, depth)
             else:
                 part = data[:size]
                 part_fill = size - len(part)
-                message.data, message.fill = data[size:], fill - part_fill
-                self._transmit(end, part, part_fill, message.depth)
+                end.queue[0] = data[size:], fill - part_fill, whole, depth
+                self._transmit(end, part, part_fill, depth)
             if shaper.passed >= shaper.cut_after:
                 shaper.cut_after = float("inf")
                 self.env.call(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
         if not end.queue and end.draining and not end.dead:
             end.draining = False
-            waiting = end.busy_until - path.buffer_bytes / path.rate_bytes_s - self.env.now
-            self.env.call(waiting, partial(self._drained, end))
+            waiting = end.busy_until - path.buffer_bytes / path.rate_bytes_s - self.env._now
+            self.env.call(waiting, end.drained)
         if not end.queue and end.fin_wanted and not end.fin_sent and not end.dead:
             end.fin_sent = True
             self.packet(end.connection, end.from_source, "fin", b"", 0)
@@ -271,15 +268,11 @@ class Net:
             if arrival == LOST:
                 return
             end.last_arrival = max(arrival, end.last_arrival)
-            self._fly(end, partial(self._fin_arrives, end.peer))
-
-    def _drained(self, end: End) -> None:
-        if not end.queue and not end.dead:
-            end.owner.drained(end)
+            self._fly(end, self._fin_arrives, end.peer)
 
     def _transmit(self, end: End, data: bytes, fill: int, depth: int) -> None:
         shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
-        size, now_s = len(data) + fill, self.env.now
+        size, now_s = len(data) + fill, self.env._now
         swallowed = shaper.passed >= shaper.swallow_after
         lost = shaper.passed >= shaper.lose_after
         shaper.passed += size
@@ -300,7 +293,7 @@ class Net:
             self.env.call(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
         elif arrival != FOREVER or end.connection.name in self.schedule:
             end.last_arrival = arrival
-            self._fly(end, partial(self._arrive, end, data, fill, depth, swallowed))
+            self._fly(end, self._arrive, end, data, fill, depth, swallowed)
 
     def _scheduled(self, end: End, arrival: float) -> float:
         """The arrival of this message: as scheduled, or as the path has it."""
@@ -310,12 +303,12 @@ class Net:
         end.arrived += 1
         return max(turn, self.env.now) if turn >= 0 else LOST
 
-    def _fly(self, end: End, land: Callable[[], None]) -> None:
-        """`land` at `last_arrival`, behind all that is in flight: rounded times must not let one overtake another."""
+    def _fly(self, end: End, land: Callable[..., None], *told: Any) -> None:
+        """`land(*told)` at `last_arrival`, behind all in flight: rounded times must not let one overtake another."""
         if end.last_arrival == FOREVER:
             return
-        end.flight.append((end.departs, land))
-        self.env.call(end.last_arrival - self.env.now, end.land)
+        end.flight.append((end.departs, land, told))
+        self.env.call(end.last_arrival - self.env._now, end.land)
 
     def _arrive(self, end: End, data: bytes, fill: int, depth: int, swallowed: bool) -> None:
         peer, size = end.peer, len(data) + fill
@@ -332,7 +325,8 @@ class Net:
             else:
                 peer.held.append((data, fill))
                 peer.unread += size
-        self._pump(end)
+        if end.queue or end.draining or end.fin_wanted:
+            self._pump(end)
 
     def read(self, end: End) -> None:
         """`end` reads again: hand over what was held back."""
@@ -346,7 +340,8 @@ class Net:
         if not end.held and end.fin_arrived and end.reading and end.open and end.connection.accepted:
             end.fin_arrived = False
             end.owner.ended(end)
-        self._pump(end.peer)
+        if end.peer.queue or end.peer.draining or end.peer.fin_wanted:
+            self._pump(end.peer)
 
     # --- the end ----------------------------------------------------------------------------------------------------
     def close(self, end: End, unread: bool = False) -> None:
@@ -359,7 +354,7 @@ class Net:
         if unread or end.unread or end.held:
             end.queue.clear()
             now = self.env.now  # what still stood in the send buffer never leaves
-            end.flight = deque((at, land if at <= now else lambda: None) for at, land in end.flight)
+            end.flight = deque((at, land if at <= now else lambda *_: None, told) for at, land, told in end.flight)
             end.dead = True
             self._reset_by(end)
         else:
@@ -380,7 +375,7 @@ class Net:
         if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
             return
         end.last_arrival = arrival
-        self._fly(end, partial(self._break, peer, RESET))
+        self._fly(end, self._break, peer, RESET)
 
     def _break(self, end: End, why: str) -> None:
         if end.dead or (why == RESET and self._swallowed(end)):

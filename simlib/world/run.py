@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from math import exp
 from typing import Any
 
 from ..endpoints import Setup
@@ -32,7 +33,8 @@ class World:
         self.rng = random.Random(f"{seed} {scenario.name}")
         self.trace = Trace(f"{scenario.name}: {protocol}, {version}, {manager} manager, seed {seed}")
         link = scenario.link
-        self.net = Net(self.env, self.rng, _path(link), _path(link))
+        path = _path(link)
+        self.net = Net(self.env, self.rng, path, path)
         self.net.packet = self._packet
         self.net.schedule = {t.connection: t for t in scenario.schedule}
         self.source = self._host("source", self.setup.source())
@@ -50,7 +52,8 @@ class World:
         return Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
 
     def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
-        self.trace.packets.append(Packet(self.env.now, made.number, from_source, kind, data, fill))
+        told = (self.env._now, made.number, from_source, kind, data, fill)
+        self.trace.packets.append(tuple.__new__(Packet, told))  # half the time of Packet()
 
     # --- the run ----------------------------------------------------------------------------------------------------
     def run(self) -> Result:
@@ -133,11 +136,11 @@ class World:
         source = self.source
         trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
         found = row(self.setup, source, self.destination, self.refused, trips)
-        at = guest_at(self.facts())
         self._phase(f"Finish: the destination is {found.destination_status}")
-        self._phase(
-            "Confirm: resumes the guest at the source" if at != found.guest_at else f"Confirm: the guest is at: {at}"
-        )
+        if self.setup.manager == "libvirt" and guest_at(self.facts()) != found.guest_at:
+            self._phase("Confirm: resumes the guest at the source")
+        else:
+            self._phase(f"Confirm: the guest is at: {found.guest_at}")
         return found
 
 
@@ -146,7 +149,7 @@ def _path(link: Link) -> Path:
     samples = tuple(s / 1e3 for s in link.samples_ms) or (0.0,)
     laws: dict[str, Callable[[random.Random], float]] = {
         "constant": lambda _: base,
-        "lognormal": lambda rng: base + scale * rng.lognormvariate(0.0, shape),
+        "lognormal": lambda rng: base + scale * exp(rng.normalvariate(0.0, shape)),  # lognormvariate, a call sooner
         "pareto": lambda rng: base + scale * (rng.paretovariate(shape) - 1.0),
         "exponential": lambda rng: base + (rng.expovariate(1.0 / scale) if scale else 0.0),
         "empirical": lambda rng: base + rng.choice(samples),

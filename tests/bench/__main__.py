@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import clocks, engine, handshake, page, peers, promises, search, startup, sweeps
+from . import clocks, engine, handshake, page, peers, promises, search, startup, sweeps, widget
 from .measure import Line, Missing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ WORDS = Path(__file__).with_name("misses.md")  # what the misses are about: writ
 PARTS: dict[str, Callable[[int], Iterator[Line | Missing]]] = {
     "handshake": handshake.lines, "clocks": clocks.lines, "seedloop": peers.lines, "engine": engine.lines,
     "search": search.lines, "startup": startup.lines, "sweeps": sweeps.lines,
-    "promises": promises.lines,
+    "promises": promises.lines, "widget": widget.lines,
 }  # fmt: skip
 
 

@@ -154,8 +154,8 @@ def growth(times: int) -> Iterator[Line]:
                    linear, 1.10, 1.0, note=why + cost)  # fmt: skip
     rng = random.Random(1)
     trace = Trace()
-    for n in range(20_000):
-        trace.note(n * rng.random(), "source", "say", "main", "RAM")
+    for _ in range(20_000):
+        trace.note(20_000 * rng.random(), "source", "say", "main", "RAM")
     short = Trace(steps=trace.steps[:2_000])
     found = rounds({"far": trace.digest, "near": short.digest}, times)
     yield Line(3, "digest of 20,000 steps, a step", "of 2,000 steps, a step",

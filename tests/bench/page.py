@@ -15,9 +15,6 @@ ITEMS = {
     1: "World / bare engine", 2: "The clock and the world / other simulators", 3: "Growth", 4: "Engine", 5: "Explore",
     6: "Sweep and start-up", 7: "Widget",
 }  # fmt: skip
-ELSEWHERE = {
-    7: "Slider to chart, in the browser, is measured where the widget is: not here yet.",
-}
 
 
 def machine() -> str:
@@ -91,8 +88,6 @@ def markdown(found: list[Line | Missing], rounds: int, words: str) -> str:
                     f"| {row.what} | {row.anchor} | {number(row.value)} | {spread(row)} | {goal(row)} "
                     f"| {f'**{row.verdict}**' if row.verdict == 'MISSED' else row.verdict} | {row.note} |"
                 )
-        if item in ELSEWHERE:
-            told += ["", ELSEWHERE[item]]
     return "\n".join(told) + "\n" + (f"\n{words}" if words else "")
 
 

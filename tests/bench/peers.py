@@ -69,23 +69,23 @@ def compare(times: int) -> dict[str, Any]:
     return told
 
 
-def _python() -> str | None:
-    """A Python 3.12 or newer on the path; pyenv's too, which its shims hide."""
+def pythons() -> Iterator[str]:
+    """Each Python 3.12 or newer on the path that runs, the most wanted first; pyenv's too, which its shims hide."""
     names = [f"python3.{minor}" for minor in (13, 12, 14)]
     for name in names:
         found = shutil.which(name)
         if found and subprocess.run([found, "-c", "pass"], capture_output=True, check=False).returncode == 0:
-            return found
+            yield found
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    known = sorted(p for name in names for p in versions.glob(f"{name.removeprefix('python')}.*/bin/python"))
-    return str(known[-1]) if known else None
+    known = (p for name in names for p in versions.glob(f"{name.removeprefix('python')}.*/bin/python"))
+    yield from map(str, sorted(known, reverse=True))
 
 
 def _venv() -> tuple[Path | None, str]:
     """An interpreter with seedloop, or why there is none."""
     python = VENV / "bin" / "python"
     if not python.exists():
-        base = _python()
+        base = next(pythons(), None)
         if base is None:
             return None, "seedloop wants Python 3.12 or newer, and none is installed"
         subprocess.run([base, "-m", "venv", str(VENV)], check=True)

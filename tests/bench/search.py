@@ -76,10 +76,9 @@ def copying(model: Any, limit: int = 5_000_000) -> Found:
 
 def against_copies(times: int) -> Iterator[Line]:
     for name, model in (("v1 10.0, 2 multifd", v1("v1", "10.0", side(2))),):
-        plain, copied = search(model, plain=True, limit=COPIED_STATES), copying(model, COPIED_STATES)
+        plain, copied = search(model, plain=True), copying(model)
         assert (plain.states, plain.transitions) == (copied.states, copied.transitions)
-        calls = {"memo": partial(search, model, plain=True, limit=COPIED_STATES),
-                 "copies": partial(copying, model, COPIED_STATES)}  # fmt: skip
+        calls = {"memo": partial(search, model, plain=True), "copies": partial(copying, model)}
         found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
         rate = plain.states / middle(found, "memo")
         note = f"{plain.states:,} states, {plain.transitions:,} transitions; {rate:,.0f} states/s"

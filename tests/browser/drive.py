@@ -36,6 +36,7 @@ AREA = ".jp-OutputArea-output:has(.widget-slider)"  # the output in which a slid
 HANDLE = f"{AREA} .widget-slider .noUi-handle"
 CHART = f"{AREA} svg"
 TIMER = """area => {
+  if (window.redraws) { window.redraws = []; return }
   window.redraws = []; let moved = null;
   document.addEventListener('keydown', () => { moved = performance.now() }, true);
   const drawn = m => [...m.addedNodes].some(n => n.nodeName === 'svg' || (n.querySelector && n.querySelector('svg')));
@@ -139,7 +140,7 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def lab(folder: Path, notebook: Path) -> Iterator[str]:
-    """A real JupyterLab that knows nothing of its user's settings; the URL of the notebook, a copy."""
+    """A real JupyterLab as `make lab` starts it, but for its user's settings; the URL of the notebook, a copy."""
     work = folder / "work"
     work.mkdir(parents=True)
     shutil.copy(notebook, work)
@@ -157,7 +158,8 @@ def lab(folder: Path, notebook: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     token = secrets.token_hex(8)
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+    ours = re.findall(r"jupyter lab notebooks (--\S+)", (ROOT / "Makefile").read_text())
+    command = [sys.executable, "-m", "jupyter", "lab", *ours, "--no-browser", "--ip=127.0.0.1", f"--port={port}",
                "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root",
                "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}"]  # fmt: skip
     environment = {**os.environ, **places, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
@@ -222,7 +224,9 @@ def redraws(page: Any, moves: int = 20) -> list[float]:
     for n in range(moves):
         page.keyboard.press("ArrowRight")
         page.wait_for_function("n => window.redraws.length > n", arg=n, timeout=30_000)
-    return list(page.evaluate("() => window.redraws"))
+    found = list(page.evaluate("() => window.redraws"))
+    assert len(found) == moves, f"{moves} moves were counted as {len(found)}"
+    return found
 
 
 def pictures(page: Any) -> str:

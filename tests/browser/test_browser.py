@@ -9,6 +9,7 @@ import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -71,10 +72,13 @@ def test_the_site_runs_the_lab_without_a_server(page: drive.Watched, site: str) 
     page.look("site-try-it")
     assert before.startswith("<svg") and after.startswith("<svg") and before != after
     assert drive.failures(page.page) == []
-    rows = [world.run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1).row
-            for j in compare.jobs(load_all())]  # fmt: skip
-    here, there = (drive.titles(svg) for svg in (compare.matrix_svg(rows), drive.pictures(page.page)))
+    results = [world.run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1)
+               for j in compare.jobs(load_all())]  # fmt: skip
+    matrix = compare.matrix_svg([r.row for r in results])
+    here, there = (drive.titles(svg) for svg in (matrix, drive.pictures(page.page)))
     assert here <= there  # each run ends in a browser as it ends here
+    digest = sha256("".join(r.trace.digest() for r in results).encode()).hexdigest()
+    assert digest in page.page.content()
 
 
 def test_every_page_of_the_site_shows_all_that_it_holds(page: drive.Watched, site: str) -> None:

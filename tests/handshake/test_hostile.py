@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 from simlib.handshake import interface as i
 from simlib.handshake.detect import Adaptive
+from simlib.handshake.errors import PeerError
 from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination as V1Destination
 from simlib.handshake.v1.source import Source as V1Source
-from simlib.handshake.v2 import frames, messages, states
+from simlib.handshake.v2 import body, frames, messages, states
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.messages import Identity
 from simlib.handshake.v2.source import Source
@@ -157,3 +160,57 @@ def test_cancel_anywhere_never_loses_the_guest_nor_runs_two() -> None:
     for step in {round(s.time_s + shift, 6) for s in quiet.trace.steps for shift in (0, 2e-5)}:
         row = World(scenario.vary(management__cancel_at_s=step), "v2", "10.0", "naive", 1).run().row
         assert row.outcome in ("migrated", "refused", "failed"), (step, row)
+
+
+# --- bodies ---------------------------------------------------------------------------------------------------------
+ODD = st.sampled_from((
+    "x", "\u00e9", "\ud800", 'a "quoted" word', "s" * 4096, "s" * 4097, 0, True, None, 1.5, (1 << 64) - 1, 1 << 64,
+    -(1 << 63), -(1 << 63) - 1, [], {}, [[[[1]]]], {"?a": {"b": ["c"]}}, [0] * 8193,
+    *(json.loads("[" * n + "]" * n) for n in range(12, 18)),
+)).map(deepcopy)  # fmt: skip
+LEAF: dict[Any, Any] = {str: "name", int: 7, bool: False, None: [1, "two", {"three": None}]}
+
+
+def fitting(shape: Any) -> Any:
+    if isinstance(shape, dict):
+        return {key.rstrip("?"): fitting(inner) for key, inner in shape.items()}
+    return [fitting(shape[0])] * 2 if isinstance(shape, list) else LEAF[shape]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    return [path, *(p for key, inner in inside for p in places(inner, (*path, key)))]
+
+
+def read(payload: bytes, type: int) -> Any:
+    try:
+        return body.load(payload, messages.SHAPES[type], "body")
+    except PeerError as error:
+        return error.error
+
+
+@settings(QUICK, max_examples=400)
+@given(st.data())
+def test_what_is_passed_at_a_glance_is_what_a_close_look_would_pass(data: st.DataObject) -> None:
+    type = data.draw(st.sampled_from(sorted(messages.SHAPES)))
+    told = json.loads(json.dumps(fitting(messages.SHAPES[type])))
+    for _ in range(data.draw(st.integers(0, 2))):
+        *path, last = data.draw(st.sampled_from(places(told)[1:] or [("?more",)]))
+        at = told
+        for key in path:
+            at = at[key]
+        change = data.draw(st.sampled_from(("value", "mark", "gone", "more")))
+        if change == "value" or isinstance(at, list):
+            at[last] = data.draw(ODD)
+        elif change == "more":
+            at[data.draw(st.sampled_from(("more", "?more")))] = data.draw(ODD)
+        elif held := at.pop(last, None):
+            at.update({f"?{last}": held} if change == "mark" else {})
+    payload = json.dumps(told, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
+    payload = payload.replace(b": 7", data.draw(st.sampled_from((b": 7", b': 7, "a": 7', b": -0", b": 7}"))), 1)
+    found = read(payload, type)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(body, "_is_tame", lambda payload: False)
+        assert read(payload, type) == found

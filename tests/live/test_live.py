@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from simlib import live
 from simlib.live.address import AddressError, parse
-from simlib.live.tls import Tls, TlsError, make_credentials
+from simlib.live.tls import UNEXPECTED, Tls, TlsError, make_credentials
 from simlib.scenario import Fault, Scenario, Side, find
 
 MATCHED = find("matched_multifd")
@@ -163,6 +163,17 @@ def test_both_sides_export_the_same_key_and_each_connection_another(tmp_path: Pa
         shaken(client, server)
         assert client.exporter == server.exporter
     assert pairs[0][0].exporter != pairs[1][0].exporter
+
+
+def test_a_broken_record_behind_plain_bytes_is_told_with_them(tmp_path: Path) -> None:
+    found = make_credentials(tmp_path)
+    client, server = Tls(found.context(False), False, "localhost"), Tls(found.context(True), True)
+    client.shake()
+    shaken(client, server)
+    client.write(b"hello")
+    server.arrived(client.take() + b"\x17\x03\x03\0\x20" + bytes(32))
+    assert server.read() == b"hello"
+    assert server.failed == UNEXPECTED and not server.ended
 
 
 @pytest.mark.parametrize("hostname", ["example.org", "10.1.2.3"])

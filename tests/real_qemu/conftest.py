@@ -33,7 +33,7 @@ BUSY = Scenario(name="busy", title="busy").vary(
 def needs(*versions: str) -> None:
     for version in versions:
         if version not in HERE:
-            pytest.skip(f"QEMU {version} IS NOT HERE, so nothing of it was tested; data/profiles/get-qemu build/qemu")
+            pytest.skip(f"QEMU {version} IS NOT HERE, so nothing of it was tested; make qemu VERSIONS={version}")
 
 
 class Pair:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from simlib.real_qemu import guest
+from simlib.real_qemu import guest, process
+from simlib.real_qemu.monitor import QemuError
+from simlib.real_qemu.run import runner
+from tests.real_qemu.conftest import HERE, needs
 
 
 def simlib(*args: str) -> list[str]:
@@ -26,7 +29,7 @@ class Started:
     """A QEMU started as a user would."""
 
     def __init__(self, binary: str, folder: Path, name: str, *more: str) -> None:
-        image = folder / "firmware"
+        image = folder / f"{name}.firmware"  # its own: a QEMU reads it after its monitor exists
         image.write_bytes(guest.firmware(4 << 20))
         self.qmp = str(folder / f"{name}.qmp")
         command = [binary, "-M", "pc-i440fx-7.2", "-m", "128M", "-accel", "tcg", "-nodefaults", "-display", "none",
@@ -46,15 +49,34 @@ class Started:
 INCOMING = ("-S", "-incoming", "defer")
 
 
-def test_one_command_moves_a_guest_between_two_versions(qemus: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("older", "newer"), [("5.2", "10.0"), ("7.2", "11.1"), ("5.2", "11.1")])
+def test_six_years_of_qemu_take_each_other_s_guests(older: str, newer: str, tmp_path: Path) -> None:
+    needs(older, newer)
+    for number, (one, other) in enumerate(((older, newer), (newer, older))):
+        place = tmp_path / str(number)
+        place.mkdir()
+        machine = ("-M", f"pc-i440fx-{older}")
+        with (
+            Started(HERE[one], place, "here", *machine) as here,
+            Started(HERE[other], place, "there", *INCOMING, *machine) as there,
+        ):
+            code, text = said("qemu", "migrate", "--source-qmp", here.qmp, "--destination-qmp", there.qmp)
+            assert code == 0, text
+
+
+@pytest.mark.parametrize("more", [("--channels", "2"), ("--postcopy-after", "0")], ids=lambda m: m[0])
+def test_one_command_moves_a_guest_between_two_versions(
+    qemus: dict[str, str], tmp_path: Path, more: tuple[str, ...]
+) -> None:
     with (
         Started(qemus["7.2"], tmp_path, "here") as here,
         Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there,
     ):
         monitors = ("--source-qmp", here.qmp, "--destination-qmp", there.qmp)
-        code, text = said("qemu", "migrate", *monitors, "--channels", "2", "--json")
+        code, text = said("qemu", "migrate", *monitors, *more, "--json")
         told = json.loads(text)
         assert (code, told["status"], told["guest_runs_here"]) == (0, "completed", False)
+        assert any(s["text"].startswith("sets postcopy-ram") for s in told["steps"]) == ("--postcopy-after" in more)
 
 
 def test_two_running_qemus_are_looked_at_so_that_nobody_has_to_say_what_they_are(
@@ -168,3 +190,24 @@ def test_a_qemu_that_waits_for_nobody_is_no_destination(qemus: dict[str, str], t
     with Started(qemus["10.0"], tmp_path, "here") as here:
         code, text = said("qemu", "agent", "tcp:127.0.0.1:0", "--qmp", here.qmp)
         assert code == 1 and "-S -incoming defer" in text
+
+
+def test_one_sweep_ends_alike_in_the_world_and_on_real_qemu(qemus: dict[str, str], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    versions = '["7.2", "10.0"]'
+    found = []
+    for place in ("world", "real-qemu"):
+        sweep, out = tmp_path / f"{place}.toml", tmp_path / f"{place}.parquet"
+        sweep.write_text(f'scenario = "device_only_at_source"\nrunner = "{place}"\nversions = {versions}\n'
+                         '[grid]\n"guest.ram-mib" = [8]\n')  # fmt: skip
+        assert said("sweep", str(sweep), "--out", str(out)) == (0, f"{out}: 4 rows of 1 points (seed 1)\n")
+        rows = parquet.read_table(out).to_pylist()
+        found.append([(r["protocol"], r["source_version"], r["outcome"], r["guest_at"], r["error"]) for r in rows])
+    assert found[0] == found[1] and {(r[0], r[2]) for r in found[0]} == {("v1", "lost"), ("v2", "refused")}
+
+
+def test_a_sweep_without_qemu_says_so_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process, "PLACES", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(QemuError, match="no QEMU is here; install"):
+        runner()

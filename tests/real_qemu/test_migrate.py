@@ -172,6 +172,15 @@ async def until(pair: Any, phase: str) -> None:
         await asyncio.sleep(0)
 
 
+def breaks(pair: Any, agent: Any, what: str) -> None:
+    if what == "the connection":
+        pair.proxy.cut()
+    elif what == "the destination QEMU":
+        pair.destination.process.kill()
+    else:
+        (agent if "source" in what else pair.there).close()
+
+
 @pytest.mark.parametrize("phase", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
 @pytest.mark.parametrize("what", ["the connection", "the destination QEMU", "the source's agent",
                                   "the destination's agent"])  # fmt: skip
@@ -181,12 +190,7 @@ def test_whatever_breaks_and_whenever_the_guest_is_in_one_place(two: Two, what: 
             await pair.through(Scenario(name="cut"))
             agent = await pair.agent(wish=Wish(2))
             await asyncio.wait_for(until(pair, phase), 20)
-            if what == "the connection":
-                pair.proxy.cut()
-            elif what == "the destination QEMU":
-                pair.destination.process.kill()
-            else:
-                (agent if "source" in what else pair.there).close()
+            breaks(pair, agent, what)
             for _ in range(300):
                 here, there = await pair.running()
                 assert not (here and there), str(pair.trace)

@@ -23,7 +23,7 @@ def test_a_heat_map_tells_each_cell_and_the_line_of_its_limit() -> None:
     table = curves.grid(Lab(world.run), (0.01, 1.0), (0.002, 0.2), runs=2)
     assert list(table.missed) == [0, 1, 0, 0]  # a timeout below the round trip misses always
     drawn = figures.heat_maps(table, [("missed", "misses")], curves.limit((0.002, 0.2))).data
-    assert drawn.count("100%") == 1 and drawn.count("0%") == 4 and "one error in a million" in drawn
+    assert drawn.count("100%<") == 1 and drawn.count("0%<") == 4 and "one error in a million" in drawn
 
 
 def test_the_timeout_for_one_error_in_a_million_grows_with_the_tail() -> None:

@@ -41,9 +41,9 @@ def decide(scenario: Scenario, protocol: str, seed: int, path: Callable[[World],
     return world.source.endpoint.mode, at_s - opened_s[0]
 
 
-def missed(scenario: Scenario, runs: int, path: Callable[[World], None] = lambda _: None) -> int:
+def missed(scenario: Scenario, seeds: range, path: Callable[[World], None] = lambda _: None) -> int:
     """How often a source that waits for a greeting gives up on a destination that sends one."""
-    return sum(decide(scenario, "c", seed, path)[0] == "v1" for seed in range(runs))
+    return sum(decide(scenario, "c", seed, path)[0] == "v1" for seed in seeds)
 
 
 def law(name: str, scale_ms: float, shape: float, timeout_s: float, **more: Any) -> Scenario:
@@ -65,21 +65,27 @@ LAWS = {
 def test_a_timeout_misses_as_often_as_the_closed_form_says(name: str, timeout_s: float) -> None:
     leg, given = LAWS[name]
     expected = oracle.there_and_back(leg, leg)(timeout_s)
-    assert abs(oracle.sigmas(missed(law(*given, timeout_s), FEW), FEW, expected)) < SIGMAS
+    assert abs(oracle.sigmas(missed(law(*given, timeout_s), range(FEW)), FEW, expected)) < SIGMAS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_a_timeout_misses_as_often_as_the_closed_form_says_in_40000_runs(name: str) -> None:
+    """`make oracles` does it in a million, and has the other laws too."""
     leg, given = LAWS[name]
     expected = oracle.there_and_back(leg, leg)(0.05)
-    assert abs(oracle.sigmas(missed(law(*given, 0.05), 40_000), 40_000, expected)) < SIGMAS
+    assert abs(oracle.sigmas(missed(law(*given, 0.05), range(40_000)), 40_000, expected)) < SIGMAS
+
+
+def with_back_off() -> tuple[float, Scenario]:
+    leg, given = LAWS["exponential"]
+    two = oracle.there_and_back(leg, leg)
+    return oracle.with_loss(two, 0.3, oracle.attempts(0.2, 2))(0.5), law(*given, 0.5, link__loss=0.3)
 
 
 def test_losses_with_the_kernels_back_off_miss_as_often_as_the_closed_form_says() -> None:
-    two = oracle.there_and_back(oracle.exponential(0.010, 0.002), oracle.exponential(0.010, 0.002))
-    expected = oracle.with_loss(two, 0.3, oracle.attempts(0.2, 2))(0.5)
-    hits = missed(law("exponential", 10.0, 1.0, 0.5, link__loss=0.3), FEW)
+    expected, scenario = with_back_off()
+    hits = missed(scenario, range(FEW))
     assert 0.05 < expected < 0.15 and abs(oracle.sigmas(hits, FEW, expected)) < SIGMAS
 
 
@@ -114,12 +120,19 @@ def bursty(bursts: Any, delay_s: float) -> Callable[[World], None]:
     return put
 
 
-@pytest.mark.parametrize("bursts", [oracle.Bursts(0.5, 1.0), oracle.Bursts(0.2, 3.0, 0.05, 0.9)], ids=["long", "short"])
-def test_bursts_of_loss_miss_as_often_as_the_closed_form_says(bursts: Any) -> None:
+BURSTS = {"long": oracle.Bursts(0.5, 1.0), "short": oracle.Bursts(0.2, 3.0, 0.05, 0.9)}
+
+
+def in_bursts(bursts: Any) -> tuple[float, Scenario, Callable[[World], None]]:
     timeout_s, delay_s = 1.0, 0.002
     expected = oracle.missed_in_bursts(bursts, delay_s, oracle.attempts(0.2, 2, 16))(timeout_s - delay_s)
-    scenario = BASE.vary(link__delay_ms=2.0, detect_timeout_s=timeout_s)
-    hits = missed(scenario, FEW, bursty(bursts, delay_s))
+    return expected, BASE.vary(link__delay_ms=2.0, detect_timeout_s=timeout_s), bursty(bursts, delay_s)
+
+
+@pytest.mark.parametrize("name", BURSTS)
+def test_bursts_of_loss_miss_as_often_as_the_closed_form_says(name: str) -> None:
+    expected, scenario, path = in_bursts(BURSTS[name])
+    hits = missed(scenario, range(FEW), path)
     assert 0.005 < expected < 0.5 and abs(oracle.sigmas(hits, FEW, expected)) < SIGMAS
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .. import stream
 from ..buffer import Buffer
@@ -11,15 +11,14 @@ from ..machine import Settings
 from .versions import Behaviour
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(NamedTuple):
     """What the destination takes a connection for: tls, peek, main, initial (multifd's first 64 bytes), multifd,
     preempt, parked, closed."""
 
     kind: str
     buffer: Buffer = Buffer()
     ended: str = ""  # how its bytes ended: EOF, or the system's word
-    index: int = -1
+    number: int = -1  # of a multifd channel
     lane: stream.Lane = stream.Lane()
     left: int = 0  # of the urgent pages being passed over
 

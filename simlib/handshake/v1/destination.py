@@ -8,7 +8,7 @@ and answers QMP in between. `blocked` names the connection that holds it; while 
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+from typing import Any
 
 from .. import stream
 from ..buffer import Buffer
@@ -35,6 +35,7 @@ from ..interface import (
     Send,
     Start,
     StartTls,
+    StopListening,
     TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
@@ -73,6 +74,11 @@ class Destination(Endpoint):
         return self.finished is None and self.status != "none" and self.held_by is None and open_for_more
 
     @property
+    def closed(self) -> bool:
+        """Whether its listening socket is closed although it goes on."""
+        return self.loading and not self.rules.keeps_listening
+
+    @property
     def main(self) -> int | None:
         return next((i for i, c in enumerate(self.connections) if c.kind == "main"), None)
 
@@ -87,7 +93,7 @@ class Destination(Endpoint):
     def _on_start(self, _: Start) -> None:
         refused = refusal(self.settings, at_source=False)
         if refused:
-            self._finish(Finished("rejected", refused, "specific"))
+            self._finish(Finished("rejected", refused, "specific", listening=True))
         else:
             self._enter("setup")
 
@@ -207,12 +213,12 @@ class Destination(Endpoint):
                 self._fail_multifd(conn, "failed to receive packet: " + found.ended)
             return
         self.held_by = None
-        taken = tuple(c.index for c in self.connections if c.kind == "multifd")
+        taken = tuple(c.number for c in self.connections if c.kind == "multifd")
         wrong, index = wrong_initial(packet, self.settings, self.rules, taken)
         if wrong:
             self._fail_multifd(conn, f"failed to receive packet via multifd channel {index}: multifd: {wrong}")
             return
-        self._set(conn, kind="multifd", index=index, buffer=Buffer(),
+        self._set(conn, kind="multifd", number=index, buffer=Buffer(),
                   lane=stream.Lane(found.buffer.skip(stream.MULTIFD_INITIAL_BYTES)))  # fmt: skip
         self._out.append(Heard(conn, f"multifd[{index}] initial packet"))
         self._start_when_complete()
@@ -222,6 +228,8 @@ class Destination(Endpoint):
         if self._complete and not self.loading:
             self.loading = True
             self._enter("active")
+            if not self.rules.keeps_listening:
+                self._out.append(StopListening())
             main = self.main
             assert main is not None
             self._out.append(Resume(main))
@@ -270,7 +278,7 @@ class Destination(Endpoint):
         if found.kind != "multifd":  # another has failed meanwhile, and closed all
             return
         try:
-            lane = found.lane.read(self.settings.compression, found.index, self.syncs)
+            lane = found.lane.read(self.settings.compression, found.number, self.syncs)
         except stream.StreamError as error:
             self._fail_multifd(conn, str(error))
             return
@@ -461,8 +469,8 @@ class Destination(Endpoint):
         self._close_all()
         self._finish(Finished("failed", text, "specific", exited=exited))
 
-    def _set(self, conn: int, **changes: object) -> None:
-        new = replace(self.connections[conn], **changes)  # type: ignore[arg-type]
+    def _set(self, conn: int, **changes: Any) -> None:
+        new = self.connections[conn]._replace(**changes)
         self.connections = (*self.connections[:conn], new, *self.connections[conn + 1 :])
 
     def _pause(self, conn: int) -> None:

@@ -12,7 +12,7 @@ import hmac
 
 def derive(entropy: bytes, label: str, size: int) -> bytes:
     """Fresh-looking bytes from an endpoint's own entropy (32 random bytes, given to it); size at most 32."""
-    return hmac.new(entropy, label.encode(), hashlib.sha256).digest()[:size]
+    return hmac.digest(entropy, label.encode(), "sha256")[:size]
 
 
 def transcript(sent: bytes) -> bytes:
@@ -22,7 +22,7 @@ def transcript(sent: bytes) -> bytes:
 
 def session_key(secret: bytes, psk: bytes, exporter: bytes, source: bytes, destination: bytes) -> bytes:
     """HMAC(secret || psk || exporter, h_S || h_D)."""
-    return hmac.new(secret + psk + exporter, source + destination, hashlib.sha256).digest()
+    return hmac.digest(secret + psk + exporter, source + destination, "sha256")
 
 
 def mac(key: bytes, *parts: bytes | str | int) -> str:
@@ -31,7 +31,7 @@ def mac(key: bytes, *parts: bytes | str | int) -> str:
     for part in parts:
         raw = part if isinstance(part, bytes) else str(part).encode()
         told += len(raw).to_bytes(4, "big") + raw
-    return hmac.new(key, told, hashlib.sha256).hexdigest()
+    return hmac.digest(key, told, "sha256").hex()
 
 
 def same(one: str, other: str) -> bool:

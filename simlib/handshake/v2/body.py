@@ -9,12 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from ..errors import PeerError, clean
 
 DEPTH, ITEMS, STRING, IGNORABLE_KEYS = 16, 8192, 4096, 256
+_LONG_NUMBER = re.compile(rb"\d{19}")  # 64 bits have 19 or 20 digits
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|([\[\]{}])', re.DOTALL)  # strings are passed over
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 Shape = Any
 
@@ -22,7 +28,7 @@ Shape = Any
 def dump(body: dict[str, Any]) -> bytes:
     """The canonical form: sorted keys, no spaces, ASCII escapes. Used for digests, and on the wire because it is
     as good as any."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return _encode(body).encode()
 
 
 def digest(body: dict[str, Any]) -> str:
@@ -31,22 +37,43 @@ def digest(body: dict[str, Any]) -> str:
 
 def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
     """A body that fits `shape`, marks stripped and ignorable keys gone. Raises PeerError."""
-    _check_depth(payload, what)
+    tame = _is_tame(payload)
+    if not tame:
+        _check_depth(payload, what)
     try:
-        found = json.loads(
-            payload.decode("utf-8"), object_pairs_hook=_pairs, parse_float=_refuse, parse_constant=_refuse,
-            parse_int=_integer,
-        )  # fmt: skip
+        found = (_TAME if tame else _WILD).decode(payload.decode("utf-8"))
     except PeerError:
         raise
     except (ValueError, RecursionError) as error:
         raise PeerError("encoding", f"{what} is not JSON: {error}", what) from None
     if not isinstance(found, dict):
         raise PeerError("encoding", f"{what} is not one JSON object", what)
-    counter = [0]
-    fitted = _fit(found, shape, what, counter)
+    fitted = _fit(found, shape, what, _Reading(tame))
     assert isinstance(fitted, dict)
     return fitted
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What is known of a body while it is read."""
+
+    tame: bool
+    ignored: int = 0
+
+
+def _is_tame(payload: bytes) -> bool:
+    """Whether the bytes alone show that no string, number or nesting in them is against the rules: so it is with
+    nearly every honest body, and only its shape is left to be looked at."""
+    if b"\\" in payload or not payload.isascii():
+        return False
+    parts = payload.split(b'"')  # no escapes: every second part is a string
+    outside = b"".join(parts[::2])
+    if max(map(len, parts)) > STRING or _LONG_NUMBER.search(outside):
+        return False
+    brackets = outside.translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # one level less
+    return not brackets
 
 
 def _check_depth(payload: bytes, what: str) -> None:
@@ -75,15 +102,37 @@ def _integer(text: str) -> int:
     return number
 
 
-def _fits(value: Any, shape: Shape) -> bool:
-    """A leaf that needs no closer look: nearly everything in a body."""
+_TAME, _WILD = (
+    json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_refuse, parse_constant=_refuse, parse_int=number)
+    for number in (int, _integer)
+)
+
+
+def _is_exact(value: Any, shape: Shape) -> bool:
+    """Whether a value of a tame body has its shape to the letter: no marks, and nothing unknown or left out."""
     kind = type(value)
-    if kind is shape or (shape is None and kind in (str, int)):
-        return kind is not str or (len(value) <= STRING and value.isascii())
-    return False
+    if kind is shape:
+        return True
+    if kind is list:
+        if len(value) > ITEMS or not (shape is None or type(shape) is list):
+            return False
+        return all(map(_is_exact, value, repeat(shape and shape[0])))
+    if kind is dict:
+        if shape is None:
+            return len(value) <= ITEMS and all(map(_is_exact, value.values(), repeat(None)))
+        if type(shape) is not dict:
+            return False
+        if value.keys() != shape.keys():
+            shape = {k.rstrip("?"): s for k, s in shape.items() if k[-1] != "?" or k[:-1] in value}
+            if value.keys() != shape.keys():
+                return False
+        return all(map(_is_exact, value.values(), map(shape.__getitem__, value)))
+    return shape is None
 
 
-def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
+def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
+    if reading.tame and _is_exact(value, shape):
+        return value
     if isinstance(value, str) and len(value) > STRING:
         raise PeerError("too-much", f"{path} is a string of {len(value)} characters; {STRING} are allowed", path)
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -91,20 +140,19 @@ def _fit(value: Any, shape: Shape, path: str, counter: list[int]) -> Any:
     if isinstance(value, (list, dict)) and len(value) > ITEMS:
         raise PeerError("too-much", f"{path} has {len(value)} items; {ITEMS} are allowed", path)
     if shape is None:
-        return _anything(value, path, counter)
+        return _anything(value, path, reading)
     if isinstance(shape, dict):
-        return _fit_object(value, shape, path, counter)
+        return _fit_object(value, shape, path, reading)
     if isinstance(shape, list):
         if not isinstance(value, list):
             raise PeerError("unknown-value", f"{path} must be a list", path)
-        inner = shape[0]
-        return [v if _fits(v, inner) else _fit(v, inner, f"{path}[{i}]", counter) for i, v in enumerate(value)]
+        return [_fit(v, shape[0], f"{path}[{i}]", reading) for i, v in enumerate(value)]
     if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
         raise PeerError("unknown-value", f"{path} must be of type {shape.__name__}, not {type(value).__name__}", path)
     return value
 
 
-def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[int]) -> dict[str, Any]:
+def _fit_object(value: Any, shape: dict[str, Shape], path: str, reading: _Reading) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PeerError("unknown-value", f"{path} must be an object", path)
     fitted: dict[str, Any] = {}
@@ -114,10 +162,10 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
         if known is not ...:
             if bare in fitted:
                 raise PeerError("encoding", f"{path} has {bare} twice, marked and unmarked", path)
-            fitted[bare] = inner if _fits(inner, known) else _fit(inner, known, f"{path}.{bare}", counter)
+            fitted[bare] = _fit(inner, known, f"{path}.{bare}", reading)
         elif key.startswith("?"):
-            counter[0] += 1
-            if counter[0] > IGNORABLE_KEYS:
+            reading.ignored += 1
+            if reading.ignored > IGNORABLE_KEYS:
                 raise PeerError("too-much", f"more than {IGNORABLE_KEYS} ignorable keys", path)
         else:
             raise PeerError("unknown-key", f"{path} has the key {clean(bare, 80)!r}, which this version does not know",
@@ -128,9 +176,9 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, counter: list[in
     return fitted
 
 
-def _anything(value: Any, path: str, counter: list[int]) -> Any:
+def _anything(value: Any, path: str, reading: _Reading) -> Any:
     if isinstance(value, dict):
-        return {k: _fit(v, None, f"{path}.{clean(k, 80)}", counter) for k, v in value.items()}
+        return {k: _fit(v, None, f"{path}.{clean(k, 80)}", reading) for k, v in value.items()}
     if isinstance(value, list):
-        return [v if _fits(v, None) else _fit(v, None, path, counter) for v in value]
+        return [_fit(v, None, path, reading) for v in value]
     return value

@@ -9,34 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from .. import interface as i
 from .. import stream
 from ..endpoint import Table
 from ..errors import Error, PeerError, clean
-from ..interface import (
-    AlarmRang,
-    Applied,
-    Apply,
-    Broken,
-    Drop,
-    End,
-    Ended,
-    Finished,
-    GuestRunning,
-    Heard,
-    Load,
-    Loaded,
-    MoveGuest,
-    Opened,
-    Printed,
-    Received,
-    RunGuest,
-    Secured,
-    SetAlarm,
-    Start,
-    StartTls,
-    StopAlarm,
-    TlsFailed,
-)  # fmt: skip
 from ..machine import Settings
 from . import binding, body, features, frames, inventory, messages, states
 from .features import Agreement
@@ -90,7 +66,7 @@ class Destination(Session):
     def ram_bytes(self) -> int:
         return self.main_bytes + sum(lane.ram_bytes for lane in self.lanes.values())
 
-    def _on_start(self, _: Start) -> None:
+    def _on_start(self, _: i.Start) -> None:
         if self.settings.transport == "file" or (self.settings.transport == "exec" and not self.identity.bidirectional):
             error = Error("transport-one-way", "transport", "", "file", "A file can't answer: see its manifest.")
             self._finish("rejected", (error,), listening=False)
@@ -99,7 +75,7 @@ class Destination(Session):
         self._enter("setup")
 
     # --- connections ------------------------------------------------------------------------------------------------
-    def _on_opened(self, opened: Opened) -> None:
+    def _on_opened(self, opened: i.Opened) -> None:
         conn = opened.conn
         self._add_link(conn)
         unknown = [c for c, link in self.links.items() if link.kind in STRANGE]
@@ -107,39 +83,39 @@ class Destination(Session):
         if len(unknown) > self.identity.limits.unauthenticated + awaited:
             self._close(unknown[0])  # the oldest that has not said who it is
         if self.identity.limits.guard_s:
-            self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
+            self._out.append(i.SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
         if self.settings.tls:
-            self._out.append(StartTls(conn, frames.ALPN))
+            self._out.append(i.StartTls(conn, frames.ALPN))
 
-    def _on_secured(self, secured: Secured) -> None:
+    def _on_secured(self, secured: i.Secured) -> None:
         if secured.conn in self.links:
             self._set(secured.conn, exporter=secured.exporter)
 
-    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+    def _on_tlsfailed(self, failed: i.TlsFailed) -> None:
         if failed.conn in self.links:
-            self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
+            self._out.append(i.Printed(f"TLS handshake failed: {failed.text}"))
             self._close(failed.conn)
 
-    def _on_alarmrang(self, alarm: AlarmRang) -> None:
+    def _on_alarmrang(self, alarm: i.AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
         conn = int(alarm.name.rpartition("-")[2])
         late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
         kind = self.links[conn].kind if conn in self.links else ""
         if kind == "new":
-            self._out.append(Printed(late))
+            self._out.append(i.Printed(late))
             self._close(conn)
         elif kind == "leaving":
             self._close(conn)  # it was told why and would not go
         elif conn == self.control and self.state in ("greeted", "accepted"):
-            self._out.append(Printed(late))
+            self._out.append(i.Printed(late))
             self._attempt_over((Error("connection-lost", "control", "", "", late, "", "later"),))
 
     def _known(self, conn: int, kind: str) -> None:
         self._set(conn, kind=kind)
         if self.identity.limits.guard_s:
-            self._out.append(StopAlarm(f"guard-{conn}"))
+            self._out.append(i.StopAlarm(f"guard-{conn}"))
 
-    def _on_received(self, received: Received) -> None:
+    def _on_received(self, received: i.Received) -> None:
         conn, link = received.conn, self.links.get(received.conn)
         if link is None or link.kind == "leaving":
             return
@@ -228,9 +204,9 @@ class Destination(Session):
             raise PeerError("transcript", "START does not prove the same conversation: something changed it", "START")
         self._known(conn, "control")
         self.applies += 1
-        self._out.append(Apply(as_config(agreed_settings(self.settings, self.agreement))))
+        self._out.append(i.Apply(as_config(agreed_settings(self.settings, self.agreement))))
 
-    def _on_applied(self, applied: Applied) -> None:
+    def _on_applied(self, applied: i.Applied) -> None:
         self.applies -= 1
         if self.state != "started" or self.applies:  # an answer to an attempt that is over
             return
@@ -263,7 +239,7 @@ class Destination(Session):
         if wrong is not None:
             self._turn_away(conn, wrong)
             return
-        self._out.append(Heard(conn, f"CHANNEL_OPEN {name}"))
+        self._out.append(i.Heard(conn, f"CHANNEL_OPEN {name}"))
         self._known(conn, name)
         self.bound = (*self.bound, (name, conn, nonce))
         ours = self.links[conn].nonce.hex()
@@ -287,7 +263,7 @@ class Destination(Session):
         self._enter("active")
         self._say(control, frames.READY, {"channels": told, "mac": mac})
         if self.identity.relays:
-            self._out.append(MoveGuest(tuple((name, rows[name][0]) for name in self.plan)))
+            self._out.append(i.MoveGuest(tuple((name, rows[name][0]) for name in self.plan)))
 
     # --- the data ---------------------------------------------------------------------------------------------------
     def _stream(self, conn: int, data: bytes, fill: int) -> None:
@@ -319,7 +295,7 @@ class Destination(Session):
         self._loader.feed(data, fill)
         while (event := self._loader.next_event()) is not None:
             if event[0] in _SHOWN:
-                self._out.append(Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
+                self._out.append(i.Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
             if event[0] == "ram":
                 assert isinstance(event[1], int)
                 self.main_bytes += event[1]
@@ -343,28 +319,30 @@ class Destination(Session):
         if not self.eof or any(lane.syncs < self.flushes for lane in self.lanes.values()):
             return
         if self.postcopy:
-            self._tell(frames.LOADED, {"bytes": self.ram_bytes})
-            self._completed()
+            self._memory_over()
         elif self.state == "ready":
             self._start_loading()
 
     def _start_loading(self) -> None:
         self.state = "loading"
-        self._out.append(Load(sum(d.size_bytes for d in self.settings.machine.devices)))
+        self._out.append(i.Load(sum(d.size_bytes for d in self.settings.machine.devices)))
 
-    def _on_loaded(self, loaded: Loaded) -> None:
-        if self.state != ("ready" if self.identity.relays else "loading"):
+    def _on_loaded(self, loaded: i.Loaded) -> None:
+        if self.identity.relays and self.postcopy and self.state in ("loaded", "going"):
+            self.eof = not loaded.error
+            self._memory_over(loaded.error)
+        elif self.state != ("ready" if self.identity.relays else "loading"):
             return
-        if loaded.error:
+        elif loaded.error:
             self._broke_off(loaded.error)
-            return
-        self.state = "loaded"
-        self._tell(frames.LOADED, {"bytes": self.ram_bytes})
+        else:
+            self.state, self.postcopy = "loaded", self.postcopy or loaded.postcopy
+            self._tell(frames.LOADED, {"bytes": self.ram_bytes})
 
     def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
-        self._out.append(RunGuest())
+        self._out.append(i.RunGuest())
 
-    def _on_guestrunning(self, running: GuestRunning) -> None:
+    def _on_guestrunning(self, running: i.GuestRunning) -> None:
         if running.error:  # GO was not obeyed, and the source may have its guest back
             self.state = "loaded"
             self._broke_off(running.error, "run")
@@ -373,7 +351,22 @@ class Destination(Session):
         self._tell(frames.RUNNING, {})
         if self.postcopy:
             self._enter("postcopy-active")
+        if self.eof and self.postcopy:
+            self._memory_over()
+        elif not self.postcopy:
+            self._completed()
+
+    def _memory_over(self, error: str = "") -> None:
+        """Of a guest that came by postcopy: all of its memory is here, or never will be."""
+        if not self.running:
+            if error:
+                self._broke_off(error)
+        elif error:
+            self._enter("postcopy-paused")
+            text = f"The source went away ({clean(error)}) while its guest ran here without all of its memory."
+            self._finish("failed", (Error("connection-lost", "control", "", "", text, "", "never"),))
         else:
+            self._tell(frames.LOADED, {"bytes": self.ram_bytes})
             self._completed()
 
     def _completed(self) -> None:
@@ -389,10 +382,10 @@ class Destination(Session):
 
     _heard_abort = _heard_error = _heard_reject
 
-    def _on_ended(self, ended: Ended) -> None:
+    def _on_ended(self, ended: i.Ended) -> None:
         self._lost(ended.conn, "closed by the peer")
 
-    def _on_broken(self, broken: Broken) -> None:
+    def _on_broken(self, broken: i.Broken) -> None:
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
@@ -404,9 +397,7 @@ class Destination(Session):
             return
         if self.state in ("going", "completed"):
             if conn == self.control and self.running:  # postcopy: its memory will not come any more
-                self._enter("postcopy-paused")
-                text = f"The source went away ({clean(how)}) while its guest ran here without all of its memory."
-                self._finish("failed", (Error("connection-lost", "control", "", "", text, "", "never"),))
+                self._memory_over(how)
             return
         if conn == self.control:
             self._attempt_over((Error("connection-lost", "control", "", "", f"The source went away ({clean(how)}).", "",
@@ -420,7 +411,7 @@ class Destination(Session):
         if conn == self.control or self.links[conn].kind not in STRANGE:
             self._refuse((error,))
             return
-        self._out.append(Printed(f"connection {conn} refused: {error.code}: {error.text}"))
+        self._out.append(i.Printed(f"connection {conn} refused: {error.code}: {error.text}"))
         if self.links[conn].reader.got_preface or error.code in ("frame-too-big", "no-common-version"):
             self._turn_away(conn, error)
         else:
@@ -437,9 +428,9 @@ class Destination(Session):
         conn = self.control
         assert conn is not None
         if self.state == "going":  # GO was obeyed: nothing that is said now can take it back
-            self._out.append(Printed(f"ignored after GO: {errors[0].code}: {errors[0].text}"))
+            self._out.append(i.Printed(f"ignored after GO: {errors[0].code}: {errors[0].text}"))
             return
-        self._out.append(Printed("; ".join(f"{e.code}: {e.text}" for e in errors)))
+        self._out.append(i.Printed("; ".join(f"{e.code}: {e.text}" for e in errors)))
         codes = ", ".join(dict.fromkeys(e.code for e in errors))
         if self.state in ("ready", "loading", "loaded"):
             self._say(conn, frames.ERROR, {"errors": [e.body() for e in errors]}, note=codes)
@@ -479,16 +470,16 @@ class Destination(Session):
         """Half-close and read on until the peer has gone: a close over unread bytes would be a reset, and a reset may
         overtake the reason."""
         self._set(conn, kind="leaving", reader=frames.Reader(self.peer_magic, self.identity.limits), heard=b"")
-        self._out.append(End(conn))
+        self._out.append(i.End(conn))
         if self.identity.limits.guard_s:
-            self._out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
+            self._out.append(i.SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
 
     def _close(self, conn: int) -> None:
         if self.links.pop(conn).kind in STRANGE and self.identity.limits.guard_s:
-            self._out.append(StopAlarm(f"guard-{conn}"))
-        self._out.append(Drop(conn))
+            self._out.append(i.StopAlarm(f"guard-{conn}"))
+        self._out.append(i.Drop(conn))
 
     def _finish(self, status: str, errors: tuple[Error, ...], listening: bool = False) -> None:
         text = "; ".join(str(e) for e in errors)
-        self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=listening)
+        self.finished = i.Finished(status, text, "specific" if errors else "none", errors, listening=listening)
         self._out.append(self.finished)

@@ -8,35 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import interface as i
 from .. import stream
 from ..capabilities import refusal
 from ..errors import Error, PeerError, clean
-from ..interface import (
-    Broken,
-    Cancel,
-    CollectRam,
-    Drained,
-    Drop,
-    End,
-    Ended,
-    Finished,
-    GuestMoved,
-    GuestStopped,
-    MoveGuest,
-    Open,
-    Opened,
-    RamCollected,
-    Received,
-    ResumeGuest,
-    Said,
-    Secured,
-    Send,
-    Start,
-    StartTls,
-    StopGuest,
-    SwitchToPostcopy,
-    TlsFailed,
-)  # fmt: skip
 from ..machine import Settings
 from . import binding, body, features, frames, messages, states
 from .features import Agreement
@@ -85,7 +60,7 @@ class Source(Session):
         return self.settings.transport not in ("tcp", "unix")
 
     # --- management -------------------------------------------------------------------------------------------------
-    def _on_start(self, _: Start) -> None:
+    def _on_start(self, _: i.Start) -> None:
         lacking = [name for name in self.identity.require if name not in {s.feature for s in self.stances}]
         one_way = self.settings.transport == "file" or (
             self.settings.transport in ("exec", "fd") and not self.identity.bidirectional
@@ -107,9 +82,9 @@ class Source(Session):
             self._add_link(CONTROL)
             self._set(CONTROL, kind="control")
             self._enter("setup")
-            self._out.append(Open(CONTROL, "control"))
+            self._out.append(i.Open(CONTROL, "control"))
 
-    def _on_cancel(self, cancel: Cancel) -> None:
+    def _on_cancel(self, cancel: i.Cancel) -> None:
         if self.state in ("loaded", "package-loaded", "postcopy"):
             return  # after GO the guest is no longer ours to keep
         texts = {"deadline": "The manager's deadline has passed.", "cancelled": "The manager cancelled the migration."}
@@ -120,17 +95,19 @@ class Source(Session):
                     "", "later") for n in missing),
         )  # fmt: skip
 
-    def _on_switchtopostcopy(self, _: SwitchToPostcopy) -> None:
+    def _on_switchtopostcopy(self, _: i.SwitchToPostcopy) -> None:
         self.postcopy = self.agreement.has("postcopy-ram")
+        if self.postcopy and self.stage == "relay":
+            self._out.append(i.SwitchGuest())
 
     # --- the link ---------------------------------------------------------------------------------------------------
-    def _on_opened(self, opened: Opened) -> None:
+    def _on_opened(self, opened: i.Opened) -> None:
         if self.settings.tls:
-            self._out.append(StartTls(opened.conn, frames.ALPN))
+            self._out.append(i.StartTls(opened.conn, frames.ALPN))
         else:
             self._connected(opened.conn)
 
-    def _on_secured(self, secured: Secured) -> None:
+    def _on_secured(self, secured: i.Secured) -> None:
         if secured.conn == CONTROL:
             self.exporter = secured.exporter
         self._connected(secured.conn)
@@ -140,7 +117,7 @@ class Source(Session):
             main = "inline" if self.inline else "separate"
             hello = messages.hello(self.role, self.settings, self.identity, main)
             told = self._greeting(conn) + self._frame(frames.HELLO, hello)
-            self._out.append(Said(conn, "HELLO"))
+            self._out.append(i.Said(conn, "HELLO"))
             offer = messages.offer(self.settings, self.identity, self.stances)
             if self.identity.grease:
                 offer["features"].append({"name": f"x-grease-{self._derive('feature', 3).hex()}", "need": "prefer"})
@@ -155,23 +132,23 @@ class Source(Session):
             "nonce": nonce, "mac": binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce),
         }, self._greeting(conn), name)  # fmt: skip
 
-    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+    def _on_tlsfailed(self, failed: i.TlsFailed) -> None:
         text = f"The TLS handshake failed: {clean(failed.text)}"
         self._give_up(Error("connect", self._name(failed.conn), "", "", text, "Give both sides matching tls-creds."))
 
-    def _on_received(self, received: Received) -> None:
+    def _on_received(self, received: i.Received) -> None:
         if received.conn == CONTROL and self.state in ("offered", "greeted"):
             self.heard += received.data
         self._read(received.conn, received.data, received.fill)
 
-    def _on_drained(self, drained: Drained) -> None:
+    def _on_drained(self, drained: i.Drained) -> None:
         self.undrained = tuple(c for c in self.undrained if c != drained.conn)
         self._advance()
 
-    def _on_ended(self, ended: Ended) -> None:
+    def _on_ended(self, ended: i.Ended) -> None:
         self._lost(ended.conn, "closed by the peer")
 
-    def _on_broken(self, broken: Broken) -> None:
+    def _on_broken(self, broken: i.Broken) -> None:
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
@@ -207,7 +184,7 @@ class Source(Session):
         self.lost = errors
         self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
         self.state = "closing"
-        self._out += [ResumeGuest(), *(Drop(c) for c in self.links if c != CONTROL), End(CONTROL)]
+        self._out += [i.ResumeGuest(), *(i.Drop(c) for c in self.links if c != CONTROL), i.End(CONTROL)]
 
     def _name(self, conn: int) -> str:
         return self.channels[conn] if conn < len(self.channels) else str(conn)
@@ -246,7 +223,7 @@ class Source(Session):
         self._say(conn, frames.START, {"agreement": digest, "mac": binding.mac(self.key_bytes, "START", digest)})
         for name in plan:
             self._add_link(len(self.channels))
-            self._out.append(Open(len(self.channels), name))
+            self._out.append(i.Open(len(self.channels), name))
             self.channels = (*self.channels, name)
 
     def _heard_channel_ok(self, conn: int, told: dict[str, Any]) -> None:
@@ -276,7 +253,8 @@ class Source(Session):
             self.stage = "relay" if self.identity.relays else "setup"
             if self.stage == "relay":
                 channels = tuple((n, c) for c, n in enumerate(self.channels) if c != CONTROL)
-                self._out.append(MoveGuest(channels, as_config(self._agreed_settings)))
+                self._out.append(i.MoveGuest(channels, as_config(self._agreed_settings)))
+                self._out += [i.SwitchGuest()] * self.postcopy
             self._advance()
 
     def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
@@ -297,13 +275,16 @@ class Source(Session):
 
     def _end_attempt(self, errors: tuple[Error, ...]) -> None:
         self._drop_all()
-        self._out.append(ResumeGuest())
+        self._out.append(i.ResumeGuest())
         cancelled = errors[0].code in ("cancelled", "deadline")
         self._enter("cancelled" if cancelled else "failed")
         self._finish("cancelled" if cancelled else "failed", errors)
 
     def _heard_loaded(self, conn: int, told: dict[str, Any]) -> None:
         if self.state == "closing":
+            return
+        if self.state == "completed" and self.identity.relays and self.stage != "sent":
+            self.stage = "ending"  # what carries the stream here has yet to notice
             return
         if self.state == "completed":
             self._completed()
@@ -319,8 +300,9 @@ class Source(Session):
     def _heard_running(self, conn: int, told: dict[str, Any]) -> None:
         if self.state == "postcopy":
             self._enter("postcopy-active")
-            self.stage = "collect-last"
-            self._out.append(CollectRam(last=True))
+            if not self.identity.relays:
+                self.stage = "collect-last"
+                self._out.append(i.CollectRam(last=True))
         else:
             self._completed()
 
@@ -330,7 +312,7 @@ class Source(Session):
         self._finish("completed", ())
 
     # --- the data ---------------------------------------------------------------------------------------------------
-    def _on_ramcollected(self, ram: RamCollected) -> None:
+    def _on_ramcollected(self, ram: i.RamCollected) -> None:
         if self.stage not in ("collect", "collect-last") or self.state == "closing":
             return
         last = self.stage == "collect-last"
@@ -352,45 +334,50 @@ class Source(Session):
         self.stage = "sent" if last else "ram"
         self._advance()
 
-    def _on_gueststopped(self, _: GuestStopped) -> None:
+    def _on_gueststopped(self, _: i.GuestStopped) -> None:
         self.stopped = True
         self._advance()
 
-    def _on_guestmoved(self, moved: GuestMoved) -> None:
+    def _on_guestmoved(self, moved: i.GuestMoved) -> None:
         """Of a stream that is not ours."""
-        if self.stage not in ("relay", "arrived") or self.state == "closing":
+        before = self.stage
+        if before not in ("relay", "arrived", "package", "ending") or self.state == "closing":
             return
-        if moved.error:
+        self.stage = "package" if moved.postcopy else "sent"
+        if before == "ending":
+            self._completed()
+        elif moved.error:
             text = f"The guest could not be sent: {clean(moved.error)}."
             self._give_up(Error("connection-lost", "guest", moved.error, "", text, "", "later"))
-        elif self.stage == "arrived":
-            self.state = "loaded"
+        elif before == "arrived":
+            self.state = "package-loaded" if moved.postcopy else "loaded"
             self._say(CONTROL, frames.GO, {})
-        self.stage = "sent"
+        elif moved.postcopy:
+            self.state = "package-sent"
 
     def _advance(self) -> None:
         """The migration thread: it stands still while the transport has not taken what it wrote."""
         if self.undrained or self.finished is not None or self.state == "closing":
             return
         if self.stage == "setup":
-            self._out.append(Said(self._main, "QEVM, CONFIGURATION, START ram"))
+            self._out.append(i.Said(self._main, "QEVM, CONFIGURATION, START ram"))
             told = stream.header(self._agreed_settings) + stream.ram_start(RAM_SECTION, self._agreed_settings, False)
             self.stage = "ram"
             self._write_main(told, 0)
         elif self.stage == "ram" and not (self.converged or self.postcopy):
             self.stage = "collect"
-            self._out.append(CollectRam(first=not self.collected))
+            self._out.append(i.CollectRam(first=not self.collected))
             self.collected = True
         elif self.stage == "ram":
             self.stage = "stopping"
             self._enter("device")
-            self._out.append(StopGuest())
+            self._out.append(i.StopGuest())
         elif self.stage == "stopping" and self.stopped:
             if self.postcopy:
                 self._send_package()
             else:
                 self.stage = "collect-last"
-                self._out.append(CollectRam(last=True))
+                self._out.append(i.CollectRam(last=True))
 
     def _send_package(self) -> None:
         """Postcopy: device state now, memory later; LOADED, GO and RUNNING come in between."""
@@ -398,7 +385,7 @@ class Source(Session):
         start = stream.command(stream.POSTCOPY_LISTEN)
         pieces = [(start, 0), *stream.device_state(3, self.settings.machine.devices),
                   (stream.command(stream.POSTCOPY_RUN), 0)]  # fmt: skip
-        self._out.append(Said(self._main, "devices, POSTCOPY_RUN"))
+        self._out.append(i.Said(self._main, "devices, POSTCOPY_RUN"))
         for piece in stream.joined(pieces):
             self._write_main(*piece)
 
@@ -422,7 +409,7 @@ class Source(Session):
             self._write(CONTROL, frames.frame(frames.DATA, part, fill=room), room)
 
     def _write(self, conn: int, data: bytes, fill: int) -> None:
-        self._out.append(Send(conn, data, fill))
+        self._out.append(i.Send(conn, data, fill))
         if conn not in self.undrained:
             self.undrained = (*self.undrained, conn)
 
@@ -453,11 +440,13 @@ class Source(Session):
         self._finish("uncertain", (error,))
 
     def _drop_all(self) -> None:
-        self._out += [Drop(conn) for conn in self.links]
+        self._out += [i.Drop(conn) for conn in self.links]
 
     def _finish(self, status: str, errors: tuple[Error, ...]) -> None:
         text = "; ".join(str(e) for e in errors)
-        self.finished = Finished(status, text, "specific" if errors else "none", errors, listening=status == "rejected")
+        self.finished = i.Finished(
+            status, text, "specific" if errors else "none", errors, listening=status == "rejected"
+        )
         self._out.append(self.finished)
 
 

@@ -1,0 +1,183 @@
+"""A million handshakes: killed five times on two processes, then again on a Dask cluster, and the rows compared.
+
+`make million` (about an hour and a half of two cores) writes data/results/million.md; `python -m tests.study.million
+SWEEP.toml` tries it on a smaller sweep and prints it. What is measured: each kill with the rows that were kept, the
+progress that a terminal showed, and the memory of the sweep's process and of its workers while the rows went by.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.compute
+import pyarrow.parquet
+
+from simlib.study import sweep as engine
+from simlib.study.design import Design, load
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = ROOT / "data/sweeps/handshakes.toml"
+RESULT = ROOT / "data/results/million.md"
+KILLS = 5
+SEED = 1
+WATCH_S = 0.5
+Sample = tuple[int, float, float]  # rows done, MiB of the sweep's process, MiB of its largest worker
+
+
+class Sweeping:
+    """One `simlib sweep` on a terminal of its own."""
+
+    def __init__(self, sweep: Path, out: Path, *more: str) -> None:
+        self.screen, inside = pty.openpty()
+        command = [sys.executable, "-m", "simlib", "sweep", str(sweep), "--out", str(out), *more]
+        self.process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True)
+        os.close(inside)
+        os.set_blocking(self.screen, False)
+        self.told, self.done = "", 0
+
+    def look(self) -> Sample | None:
+        """What its progress bar and the kernel say; None when it has ended."""
+        ended = self.process.poll() is not None
+        try:
+            while more := os.read(self.screen, 65536):
+                self.told = (self.told + more.decode())[-2000:]
+        except OSError:  # nothing more now, or its other end is closed
+            pass
+        bars = [part for part in self.told.split("\r") if "runs," in part and "left" in part]
+        if ended or not bars:
+            return None
+        self.bar = bars[-1].strip()
+        self.done = int(self.bar.split("] ")[1].split("/")[0].replace(",", ""))
+        try:
+            own = psutil.Process(self.process.pid)
+            below = [child.memory_info().rss for child in own.children()]
+            return self.done, own.memory_info().rss / 2**20, max(below, default=0) / 2**20
+        except psutil.Error:
+            return None
+
+    def close(self) -> None:
+        self.process.wait()
+        os.close(self.screen)
+
+
+def killed(sweep: Path, design: Design, out: Path) -> Iterator[str]:
+    """KILLS sweeps that are killed on the way: what each has shown last, and what was kept."""
+    chance = random.Random(SEED)
+    for n in range(KILLS):
+        until = design.runs * (n + chance.uniform(0.5, 1)) / (KILLS + 1)
+        running = Sweeping(sweep, out)
+        while running.done < until:
+            time.sleep(WATCH_S)
+            running.look()
+            assert running.process.poll() is None, running.told
+        running.process.send_signal(signal.SIGKILL)
+        running.close()
+        assert not out.exists()
+        log = engine.opened(engine.identity(design), out)
+        yield f"killed at {running.done:,} rows, {log.done:,} kept; its screen said `{running.bar}`"
+        log.close()
+
+
+def ended(sweep: Path, out: Path, *more: str) -> tuple[list[Sample], str, float]:
+    """A sweep that goes on to its end: its memory on the way, its last words, and its seconds."""
+    began_s, running, seen = time.monotonic(), Sweeping(sweep, out, *more), []
+    while running.process.poll() is None:
+        time.sleep(WATCH_S)
+        if found := running.look():
+            seen.append(found)
+    running.look()
+    running.close()
+    assert running.process.returncode == 0, running.told
+    return seen, running.told.strip().splitlines()[-1].split("\r")[-1], time.monotonic() - began_s
+
+
+@contextmanager
+def dask(workers: int) -> Iterator[str]:
+    """The README's cluster: a scheduler and workers, each a process of its own."""
+    here = str(Path(sys.executable).parent / "dask")
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "scheduler.json"
+        common = ("--scheduler-file", str(told), "--no-dashboard")
+        up = [
+            subprocess.Popen([here, *arguments, *common], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for arguments in (
+                ("scheduler", "--host", "127.0.0.1", "--port", "0"),
+                ("worker", "--nworkers", str(workers), "--nthreads", "1", "--local-directory", folder),
+            )
+        ]
+        try:
+            from distributed import Client
+
+            make: Any = Client
+            while not told.exists():
+                time.sleep(0.2)
+            client = make(scheduler_file=str(told))
+            client.wait_for_workers(workers, timeout=60)
+            address = client.scheduler.address
+            client.close()
+            yield address
+        finally:
+            for process in up:
+                process.terminate()
+                process.wait(30)
+
+
+def flat(seen: list[Sample], design: Design) -> str:
+    """Memory in the first and in the last fifth of what was seen."""
+    fifth = max(1, len(seen) // 5)
+    early, late = seen[1 : fifth + 1], seen[-fifth:]
+    own, worker = (f"{max(s[n] for s in early):.0f} MiB, then {max(s[n] for s in late):.0f} MiB" for n in (1, 2))
+    between = f"{seen[0][0]:,} to {seen[-1][0]:,} rows"
+    told = f"peak memory from {between}, the first fifth and the last (with the merge into one file): the sweep {own}"
+    return told + (f"; its largest worker {worker}" if any(s[2] for s in seen) else "")
+
+
+def report(sweep: Path) -> Iterator[str]:
+    design = load(sweep)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+        one, two = Path(folder) / "processes.parquet", Path(folder) / "dask.parquet"
+        for line in killed(sweep, design, one):
+            yield f"* {line}"
+        seen, last, _ = ended(sweep, one)
+        yield f"* gone on with to its end: {last.rpartition('/')[2]}"
+        table = pyarrow.parquet.read_table(one)
+        runs = table["run"].to_pylist()
+        assert runs == list(range(design.runs)), "a row is missing, or twice"
+        failed = pyarrow.compute.sum(pyarrow.compute.not_equal(table["error"], "")).as_py()
+        yield f"* each of {len(runs):,} rows exactly once, in order; {failed:,} with an error"
+        with dask(2) as address:
+            again, last, took_s = ended(sweep, two, "--cluster", address)
+        rate = f"{design.runs / took_s:,.0f} rows a second"
+        yield f"* on Dask, a scheduler and two workers: {last.rpartition('/')[2]}; {rate}"
+        assert pyarrow.parquet.read_table(two).equals(table), "Dask's rows differ"
+        yield "* its rows are identical, column by column"
+        yield f"* after the last kill, {flat(seen, design)}"
+        yield f"* on Dask, {flat(again, design)}"
+
+
+def main(given: list[str]) -> None:
+    sweep = Path(given[0]) if given else SWEEP
+    (ROOT / "build").mkdir(exist_ok=True)
+    head = f"# {load(sweep).title}\n\nWritten by `make million`: {load(sweep).runs:,} rows, {engine.commit()[:12]}.\n"
+    lines = []
+    for line in report(sweep):
+        print(line, flush=True)
+        lines.append(line)
+    if not given:
+        RESULT.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
