@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import random
 import resource
+import time
 import tracemalloc
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from simlib.trace import Trace
 STRANGERS = 1000
 SIDE = Side(capabilities=("multifd",), parameters={"multifd-channels": 4})
 SCENARIO = Scenario(name="strangers", title="strangers", source=SIDE, destination=SIDE).vary(guest__ram_mib=1.0)
-COMING_PER_S = 500  # those who were thrown out come back
+COMING_PER_S = 500  # those who were thrown out come back, but no faster than half of what the first rush was served at
 SETTLED_S = 1.0  # the first rush is over: who waits behind it in the kernel's queue waits, whatever we do
 
 
@@ -43,7 +44,10 @@ def crowd(address: Address, count: int) -> None:
     """In a process of its own, as strangers are: all connect and say their word; whoever was thrown out comes again
     after a while."""
 
+    begun_s, served = time.monotonic(), 0
+
     async def stranger(said: bytes) -> None:
+        nonlocal served
         while True:
             with suppress(OSError):
                 reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -51,7 +55,10 @@ def crowd(address: Address, count: int) -> None:
                 while await reader.read(1 << 16):
                     pass
                 writer.close()
-            await asyncio.sleep(random.uniform(0, 2 * count / COMING_PER_S))
+            served += 1
+            # a machine that serves fewer than come has a queue that only grows, and the honest one stands behind it
+            coming_per_s = min(COMING_PER_S, served / (time.monotonic() - begun_s) / 2)
+            await asyncio.sleep(random.uniform(0, 2 * count / coming_per_s))
 
     async def all_of_them() -> None:
         words = itertools.cycle(w for name, w in WORDS.items() if name != "scan")
@@ -80,7 +87,7 @@ async def handshake(strangers: int, measured: bool = False) -> Seen:
     begun_s, kept = here.now_s, 0
     while here.endpoint.finished is None:
         here.changed.clear()
-        await asyncio.wait_for(here.changed.wait(), 20)
+        await asyncio.wait_for(here.changed.wait(), 60)
         kept = max(kept, len(there.links))
     peak = tracemalloc.get_traced_memory()[1] if measured else 0
     if measured:
