@@ -30,7 +30,7 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync", "--disable-domain-reliability")  # fmt: skip
 LOCAL = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
 # What Chromium asks for by itself, on an empty page too. No page of ours may, but its own requests are noted apart.
-OWN = re.compile(r"(accounts|clients\d|www)\.google\.com|(update|safebrowsing|[a-z]+-(autofill|pa))\.googleapis\.com|"
+OWN = re.compile(r"([a-z\d-]+\.)+google\.com|(update|safebrowsing|[a-z]+-(autofill|pa))\.googleapis\.com|"
                  r"[a-z0-9-]+\.gvt1\.com")  # fmt: skip
 AREA = ".jp-OutputArea-output:has(.widget-slider)"  # the output in which a slider and its chart stand
 HANDLE = f"{AREA} .widget-slider .noUi-handle"

@@ -10,7 +10,7 @@ from simlib.handshake import stream
 from simlib.handshake.interface import Drop, Ended, Opened, Output, Received, Start
 from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination
-from simlib.scenario import Scenario, Side
+from simlib.scenario import Scenario, Side, find
 from simlib.world.run import World
 
 MF2, MF4 = ({"capabilities": ("multifd",), "parameters": {"multifd-channels": n}} for n in (2, 4))
@@ -197,3 +197,22 @@ def test_an_end_of_file_before_any_byte_reads_as_not_a_migration_stream() -> Non
     peer = Peer("10.0").connect()
     peer.out += peer.destination.handle(Ended(0))
     assert peer.end == "Not a migration stream"
+
+
+@pytest.mark.parametrize(
+    ("source", "return_path", "tls"),
+    [
+        ("7.2", ("", "none"), ("TLS handshake failed: Error in the pull function.", "specific")),
+        ("10.0", ("Sibling indicated error 1", "specific"),
+         ("TLS handshake failed: Error in the pull function.: Unable to read from socket: Connection reset by peer",
+          "generic")),
+    ],
+)  # fmt: skip
+def test_the_source_s_version_says_what_its_manager_reads_of_11_1_s_refusal(
+    source: str, return_path: tuple[str, str], tls: tuple[str, str]
+) -> None:
+    for name, told in (("device_only_at_source_return_path", return_path), ("tls_only_at_source", tls)):
+        world = World(find(name), "v1", f"{source}>11.1", "naive", 1)
+        world.run()
+        ended = world.source.endpoint.finished
+        assert ended is not None and (ended.text, ended.reason) == told

@@ -192,8 +192,7 @@ class Source(Endpoint):
         if self.cancelled and ended.conn == MAIN:
             self._cancel_now()
         elif ended.conn == MAIN and self.settings.return_path and not self.shut:
-            text = self.rules.end_of_return_path
-            self._return_path_failed(text, "generic" if text else "none")
+            self._return_path_failed("Channel error: Input/output error", "generic")
             self._advance()
 
     def _on_broken(self, broken: Broken) -> None:
@@ -205,8 +204,7 @@ class Source(Endpoint):
         if self.cancelled and conn == MAIN:
             self._cancel_now()
         elif conn == MAIN and self.settings.return_path and not self.shut:
-            text = f"Unable to read from socket: {broken.text}" if self.rules.sends_shut else ""
-            self._return_path_failed(text, "generic" if text else "none")
+            self._return_path_failed(f"Unable to read from socket: {broken.text}", "generic")
         if conn in self.undrained:
             self._write_failed(broken.text)
         else:
@@ -215,13 +213,17 @@ class Source(Endpoint):
     def _connect_failed(self, broken: Broken) -> None:
         if self.cancelled:
             self._cancel_now()
-        elif self.stage == "tls" or self.settings.tls:
-            self._fail(f"TLS handshake failed: {broken.text}", "generic")
+        elif self.settings.tls and self.stage != "connect":
+            text, told = "TLS handshake failed: Error in the pull function.", self.rules.tells_tls_errno
+            self._fail(f"{text}: Unable to read from socket: {broken.text}" if told else text,
+                       "generic" if told else "specific")  # fmt: skip
         elif self.channels[broken.conn] != "preempt":
             self._fail(f"Failed to connect: {broken.text}", "generic")
 
     def _return_path_failed(self, text: str, reason: str) -> None:
-        self.return_path_error = self.return_path_error or (text, reason)
+        """7.2 prints the text and has none for its manager (mark_source_rp_bad; measured against 11.1's SHUT 1 too)."""
+        told = (text, reason) if self.rules.tells_return_path else ("", "none")
+        self.return_path_error = self.return_path_error or told
 
     def _on_drained(self, drained: Drained) -> None:
         self.undrained = tuple(c for c in self.undrained if c != drained.conn)

@@ -25,19 +25,18 @@ class Behaviour:
     says_device: bool  # status `device` while the last bytes go
     optional_exit: bool  # knows exit-on-error
     postcopy_multifd_crashes: bool  # an assertion at the end of the load (measured on 7.2)
-    end_of_return_path: str  # what the source reads into EOF there
+    tells_return_path: bool  # the source keeps what failed there for its manager; older ones only print it
+    tells_tls_errno: bool  # and what met GnuTLS's pull function (crypto/tlssession.c)
 
 
 BEHAVIOURS = (
-    Behaviour((5, 2), "first", False, True, False, False, False, False, False, True, ""),
-    Behaviour((7, 2), "first", False, True, True, False, False, False, False, True, ""),
-    Behaviour((8, 0), "peek-multifd", True, False, True, True, True, True, True, False,
-              "Channel error: Input/output error"),
-    Behaviour((10, 1), "peek", True, False, True, True, True, True, True, False,
-              "Channel error: Input/output error"),
-    Behaviour((11, 2), "parked", True, False, True, True, True, True, True, False,
-              "Channel error: Input/output error"),
-)  # fmt: skip
+    Behaviour((5, 2), "first", False, True, False, False, False, False, False, True, False, False),
+    Behaviour((7, 2), "first", False, True, True, False, False, False, False, True, False, False),
+    Behaviour((8, 0), "peek-multifd", True, False, True, True, True, True, True, False, True, False),
+    Behaviour((9, 1), "peek-multifd", True, False, True, True, True, True, True, False, True, True),
+    Behaviour((10, 1), "peek", True, False, True, True, True, True, True, False, True, True),
+    Behaviour((11, 2), "parked", True, False, True, True, True, True, True, False, True, True),
+)
 
 
 def behaviour(version: str) -> Behaviour:
