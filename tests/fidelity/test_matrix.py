@@ -216,3 +216,19 @@ def test_the_source_s_version_says_what_its_manager_reads_of_11_1_s_refusal(
         world.run()
         ended = world.source.endpoint.finished
         assert ended is not None and (ended.text, ended.reason) == told
+
+
+def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_reset_pauses_it() -> None:
+    """5.2 closes its listener when main is in: the preempt connection comes too late, or still stands in the queue."""
+    scenario = find("preempt_only_at_source")
+    scenario = scenario.vary(link__delay_law="exponential", link__jitter_ms=0.02, guest__jitter_ms=0.3)
+    ends = {}
+    for seed in range(1, 20):
+        world = World(scenario, "v1", "7.2>5.2", "naive", seed)
+        text = world.run().row.source_text
+        ends[text, world.source.endpoint.status] = world.facts().destination_runs
+    assert ends == {
+        ("", "postcopy-paused"): True,  # it runs there without the pages that are still here
+        ("Failed to connect: Connection refused", "failed"): False,
+        ("Failed to connect: Connection reset by peer", "failed"): False,
+    }

@@ -217,7 +217,10 @@ class Source(Endpoint):
             text, told = "TLS handshake failed: Error in the pull function.", self.rules.tells_tls_errno
             self._fail(f"{text}: Unable to read from socket: {broken.text}" if told else text,
                        "generic" if told else "specific")  # fmt: skip
-        elif self.channels[broken.conn] != "preempt":
+        elif self.channels[broken.conn] == "preempt":  # missed only when postcopy is to start
+            self.broken = (*self.broken, (broken.conn, broken.text))
+            self._advance()
+        else:
             self._fail(f"Failed to connect: {broken.text}", "generic")
 
     def _return_path_failed(self, text: str, reason: str) -> None:
@@ -255,7 +258,7 @@ class Source(Endpoint):
     # --- the migration thread ---------------------------------------------------------------------------------------
     def _advance(self) -> None:
         """Go on as far as nothing stands in the way."""
-        while self.finished is None and not self.cancelled:
+        while not self._over and not self.cancelled:
             before = self.stage
             if self.undrained:
                 return
@@ -344,7 +347,9 @@ class Source(Endpoint):
             self._start_postcopy()
 
     def _stage_wait_preempt(self) -> None:
-        if self.settings.has("postcopy-preempt") and self.channels.index("preempt") not in self.ready:
+        if self.settings.has("postcopy-preempt") and (preempt := self.channels.index("preempt")) not in self.ready:
+            if preempt in dict(self.broken):  # postcopy_preempt_wait_channel
+                self._fail(f"Failed to connect: {dict(self.broken)[preempt]}", "generic")
             return
         if not self.stopped:
             self._out.append(StopGuest())
@@ -424,14 +429,15 @@ class Source(Endpoint):
             self._write_urgent(urgent)
         on_main = 0 if lanes else size_bytes - urgent
         pieces = stream.ram_pass(self._ram_section, self.settings, on_main, self._flushes and bool(lanes), kind)
-        if self.finished is None:
-            self._write_pieces(pieces, "END ram" if last else "PART ram")
+        self._write_pieces(pieces, "END ram" if last else "PART ram")
 
     def _write_urgent(self, size_bytes: int) -> None:
-        """Pages that the guest waits for go on the preempt channel; a closed one swallows them without a word
-        (measured: the guest then runs on wrong memory)."""
+        """Pages that the guest waits for go on the preempt channel; one that its peer has closed swallows them without
+        a word (measured: the guest then runs on wrong memory), one that was reset before fails the write."""
         conn = self.channels.index("preempt")
-        if conn not in dict(self.broken):
+        if conn in dict(self.broken):
+            self._write_failed(dict(self.broken)[conn])
+        else:
             data = struct.pack(">Q", size_bytes | stream.RAM_PAGE) + b"\x06pc.ram"
             self._out += [Said(conn, "urgent pages"), Send(conn, data, size_bytes)]
 
@@ -441,7 +447,7 @@ class Source(Endpoint):
             named = ""
 
     def _write(self, conn: int, data: bytes, fill: int, named: str) -> None:
-        if self.finished is not None:
+        if self._over:
             return
         if conn in dict(self.broken):
             self._write_failed(dict(self.broken)[conn])
@@ -465,12 +471,17 @@ class Source(Endpoint):
         self.status, self.stage = status, stage
         self._out.append(Entered(status))
 
+    @property
+    def _over(self) -> bool:
+        """Nothing more is written; what paused waits for a recovery that nobody here asks for."""
+        return self.finished is not None or self.status == "postcopy-paused"
+
     def _fail(self, text: str, reason: str) -> None:
-        if self.finished is not None:
+        if self._over:
             return
         if self.status == "postcopy-active":  # the guest may run there already: nobody may resume it here
             self._enter("postcopy-paused", "paused")
-            self.return_path_error = None
+            self._close_all()
             return
         self._enter("failed", "done")
         self._close_all()
