@@ -15,6 +15,12 @@ class Subsection:
     name: str
     version: int = 1
     needed: str = "maybe"
+    size_bytes: int = 0  # of its state, where `Device.size_bytes` does not count it
+
+    @property
+    def by_vcpus(self) -> bool:
+        """CPU hotplug: an entry for each CPU that its side has, and no count (VMSTATE_CPU_HOTPLUG)."""
+        return self.name.endswith("/cpuhp")
 
 
 @dataclass(frozen=True, slots=True)

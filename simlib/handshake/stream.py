@@ -127,8 +127,10 @@ def device_state(first_section: int, devices: Iterable[Device]) -> Iterator[Piec
     """One SECTION_FULL a device, with the subsections that it always sends."""
     for section, device in enumerate(devices, first_section):
         yield _full(FULL, section, device.id, device.instance, device.version), device.size_bytes
-        sent = b"".join(_subsection(s.name, s.version) for s in device.subsections if s.needed == "always")
-        yield sent + _footer(section), 0
+        for sent in device.subsections:
+            if sent.needed == "always":
+                yield _subsection(sent.name, sent.version), sent.size_bytes
+        yield _footer(section), 0
 
 
 def end_of_stream(description: bytes) -> bytes:
@@ -204,10 +206,9 @@ class Lane:
             if len(head) < MULTIFD_PACKET_BYTES:
                 return lane
             flags, _alloc, _normal, size = struct.unpack(">IIII", head[8:24])
-            expected = COMPRESSION_FLAG[compression]
             if head[:4] != MULTIFD_MAGIC:
                 raise StreamError(f"multifd: received packet magic {head[:4].hex()} expected 11223344")
-            if not flags & MULTIFD_SYNC and flags != expected:
+            if not flags & MULTIFD_SYNC and flags != (expected := COMPRESSION_FLAG[compression]):
                 raise StreamError(f"multifd {index}: flags received {flags:x} flags expected {expected:x}")
             syncs = lane.syncs + bool(flags & MULTIFD_SYNC)
             lane = Lane(lane.buffer.skip(len(head)), size, syncs, lane.ram_bytes)
@@ -240,8 +241,8 @@ class Loader(State):
         return {(d.id, d.instance): d for d in reversed(self.settings.machine.devices)}
 
     @cached_property
-    def _known_subsections(self) -> frozenset[tuple[str, str]]:
-        return frozenset((d.id, s.name) for d in self.settings.machine.devices for s in d.subsections)
+    def _known_subsections(self) -> dict[tuple[str, str], int]:
+        return {(d.id, s.name): s.size_bytes for d in self.settings.machine.devices for s in d.subsections}
 
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)
@@ -313,8 +314,7 @@ class Loader(State):
 
     def _configured(self) -> None:
         """The configuration's subsections, which end where something else begins."""
-        ahead = self._peek(1)
-        if not ahead:
+        if not (ahead := self._peek(1)):
             raise _More
         if ahead[0] != SUBSECTION:
             self._check_capabilities(self.capabilities or ())
@@ -454,8 +454,7 @@ class Loader(State):
 
     def _device_subsections(self) -> tuple[object, ...] | None:
         name = self.section[1]
-        ahead = self._peek(1)
-        if not ahead:
+        if not (ahead := self._peek(1)):
             raise _More
         if ahead[0] != SUBSECTION:
             self.state = "footer"
@@ -464,6 +463,7 @@ class Loader(State):
         subsection, _version = self._string(), self._number("I")
         if (name, subsection) not in self._known_subsections:
             raise StreamError(f"Failed to load {name}: unknown subsection {subsection}")
+        self.left, self.state = self._known_subsections[name, subsection], "device"
         return None
 
     def _footer(self) -> None:
@@ -484,7 +484,6 @@ class Loader(State):
     def _description(self) -> tuple[object, ...] | None:
         if self.left:
             self._pass_over()
-        if self.left:
             return None
         self.state = "finished"
         return ("description",)

@@ -232,3 +232,16 @@ def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_r
         ("Failed to connect: Connection refused", "failed"): False,
         ("Failed to connect: Connection reset by peer", "failed"): False,
     }
+
+
+@pytest.mark.parametrize(("versions", "outcome"), [
+    ("10.0", "misconfigured"), ("7.2>11.1", "misconfigured"), ("11.1", "lost"), ("11.1>7.2", "lost"),
+])  # fmt: skip
+def test_a_second_cpu_at_the_destination_loses_the_guest_of_a_source_that_sends_hotplug_state(
+    versions: str, outcome: str
+) -> None:
+    for name in ("vcpus_1_and_2", "vcpus_2_and_1"):
+        told = World(find(name), "v1", versions, "naive", 1).run()
+        assert told.row.outcome == (outcome if name == "vcpus_1_and_2" else "lost")
+    lost = outcome == "lost"
+    assert World(find("vcpus_1_and_2"), "v2", versions, "naive", 1).run().row.error_codes == ("vcpus" if lost else "")

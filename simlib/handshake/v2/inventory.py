@@ -57,10 +57,12 @@ def _machine(source: Machine, destination: Machine) -> Iterator[Error]:
             f"Start the destination with -smp {source.vcpus}.",
         )  # fmt: skip
     elif source.vcpus < destination.vcpus:
+        astray = any(s.by_vcpus and s.needed == "always" for d in source.devices for s in d.subsections)
         yield Error(
             "vcpus", "machine.vcpus", str(source.vcpus), str(destination.vcpus),
-            "The destination has CPUs that the guest will not find.", f"Start it with -smp {source.vcpus}.",
-            severity="warning",
+            "The destination has CPUs that the guest will not find"
+            + (", and would read CPU hotplug state of its own length." if astray else "."),
+            f"Start it with -smp {source.vcpus}.", severity="error" if astray else "warning",
         )  # fmt: skip
     missing = sorted(set(source.cpu_features) - set(destination.cpu_features))
     for feature in missing:
