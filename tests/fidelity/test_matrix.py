@@ -234,6 +234,14 @@ def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_r
     }
 
 
+def test_what_fails_once_the_guest_is_stopped_has_no_text_at_an_old_source() -> None:
+    """A destination that goes away while devices are on the way: a race that either may win."""
+    scenario = find("device_only_at_source").vary(link__delay_law="exponential", link__jitter_ms=3, guest__jitter_ms=20)
+    for version, reason in (("7.2", "none"), ("10.0", "generic")):
+        rows = [World(scenario, "v1", version, "naive", seed).run().row for seed in range(1, 9)]
+        assert {(r.outcome, r.reason_at_source) for r in rows} == {("lost", "none"), ("failed", reason)}
+
+
 @pytest.mark.parametrize(("versions", "outcome"), [
     ("10.0", "misconfigured"), ("7.2>11.1", "misconfigured"), ("11.1", "lost"), ("11.1>7.2", "lost"),
 ])  # fmt: skip

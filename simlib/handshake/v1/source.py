@@ -168,12 +168,9 @@ class Source(Endpoint):
     def _wrong_reply(self, kind: int, size: int) -> str:
         if kind not in RETURN_PATH or size > RETURN_PATH_LIMIT:
             return f"Received invalid message 0x{kind:04x} length 0x{size:04x}"
-        expected = RETURN_PATH_LENGTH[kind]
+        name, expected = RETURN_PATH[kind], RETURN_PATH_LENGTH[kind]
         if expected is not None and size != expected:
-            return (
-                f"Received '{RETURN_PATH[kind]}' message (0x{kind:04x}) withincorrect length {size} "
-                f"expecting {expected}"
-            )
+            return f"Received '{name}' message (0x{kind:04x}) withincorrect length {size} expecting {expected}"
         return ""
 
     def _reply(self, kind: int, payload: bytes) -> None:
@@ -224,8 +221,7 @@ class Source(Endpoint):
             self._fail(f"Failed to connect: {broken.text}", "generic")
 
     def _return_path_failed(self, text: str, reason: str) -> None:
-        """7.2 prints the text and has none for its manager (mark_source_rp_bad; measured against 11.1's SHUT 1 too)."""
-        told = (text, reason) if self.rules.tells_return_path else ("", "none")
+        told = (text, reason) if self.rules.tells_manager else ("", "none")
         self.return_path_error = self.return_path_error or told
 
     def _on_drained(self, drained: Drained) -> None:
@@ -452,7 +448,7 @@ class Source(Endpoint):
         if conn in dict(self.broken):
             self._write_failed(dict(self.broken)[conn])
         elif conn == MAIN and self.return_path_error is not None and not self.rules.sends_shut:
-            self._fail("Unable to write to socket: Bad file descriptor", "generic")  # 7.2 has shut the file
+            self._write_failed("Bad file descriptor")  # 7.2 has shut the file
         else:
             if named:
                 self._out.append(Said(conn, named))
@@ -461,7 +457,10 @@ class Source(Endpoint):
                 self.undrained = (*self.undrained, conn)
 
     def _write_failed(self, why: str) -> None:
-        if self.return_path_error is not None and self.return_path_error[0]:
+        """7.2 keeps no text of what fails once the guest is stopped (migration_completion; measured)."""
+        if self.stopped and not self.rules.tells_manager:
+            self._fail("", "none")
+        elif self.return_path_error is not None and self.return_path_error[0]:
             self._fail(*self.return_path_error)
         else:
             self._fail(f"Unable to write to socket: {why}", "generic")

@@ -25,8 +25,8 @@ class Behaviour:
     says_device: bool  # status `device` while the last bytes go
     optional_exit: bool  # knows exit-on-error
     postcopy_multifd_crashes: bool  # an assertion at the end of the load (measured on 7.2)
-    tells_return_path: bool  # the source keeps what failed there for its manager; older ones only print it
-    tells_tls_errno: bool  # and what met GnuTLS's pull function (crypto/tlssession.c)
+    tells_manager: bool  # the source keeps errors of return path and completion for its manager; 7.2 only prints them
+    tells_tls_errno: bool  # and the one that met GnuTLS's pull function (crypto/tlssession.c)
 
 
 BEHAVIOURS = (
