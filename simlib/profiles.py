@@ -40,11 +40,11 @@ def profile(version: str) -> dict[str, Any]:
 def machine(version: str, configuration: str) -> Machine:
     """The machine of one configuration, such as "pc-i440fx-7.2+virtio-rng". Raises ProfileError."""
     found = described(profile(version), configuration, f"QEMU {version}")
-    needed = "always" if version_number(version) >= SENDS_CPU_HOTPLUG else "maybe"
-    size_bytes = 5 + 10 * found.vcpus
+    if version_number(version) < SENDS_CPU_HOTPLUG:
+        return found
     devices = []
     for device in found.devices:
-        known = (replace(s, needed=needed, size_bytes=size_bytes) if s.by_vcpus else s for s in device.subsections)
+        known = (replace(s, needed="always") if s.by_vcpus else s for s in device.subsections)
         devices.append(replace(device, subsections=tuple(known)))
     return replace(found, devices=tuple(devices))
 

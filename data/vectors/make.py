@@ -536,6 +536,7 @@ def _same(machine: Machine) -> Machine:
     return machine
 
 
+HOTPLUG = Device("0000:00:01.3/piix4_pm", subsections=(Subsection("piix4_pm/cpuhp", 1, "always"),))
 _NET = f"device[{NET.id}]"
 # name, the source's machine, the destination's, its memory limit, verdict, findings (code, item, severity)
 VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
@@ -548,6 +549,8 @@ VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
     ("another page size", _with(page_bits=16), _same, 0, "no", [("page-bits", "machine.page-bits")]),
     ("more CPUs than there", _with(vcpus=2), _same, 0, "no", [("vcpus", "machine.vcpus")]),
     ("fewer CPUs than there", _same, _with(vcpus=2), 0, "maybe", [("vcpus", "machine.vcpus")]),
+    ("fewer CPUs than there, and their hotplug state is sent", _with(devices=(HOTPLUG,)),
+     _with(devices=(HOTPLUG,), vcpus=2), 0, "no", [("vcpus", "machine.vcpus")]),
     ("another CPU model", _same, _with(cpu="host"), 0, "maybe", [("cpu-model", "machine.cpu")]),
     ("two CPU features missing", _with(cpu_features=("avx512f", "amx", "sse4")), _with(cpu_features=("sse4", "la57")),
      0, "no",

@@ -15,12 +15,15 @@ class Subsection:
     name: str
     version: int = 1
     needed: str = "maybe"
-    size_bytes: int = 0  # of its state, where `Device.size_bytes` does not count it
 
     @property
     def by_vcpus(self) -> bool:
-        """CPU hotplug: an entry for each CPU that its side has, and no count (VMSTATE_CPU_HOTPLUG)."""
+        """CPU hotplug: an entry for each CPU that its side has, and no count (VMSTATE_CPU_HOTPLUG, hw/acpi/cpu.c)."""
         return self.name.endswith("/cpuhp")
+
+    def uncounted_bytes(self, vcpus: int) -> int:
+        """Of its state: those that `Device.size_bytes` does not count."""
+        return 5 + 10 * vcpus if self.by_vcpus else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,13 +123,13 @@ def _flush(flush: bool) -> bytes:
     return struct.pack(">Q", RAM_MULTIFD_FLUSH) if flush else b""
 
 
-def device_state(first_section: int, devices: Iterable[Device]) -> Iterator[Piece]:
+def device_state(first_section: int, machine: Machine) -> Iterator[Piece]:
     """One SECTION_FULL a device, with the subsections that it always sends."""
-    for section, device in enumerate(devices, first_section):
+    for section, device in enumerate(machine.devices, first_section):
         yield _full(FULL, section, device.id, device.instance, device.version), device.size_bytes
         for sent in device.subsections:
             if sent.needed == "always":
-                yield _subsection(sent.name, sent.version), sent.size_bytes
+                yield _subsection(sent.name, sent.version), sent.uncounted_bytes(machine.vcpus)
         yield _footer(section), 0
 
 
@@ -242,7 +242,8 @@ class Loader(State):
 
     @cached_property
     def _known_subsections(self) -> dict[tuple[str, str], int]:
-        return {(d.id, s.name): s.size_bytes for d in self.settings.machine.devices for s in d.subsections}
+        machine = self.settings.machine
+        return {(d.id, s.name): s.uncounted_bytes(machine.vcpus) for d in machine.devices for s in d.subsections}
 
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)

@@ -44,6 +44,10 @@ SLICE = (
     "main, where it meets the reset of a destination that took main for another channel; if its channels are full "
     "before, it never gets there. The simulated source makes its pass at once"
 )
+CANCEL = (
+    "a race, seen in 3 of some 60 runs with other work on the machine: real 5.2 and 7.2, cancelled while their multifd "
+    "channels are full, end these and never main, and are cancelling for ever; the simulated source always ends all"
+)
 UNUSED_POSTCOPY = (
     "real 11.1 (under TCG) loses the guest's last write when postcopy-ram is on at both sides and is not used: its own "
     "v1 does, and agents carry the same stream"
@@ -53,6 +57,7 @@ KNOWN = {
     ("postcopy_only_at_source", "v2"): UNUSED_POSTCOPY,
     ("order_multifd_first", "v1"): SLICE,
     ("lost_third_ack", "v1"): SLICE,
+    ("main_silent", "v1"): CANCEL,
     ("uuid_differs_multifd", "v2"): RELAYED,
     ("compression_none_and_zlib", "v1"): ZERO_WINDOW,
 }

@@ -118,7 +118,7 @@ def parsers(times: int) -> Iterator[Line]:
                note=f"{middle(found, 'verdict') * 1e3:.1f} ms; {len(inventory.compare(parsed, settings.machine))} "
                "findings")  # fmt: skip
     told = stream.header(settings) + b"".join(d + bytes(fill) for d, fill in stream.device_state(
-        3, settings.machine.devices)) + stream.end_of_stream(b"")  # fmt: skip
+        3, settings.machine)) + stream.end_of_stream(b"")  # fmt: skip
     found = rounds({
         "loader": partial(loaded, told, lambda: stream.Loader(settings)),
         "json": partial(json.loads, payload),

@@ -10,7 +10,7 @@ from simlib.handshake import stream
 from simlib.handshake.interface import Drop, Ended, Opened, Output, Received, Start
 from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination
-from simlib.scenario import Scenario, Side, find
+from simlib.scenario import Scenario, Side
 from simlib.world.run import World
 
 MF2, MF4 = ({"capabilities": ("multifd",), "parameters": {"multifd-channels": n}} for n in (2, 4))
@@ -197,59 +197,3 @@ def test_an_end_of_file_before_any_byte_reads_as_not_a_migration_stream() -> Non
     peer = Peer("10.0").connect()
     peer.out += peer.destination.handle(Ended(0))
     assert peer.end == "Not a migration stream"
-
-
-@pytest.mark.parametrize(
-    ("source", "return_path", "tls"),
-    [
-        ("7.2", ("", "none"), ("TLS handshake failed: Error in the pull function.", "specific")),
-        ("10.0", ("Sibling indicated error 1", "specific"),
-         ("TLS handshake failed: Error in the pull function.: Unable to read from socket: Connection reset by peer",
-          "generic")),
-    ],
-)  # fmt: skip
-def test_the_source_s_version_says_what_its_manager_reads_of_11_1_s_refusal(
-    source: str, return_path: tuple[str, str], tls: tuple[str, str]
-) -> None:
-    for name, told in (("device_only_at_source_return_path", return_path), ("tls_only_at_source", tls)):
-        world = World(find(name), "v1", f"{source}>11.1", "naive", 1)
-        world.run()
-        ended = world.source.endpoint.finished
-        assert ended is not None and (ended.text, ended.reason) == told
-
-
-def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_reset_pauses_it() -> None:
-    """5.2 closes its listener when main is in: the preempt connection comes too late, or still stands in the queue."""
-    scenario = find("preempt_only_at_source")
-    scenario = scenario.vary(link__delay_law="exponential", link__jitter_ms=0.02, guest__jitter_ms=0.3)
-    ends = {}
-    for seed in range(1, 20):
-        world = World(scenario, "v1", "7.2>5.2", "naive", seed)
-        text = world.run().row.source_text
-        ends[text, world.source.endpoint.status] = world.facts().destination_runs
-    assert ends == {
-        ("", "postcopy-paused"): True,  # it runs there without the pages that are still here
-        ("Failed to connect: Connection refused", "failed"): False,
-        ("Failed to connect: Connection reset by peer", "failed"): False,
-    }
-
-
-def test_what_fails_once_the_guest_is_stopped_has_no_text_at_an_old_source() -> None:
-    """A destination that goes away while devices are on the way: a race that either may win."""
-    scenario = find("device_only_at_source").vary(link__delay_law="exponential", link__jitter_ms=3, guest__jitter_ms=20)
-    for version, reason in (("7.2", "none"), ("10.0", "generic")):
-        rows = [World(scenario, "v1", version, "naive", seed).run().row for seed in range(1, 9)]
-        assert {(r.outcome, r.reason_at_source) for r in rows} == {("lost", "none"), ("failed", reason)}
-
-
-@pytest.mark.parametrize(("versions", "outcome"), [
-    ("10.0", "misconfigured"), ("7.2>11.1", "misconfigured"), ("11.1", "lost"), ("11.1>7.2", "lost"),
-])  # fmt: skip
-def test_a_second_cpu_at_the_destination_loses_the_guest_of_a_source_that_sends_hotplug_state(
-    versions: str, outcome: str
-) -> None:
-    for name in ("vcpus_1_and_2", "vcpus_2_and_1"):
-        told = World(find(name), "v1", versions, "naive", 1).run()
-        assert told.row.outcome == (outcome if name == "vcpus_1_and_2" else "lost")
-    lost = outcome == "lost"
-    assert World(find("vcpus_1_and_2"), "v2", versions, "naive", 1).run().row.error_codes == ("vcpus" if lost else "")

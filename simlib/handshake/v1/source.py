@@ -40,12 +40,10 @@ from ..interface import (
     TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
+from . import return_path
 from .versions import behaviour
 
 MAIN = 0
-RETURN_PATH = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK", 7: "ACK"}
-RETURN_PATH_LENGTH = {1: 4, 2: 4, 3: None, 4: 12, 5: None, 6: 4, 7: 0}
-RETURN_PATH_LIMIT = 512
 FIRST_PING = 1
 DESCRIPTION = b'{"page_size": 4096, "devices": []}'
 
@@ -59,10 +57,12 @@ class Source(Endpoint):
         self.stage = "none"
         self.channels: tuple[str, ...] = ("main",)  # connection number -> what it was opened for
         self.ready: tuple[int, ...] = ()  # connected, and TLS done
+        self.securing: tuple[int, ...] = ()  # connected, for TLS
         self.undrained: tuple[int, ...] = ()
         self.broken: tuple[tuple[int, str], ...] = ()
         self.replies = Buffer()
         self.return_path_error: tuple[str, str] | None = None  # text, reason
+        self.preempt_error: tuple[str, str] | None = None  # missed only when postcopy is to start
         self.ponged = self.acked = self.shut = self.postcopy = self.stopped = self.cancelled = False
         self.collected = False
         self.packets = 0
@@ -83,7 +83,7 @@ class Source(Endpoint):
         self._out.append(Open(MAIN, "main"))
 
     def _on_cancel(self, cancel: Cancel) -> None:
-        if self.postcopy:  # "Postcopy migration in progress, cannot cancel."
+        if self._in_postcopy:  # "Postcopy migration in progress, cannot cancel."
             return
         self.cancelled = True
         self._enter("cancelling", self.stage)
@@ -102,6 +102,11 @@ class Source(Endpoint):
         self.postcopy = self.postcopy or self.settings.has("postcopy-ram")
         self._advance()
 
+    @property
+    def _in_postcopy(self) -> bool:
+        """Begun, not only asked for: once the rest fits, who asks is too late (migration_iteration_run)."""
+        return self.status in ("postcopy-active", "postcopy-paused")
+
     # --- the link ---------------------------------------------------------------------------------------------------
     def _on_opened(self, opened: Opened) -> None:
         if self.cancelled:
@@ -109,6 +114,7 @@ class Source(Endpoint):
         elif self.settings.tls:
             if opened.conn == MAIN:
                 self.stage = "tls"
+            self.securing = (*self.securing, opened.conn)
             self._out.append(StartTls(opened.conn))
         else:
             self._connected(opened.conn)
@@ -117,7 +123,7 @@ class Source(Endpoint):
         self._connected(secured.conn)
 
     def _on_tlsfailed(self, failed: TlsFailed) -> None:
-        self._fail(f"TLS handshake failed: {failed.text}", "specific")
+        self._connect_failed(failed.conn, f"TLS handshake failed: {failed.text}", "specific")
 
     def _connected(self, conn: int) -> None:
         self.ready = (*self.ready, conn)
@@ -153,7 +159,7 @@ class Source(Endpoint):
         self.replies = self.replies.add(received.data, received.fill)
         while self.return_path_error is None and len(self.replies) >= 4:
             kind, size = struct.unpack(">HH", self.replies.peek(4))
-            wrong = self._wrong_reply(kind, size)
+            wrong = return_path.wrong(kind, size)
             if wrong:
                 self._return_path_failed(wrong, "specific")
                 self._out.append(Pause(MAIN))  # nobody reads it any more
@@ -165,17 +171,9 @@ class Source(Endpoint):
                 self._reply(kind, payload)
         self._advance()
 
-    def _wrong_reply(self, kind: int, size: int) -> str:
-        if kind not in RETURN_PATH or size > RETURN_PATH_LIMIT:
-            return f"Received invalid message 0x{kind:04x} length 0x{size:04x}"
-        name, expected = RETURN_PATH[kind], RETURN_PATH_LENGTH[kind]
-        if expected is not None and size != expected:
-            return f"Received '{name}' message (0x{kind:04x}) withincorrect length {size} expecting {expected}"
-        return ""
-
     def _reply(self, kind: int, payload: bytes) -> None:
         value = struct.unpack(">I", payload)[0] if len(payload) == 4 else 0
-        self._out.append(Heard(MAIN, f"{RETURN_PATH[kind]} {value}" if payload else RETURN_PATH[kind]))
+        self._out.append(Heard(MAIN, f"{return_path.NAMES[kind]} {value}" if payload else return_path.NAMES[kind]))
         if kind == 1 and value:
             self._return_path_failed(f"Sibling indicated error {value}", "specific")
         elif kind == 1:
@@ -195,7 +193,12 @@ class Source(Endpoint):
     def _on_broken(self, broken: Broken) -> None:
         conn = broken.conn
         if conn not in self.ready:
-            self._connect_failed(broken)
+            text, reason = f"Failed to connect: {broken.text}", "generic"
+            if conn in self.securing:
+                text, reason = "TLS handshake failed: Error in the pull function.", "specific"
+                if self.rules.tells_tls_errno:
+                    text, reason = f"{text}: Unable to read from socket: {broken.text}", "generic"
+            self._connect_failed(conn, text, reason)
             return
         self.broken = (*self.broken, (conn, broken.text))
         if self.cancelled and conn == MAIN:
@@ -203,22 +206,18 @@ class Source(Endpoint):
         elif conn == MAIN and self.settings.return_path and not self.shut:
             self._return_path_failed(f"Unable to read from socket: {broken.text}", "generic")
         if conn in self.undrained:
-            self._write_failed(broken.text)
+            self._write_failed(conn, broken.text)
         else:
             self._advance()
 
-    def _connect_failed(self, broken: Broken) -> None:
+    def _connect_failed(self, conn: int, text: str, reason: str) -> None:
         if self.cancelled:
             self._cancel_now()
-        elif self.settings.tls and self.stage != "connect":
-            text, told = "TLS handshake failed: Error in the pull function.", self.rules.tells_tls_errno
-            self._fail(f"{text}: Unable to read from socket: {broken.text}" if told else text,
-                       "generic" if told else "specific")  # fmt: skip
-        elif self.channels[broken.conn] == "preempt":  # missed only when postcopy is to start
-            self.broken = (*self.broken, (broken.conn, broken.text))
+        elif self.channels[conn] == "preempt":
+            self.preempt_error = text, reason
             self._advance()
         else:
-            self._fail(f"Failed to connect: {broken.text}", "generic")
+            self._fail(text, reason)
 
     def _return_path_failed(self, text: str, reason: str) -> None:
         told = (text, reason) if self.rules.tells_manager else ("", "none")
@@ -232,7 +231,7 @@ class Source(Endpoint):
     def _on_ramcollected(self, ram: RamCollected) -> None:
         """One pass over guest memory. With multifd its pages go first, and main's part when they are gone."""
         self.part = (ram.size_bytes, self.stage == "collect-last", ram.converged)
-        if not self.postcopy:
+        if not self._in_postcopy:
             self._write_multifd(ram.size_bytes)
         self.stage = "part"
         self._advance()
@@ -343,9 +342,10 @@ class Source(Endpoint):
             self._start_postcopy()
 
     def _stage_wait_preempt(self) -> None:
-        if self.settings.has("postcopy-preempt") and (preempt := self.channels.index("preempt")) not in self.ready:
-            if preempt in dict(self.broken):  # postcopy_preempt_wait_channel
-                self._fail(f"Failed to connect: {dict(self.broken)[preempt]}", "generic")
+        if self.preempt_error is not None:  # postcopy_preempt_wait_channel
+            self._fail(*self.preempt_error)
+            return
+        if self.settings.has("postcopy-preempt") and self.channels.index("preempt") not in self.ready:
             return
         if not self.stopped:
             self._out.append(StopGuest())
@@ -355,7 +355,7 @@ class Source(Endpoint):
         """The package: device state first, so that the guest can run there while its memory is still here."""
         if not self.stopped:
             return
-        devices = stream.joined(stream.device_state(3, self.settings.machine.devices))
+        devices = stream.joined(stream.device_state(3, self.settings.machine))
         inner = stream.command(stream.POSTCOPY_LISTEN)
         size = len(inner) + sum(len(d) + f for d, f in devices) + len(stream.command(stream.POSTCOPY_RUN))
         start = stream.command(stream.PACKAGED, struct.pack(">I", size)) + inner
@@ -367,12 +367,12 @@ class Source(Endpoint):
     def _stage_devices(self) -> None:
         """QEMUFile writes its buffer whenever that is full (32 KiB): a destination can fail on one device, and the
         source meet it, while others are yet to be saved."""
-        if not self.postcopy:
-            self._write_pieces(stream.joined(stream.device_state(3, self.settings.machine.devices)), "devices")
+        if not self._in_postcopy:
+            self._write_pieces(stream.joined(stream.device_state(3, self.settings.machine)), "devices")
         self.stage = "end"
 
     def _stage_end(self) -> None:
-        self._write(MAIN, stream.end_of_stream(b"" if self.postcopy else DESCRIPTION), 0, "EOF")
+        self._write(MAIN, stream.end_of_stream(b"" if self._in_postcopy else DESCRIPTION), 0, "EOF")
         self.stage = "last"
 
     def _stage_last(self) -> None:
@@ -418,9 +418,9 @@ class Source(Endpoint):
     def _write_ram(self, size_bytes: int, last: bool) -> None:
         """Main's part of a pass: its section, and without multifd the pages themselves."""
         kind = stream.END if last else stream.PART
-        lanes = [] if self.postcopy else self._multifd()
+        lanes = [] if self._in_postcopy else self._multifd()
         urgent = 0
-        if self.postcopy and "preempt" in self.channels:
+        if self._in_postcopy and "preempt" in self.channels:
             urgent = size_bytes // 8 & ~4095
             self._write_urgent(urgent)
         on_main = 0 if lanes else size_bytes - urgent
@@ -432,7 +432,7 @@ class Source(Endpoint):
         a word (measured: the guest then runs on wrong memory), one that was reset before fails the write."""
         conn = self.channels.index("preempt")
         if conn in dict(self.broken):
-            self._write_failed(dict(self.broken)[conn])
+            self._write_failed(conn, dict(self.broken)[conn])
         else:
             data = struct.pack(">Q", size_bytes | stream.RAM_PAGE) + b"\x06pc.ram"
             self._out += [Said(conn, "urgent pages"), Send(conn, data, size_bytes)]
@@ -446,9 +446,9 @@ class Source(Endpoint):
         if self._over:
             return
         if conn in dict(self.broken):
-            self._write_failed(dict(self.broken)[conn])
+            self._write_failed(conn, dict(self.broken)[conn])
         elif conn == MAIN and self.return_path_error is not None and not self.rules.sends_shut:
-            self._write_failed("Bad file descriptor")  # 7.2 has shut the file
+            self._write_failed(conn, "Bad file descriptor")  # 7.2 has shut the file
         else:
             if named:
                 self._out.append(Said(conn, named))
@@ -456,9 +456,9 @@ class Source(Endpoint):
             if conn not in self.undrained:
                 self.undrained = (*self.undrained, conn)
 
-    def _write_failed(self, why: str) -> None:
-        """7.2 keeps no text of what fails once the guest is stopped (migration_completion; measured)."""
-        if self.stopped and not self.rules.tells_manager:
+    def _write_failed(self, conn: int, why: str) -> None:
+        """7.2 keeps no text of what fails on main once the guest is stopped (migration_completion; measured)."""
+        if conn == MAIN and self.stopped and not self.rules.tells_manager:
             self._fail("", "none")
         elif self.return_path_error is not None and self.return_path_error[0]:
             self._fail(*self.return_path_error)

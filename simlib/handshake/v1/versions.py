@@ -32,7 +32,8 @@ class Behaviour:
 BEHAVIOURS = (
     Behaviour((5, 2), "first", False, True, False, False, False, False, False, True, False, False),
     Behaviour((7, 2), "first", False, True, True, False, False, False, False, True, False, False),
-    Behaviour((8, 0), "peek-multifd", True, False, True, True, True, True, True, False, True, False),
+    Behaviour((8, 0), "peek-multifd", True, False, True, True, True, True, False, False, False, False),
+    Behaviour((8, 2), "peek-multifd", True, False, True, True, True, True, False, False, True, False),
     Behaviour((9, 1), "peek-multifd", True, False, True, True, True, True, True, False, True, True),
     Behaviour((10, 1), "peek", True, False, True, True, True, True, True, False, True, True),
     Behaviour((11, 2), "parked", True, False, True, True, True, True, True, False, True, True),

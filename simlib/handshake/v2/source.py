@@ -96,6 +96,8 @@ class Source(Session):
         )  # fmt: skip
 
     def _on_switchtopostcopy(self, _: i.SwitchToPostcopy) -> None:
+        if self.stage in ("collect-last", "sent"):
+            return  # too late: the whole guest is on its way
         self.postcopy = self.agreement.has("postcopy-ram")
         if self.postcopy and self.stage == "relay":
             self._out.append(i.SwitchGuest())
@@ -327,7 +329,7 @@ class Source(Session):
         for piece in stream.ram_pass(RAM_SECTION, agreed, 0 if lanes else ram.size_bytes, bool(lanes), kind):
             self._write_main(*piece)
         if last:
-            devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine.devices))
+            devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine))
             pieces = [*devices, (stream.end_of_stream(b"" if self.postcopy else b"{}"), 0)]
             for piece in stream.joined(pieces):
                 self._write_main(*piece)
@@ -383,7 +385,7 @@ class Source(Session):
         """Postcopy: device state now, memory later; LOADED, GO and RUNNING come in between."""
         self.stage, self.state = "package", "package-sent"
         start = stream.command(stream.POSTCOPY_LISTEN)
-        pieces = [(start, 0), *stream.device_state(3, self.settings.machine.devices),
+        pieces = [(start, 0), *stream.device_state(3, self.settings.machine),
                   (stream.command(stream.POSTCOPY_RUN), 0)]  # fmt: skip
         self._out.append(i.Said(self._main, "devices, POSTCOPY_RUN"))
         for piece in stream.joined(pieces):

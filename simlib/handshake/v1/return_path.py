@@ -1,0 +1,17 @@
+"""What the destination may say to the source: types, and lengths in bytes (migration/migration.c, rp_cmd_args)."""
+
+from __future__ import annotations
+
+NAMES = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK", 7: "ACK"}
+LENGTH = {1: 4, 2: 4, 3: None, 4: 12, 5: None, 6: 4, 7: 0}
+LIMIT = 512
+
+
+def wrong(kind: int, size: int) -> str:
+    """What QEMU says of such a message's head; empty if it is in order."""
+    if kind not in NAMES or size > LIMIT:
+        return f"Received invalid message 0x{kind:04x} length 0x{size:04x}"
+    name, expected = NAMES[kind], LENGTH[kind]
+    if expected is not None and size != expected:
+        return f"Received '{name}' message (0x{kind:04x}) withincorrect length {size} expecting {expected}"
+    return ""

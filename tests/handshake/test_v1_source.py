@@ -1,0 +1,150 @@
+"""v1's source by hand: one input after another, and what must not come out."""
+
+from __future__ import annotations
+
+import pytest
+
+from simlib.handshake import interface as i
+from simlib.handshake.machine import Device, Machine, RamBlock, Settings
+from simlib.handshake.v1.source import Source
+from simlib.scenario import find
+from simlib.world.run import World
+
+MACHINE = Machine(ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(Device("timer"),))
+PREEMPT = ("postcopy-ram", "postcopy-preempt", "return-path")
+
+
+def source(version: str, *capabilities: str, tls: bool = False) -> Source:
+    parameters = (("multifd-channels", 1), *((("tls-creds", "psk"),) if tls else ()))
+    return Source(Settings(version, MACHINE, capabilities, parameters))
+
+
+def told(to: Source, *inputs: i.Input) -> list[i.Output]:
+    """All inputs in turn; whatever is sent is taken at once."""
+    out: list[i.Output] = []
+    for one in inputs:
+        found = to.handle(one)
+        while found:
+            out += found
+            drained = {o.conn for o in found if isinstance(o, i.Send)}
+            found = [o for conn in sorted(drained) for o in to.handle(i.Drained(conn))]
+    return out
+
+
+def text(to: Source) -> tuple[str, str]:
+    assert to.finished is not None
+    return to.finished.text, to.finished.reason
+
+
+def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> None:
+    """Its guest may run at the destination already."""
+    found = source("7.2", *PREEMPT)
+    told(
+        found, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, False), i.Broken(1, "Connection reset by peer")
+    )
+    told(found, i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
+    assert found.status == "postcopy-active"
+    out = told(found, i.RamCollected(8192, True))
+    assert found.status == "postcopy-paused" and {o.conn for o in out if isinstance(o, i.Drop)} == {0, 1}
+    shut = bytes.fromhex("0001000400000001")
+    out = told(found, i.Drained(0), i.Received(0, shut), i.RamCollected(0, True), i.Ended(0), i.Broken(0, "reset"),
+               i.SwitchToPostcopy(), i.Cancel())  # fmt: skip
+    assert not [o for o in out if isinstance(o, i.Send | i.ResumeGuest | i.Finished)] and found.finished is None
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_who_asks_for_postcopy_when_the_guest_is_on_its_way_is_too_late(protocol: str, version: str) -> None:
+    """At every moment of the move either a package goes, or the devices at its end: never neither."""
+    scenario = find("matched_postcopy").vary(guest__dirty_mib_s=50.0, guest__working_set_mib=8.0,
+                                             link__rate_mib_s=50.0, guest__jitter_ms=30.0)  # fmt: skip
+    seen = set()
+    for step in range(30):
+        world = World(scenario.vary(management__postcopy_at_s=1.25 + step / 100), protocol, version, "naive", 1)
+        assert world.run().row.outcome == "migrated"
+        said = b"".join(p.data for p in world.trace.packets if p.from_source)
+        assert b"cpu_common" in said or "devices" in " ".join(s.text for s in world.trace.steps if s.side == "source")
+        seen.add("postcopy-active" in {s.text for s in world.trace.steps if s.side == "source"})
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("failed", [i.Broken(1, "Connection reset by peer"), i.TlsFailed(1, "no certificate")])
+def test_a_preempt_connection_that_fails_in_tls_is_missed_only_by_postcopy(failed: i.Input) -> None:
+    found = source("7.2", *PREEMPT, tls=True)
+    told(found, i.Start(), i.Opened(0), i.Secured(0), i.Opened(1), failed)
+    assert found.finished is None and found.status == "active"
+    told(found, i.RamCollected(8192, False), i.SwitchToPostcopy(), i.RamCollected(8192, False))
+    assert text(found)[0].startswith("TLS handshake failed: ")
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_a_refused_connection_is_no_failure_of_tls(version: str) -> None:
+    found = source(version, "multifd", tls=True)
+    told(found, i.Start(), i.Opened(0), i.Secured(0), i.Broken(1, "Connection refused"))
+    assert text(found) == ("Failed to connect: Connection refused", "generic")
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"), [(0, ("", "none")), (1, ("Unable to write to socket: reset", "generic"))]
+)
+def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
+    broken: int, expected: tuple[str, str]
+) -> None:
+    found = source("7.2", "multifd")
+    told(found, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, True), i.GuestStopped())
+    told(found, i.Broken(broken, "reset"), i.RamCollected(8192, True))
+    assert text(found) == expected
+
+
+# --- in the world, against destinations of other versions -----------------------------------------------------------
+@pytest.mark.parametrize(
+    ("source", "return_path", "tls"),
+    [
+        ("7.2", ("", "none"), ("TLS handshake failed: Error in the pull function.", "specific")),
+        ("10.0", ("Sibling indicated error 1", "specific"),
+         ("TLS handshake failed: Error in the pull function.: Unable to read from socket: Connection reset by peer",
+          "generic")),
+    ],
+)  # fmt: skip
+def test_the_source_s_version_says_what_its_manager_reads_of_11_1_s_refusal(
+    source: str, return_path: tuple[str, str], tls: tuple[str, str]
+) -> None:
+    for name, told in (("device_only_at_source_return_path", return_path), ("tls_only_at_source", tls)):
+        world = World(find(name), "v1", f"{source}>11.1", "naive", 1)
+        world.run()
+        ended = world.source.endpoint.finished
+        assert ended is not None and (ended.text, ended.reason) == told
+
+
+def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_reset_pauses_it() -> None:
+    """5.2 closes its listener when main is in: the preempt connection comes too late, or still stands in the queue."""
+    scenario = find("preempt_only_at_source")
+    scenario = scenario.vary(link__delay_law="exponential", link__jitter_ms=0.02, guest__jitter_ms=0.3)
+    rows = [World(scenario, "v1", "7.2>5.2", "naive", seed).run().row for seed in range(1, 20)]
+    assert {(r.outcome, r.guest_at, r.source_text) for r in rows} == {
+        ("hung", "destination", ""),  # it runs there alone, without the pages that are still here
+        ("failed", "source", "Failed to connect: Connection refused"),
+        ("failed", "source", "Failed to connect: Connection reset by peer"),
+    }
+
+
+def test_what_fails_once_the_guest_is_stopped_has_no_text_at_an_old_source() -> None:
+    """A destination that goes away while devices are on the way: a race that either may win."""
+    scenario = find("device_only_at_source").vary(link__delay_law="exponential", link__jitter_ms=3, guest__jitter_ms=20)
+    for version, reason in (("7.2", "none"), ("10.0", "generic")):
+        rows = [World(scenario, "v1", version, "naive", seed).run().row for seed in range(1, 9)]
+        assert {(r.outcome, r.reason_at_source) for r in rows} == {("lost", "none"), ("failed", reason)}
+
+
+@pytest.mark.parametrize(("versions", "outcome"), [
+    ("10.0", "misconfigured"), ("7.2>11.1", "misconfigured"), ("11.1", "lost"), ("11.1>7.2", "lost"),
+])  # fmt: skip
+def test_a_second_cpu_at_the_destination_loses_the_guest_of_a_source_that_sends_hotplug_state(
+    versions: str, outcome: str
+) -> None:
+    for name in ("vcpus_1_and_2", "vcpus_2_and_1"):
+        told = World(find(name), "v1", versions, "naive", 1).run()
+        assert told.row.outcome == (outcome if name == "vcpus_1_and_2" else "lost")
+    lost = outcome == "lost"
+    assert World(find("matched").vary(destination__vcpus=2), "v1", versions, "naive", 1).run().row.outcome == outcome
+    assert World(find("vcpus_1_and_2"), "v2", versions, "naive", 1).run().row.error_codes == ("vcpus" if lost else "")
