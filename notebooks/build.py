@@ -37,6 +37,8 @@ def build(source: Path) -> Any:
         cell.metadata = nbformat.from_dict({})
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) or _picture(o)]
+            for output in cell.outputs:
+                _make_lasting(output.get("data", {}), number)
     notebook.metadata = nbformat.from_dict(KERNEL)
     return notebook
 
@@ -47,13 +49,21 @@ def _picture(output: Any) -> bool:
     return any(kind.startswith("image/") for kind in output.data)
 
 
+def _make_lasting(data: dict[str, Any], cell: int) -> None:
+    """Without what is another with every run: an object's address, the name that pandas gives a styled table."""
+    for kind, text in data.items():
+        if isinstance(text, str):
+            named = re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-z])", f"T_{cell:05}", text)
+            data[kind] = re.sub(r" at 0x[0-9a-f]+>", ">", named)
+
+
 def text_of(notebook: Any) -> list[tuple[str, ...]]:
     """Each cell's source and what it prints, without pictures."""
     told = []
     for cell in notebook.cells:
         datas = [{"text/plain": o.get("text", ""), **o.get("data", {})} for o in cell.get("outputs", ())]
         shown = [d.get("text/markdown") or d["text/plain"] for d in datas]
-        told.append((cell.source, *(re.sub(r"0x[0-9a-f]+", "0x", s) for s in shown)))
+        told.append((cell.source, *shown))
     return told
 
 

@@ -148,3 +148,11 @@ def test_a_second_cpu_at_the_destination_loses_the_guest_of_a_source_that_sends_
     lost = outcome == "lost"
     assert World(find("matched").vary(destination__vcpus=2), "v1", versions, "naive", 1).run().row.outcome == outcome
     assert World(find("vcpus_1_and_2"), "v2", versions, "naive", 1).run().row.error_codes == ("vcpus" if lost else "")
+
+
+def test_a_failed_load_is_told_from_8_2_on_and_told_as_a_refusal_from_9_1_on() -> None:
+    rows = {v: World(find("device_only_at_source_return_path"), "v1", v, "naive", 1).run().row for v in
+            ("7.2", "8.1", "8.2", "9.0", "9.1", "11.1")}  # fmt: skip
+    assert {v: r.reason_at_source for v, r in rows.items()} == {
+        "7.2": "none", "8.1": "none", "8.2": "generic", "9.0": "generic", "9.1": "specific", "11.1": "specific",
+    }  # fmt: skip

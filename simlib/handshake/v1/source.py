@@ -447,7 +447,7 @@ class Source(Endpoint):
             return
         if conn in dict(self.broken):
             self._write_failed(conn, dict(self.broken)[conn])
-        elif conn == MAIN and self.return_path_error is not None and not self.rules.sends_shut:
+        elif conn == MAIN and self.return_path_error is not None and not self.rules.tells_manager:
             self._write_failed(conn, "Bad file descriptor")  # 7.2 has shut the file
         else:
             if named:
@@ -490,7 +490,7 @@ class Source(Endpoint):
     def _close_all(self) -> None:
         """All connections; but after a failure 7.2 keeps main while its return-path thread reads on (measured: the
         destination is not told)."""
-        held = self.status == "failed" and not self.rules.sends_shut and self.settings.return_path
+        held = self.status == "failed" and not self.rules.tells_manager and self.settings.return_path
         held = held and self.return_path_error is None
         self._out += [Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not held]
 
