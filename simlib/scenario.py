@@ -132,6 +132,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Scenario:
+    """One situation: two sides, the link between them, their managers, and what goes wrong."""
+
     name: str = ""
     title: str = ""
     about: str = ""

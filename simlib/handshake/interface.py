@@ -18,6 +18,8 @@ from .errors import Error
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Value:
+    """What passes: never changed, and equal where its fields are."""
+
     def __repr__(self) -> str:
         told = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
         return f"{type(self).__name__}({told})"
@@ -63,12 +65,16 @@ class Secured(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TlsFailed(_Value):
+    """The TLS handshake that `StartTls` asked for failed; `text` is the library's word for it."""
+
     conn: int
     text: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Received(_Value):
+    """What arrived on it, in any pieces."""
+
     conn: int
     data: bytes
     fill: int = 0
@@ -145,6 +151,8 @@ class GuestRunning(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AlarmRang(_Value):
+    """The time of a `SetAlarm` is over."""
+
     name: str
 
 
@@ -168,6 +176,8 @@ class StartTls(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Send(_Value):
+    """To the peer, behind all that was sent on it before."""
+
     conn: int
     data: bytes
     fill: int = 0
@@ -182,6 +192,8 @@ class Pause(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Resume(_Value):
+    """Read on, after `Pause`."""
+
     conn: int
 
 
@@ -261,24 +273,32 @@ class RunGuest(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SetAlarm(_Value):
+    """`AlarmRang` in so many seconds; set again, it begins anew."""
+
     name: str
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class StopAlarm(_Value):
+    """No `AlarmRang` of that name, if it has not rung."""
+
     name: str
 
 
 # --- reports --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, repr=False)
 class Said(_Value):
+    """What was sent, in the words of the protocol."""
+
     conn: int
     text: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Heard(_Value):
+    """What was received, in the words of the protocol."""
+
     conn: int
     text: str
 

@@ -46,6 +46,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class RamBlock:
+    """One block of guest memory, as v1 lists it in the RAM section."""
+
     name: str
     size_bytes: int
     page_bytes: int = 4096
@@ -54,6 +56,8 @@ class RamBlock:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """What a side knows of the machine that it runs or would run: all that a verdict goes by."""
+
     type: str = "pc-i440fx-7.2"
     aliases: tuple[str, ...] = ()
     arch: str = "x86_64"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -108,12 +109,12 @@ class Qemu(Monitor):
 
     def signal(self, number: signal.Signals) -> None:
         if self.alive and self.process is not None:
-            self.process.send_signal(number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.process.pid, number)  # Popen polls first, and takes its exit code from asyncio
 
     async def stop(self) -> None:
         """Nothing of it is left."""
         await self.disconnect()
         if self.process is not None:
-            if self.alive:
-                self.process.kill()
+            self.signal(signal.SIGKILL)
             await self.process.wait()

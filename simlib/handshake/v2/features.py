@@ -22,6 +22,8 @@ Parameters = tuple[tuple[str, Range | Choice], ...]
 
 @dataclass(frozen=True, slots=True)
 class Stance:
+    """What one side says of a feature, with `need` one of NEEDS, and its parameters."""
+
     feature: str
     need: str
     parameters: Parameters = ()

@@ -47,6 +47,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Preface:
+    """What the first bytes of a side say: the versions that it speaks, and its nonce."""
+
     magic: bytes
     lowest: int
     highest: int
@@ -55,6 +57,8 @@ class Preface:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
+    """One frame, its payload in whole."""
+
     type: int
     payload: bytes
     flags: int = CRITICAL

@@ -67,6 +67,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
+    """What a HELLO says that the peer goes by."""
+
     qemu_version: str
     session: str
     main: str
@@ -74,6 +76,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
+    """What an OFFER says: features, the machine, and what this side does with a verdict of maybe (warn or reject)."""
+
     stances: tuple[Stance, ...]
     machine: Machine
     on_maybe: str
