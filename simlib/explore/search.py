@@ -58,7 +58,6 @@ class Search:
         self.numbers: dict[Any, int] = {}
         self.parents = array("l")
         self.actions: list[Action] = []
-        self.depths = array("H")
         self.targets: list[int] = []  # of the transitions of all states visited, one state's after the other's
         self.first = array("l")  # of them, a state
         self.waiting: deque[State] = deque()  # in the order of their numbers
@@ -72,16 +71,30 @@ class Search:
             gc.enable()
 
     def _run(self, limit: int, tell: Tell) -> Found:
-        found = self.found
+        found, waiting, numbers = self.found, self.waiting, self.numbers
+        step, key_of = self.system.step, self.system.key if self.plain else partial(canonical, self.system)
+        reach, number_of = self.targets.append, numbers.get
         initial = self.system.initial()
-        self._add(self._key()(initial), initial, -1, ())
-        while self.waiting and not self._enough():
+        self._add(key_of(initial), initial, -1, ())
+        deeper = 1  # the first state that is a step further away
+        while waiting and not self._enough():
             number, found.states = found.states, found.states + 1
-            found.depth = self.depths[number]
-            self._visit(number, self.waiting.popleft(), limit)
+            if number == deeper:
+                found.depth, deeper = found.depth + 1, len(numbers)
+            state = waiting.popleft()
+            for action in self._actions(number, state):
+                after = step(state, action)
+                key = key_of(after)
+                target = number_of(key)
+                if target is None:
+                    target = len(numbers)
+                    if target >= limit:
+                        continue
+                    self._add(key, after, number, action)
+                reach(target)
             if found.states % 1000 == 0:
-                tell(found, len(self.waiting))
-        found.complete = not self.waiting and len(self.numbers) < limit
+                tell(found, len(waiting))
+        found.complete = not waiting and len(numbers) < limit
         if found.complete:
             self._check_cycles()
         return found
@@ -94,14 +107,10 @@ class Search:
         self.numbers[key] = len(self.parents)
         self.parents.append(parent)
         self.actions.append(action)
-        self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
         self.waiting.append(state)
 
-    def _key(self) -> Callable[[State], Any]:
-        """What tells states apart."""
-        return self.system.key if self.plain else partial(canonical, self.system)
-
-    def _visit(self, number: int, state: State, limit: int) -> None:
+    def _actions(self, number: int, state: State) -> list[Action]:
+        """What is tried next from a state, once it has been checked."""
         actions = list(self.system.actions(state))
         final = not actions or actions[0][0] in FAULTS  # those come last
         self._check(number, state, final)
@@ -109,17 +118,7 @@ class Search:
             actions = self._enough_of(state, actions)
         self.found.transitions += len(actions)
         self.first.append(len(self.targets))
-        numbers, key_of, step, append = self.numbers, self._key(), self.system.step, self.targets.append
-        for action in actions:
-            after = step(state, action)
-            key = key_of(after)
-            target = numbers.get(key)
-            if target is None:
-                target = len(numbers)
-                if target >= limit:
-                    continue
-                self._add(key, after, number, action)
-            append(target)
+        return actions
 
     def _enough_of(self, state: State, actions: list[Action]) -> list[Action]:
         """Fewer actions that show as much."""

@@ -114,7 +114,9 @@ def reductions(times: int) -> Iterator[Line]:
 
 
 # --- Spin -----------------------------------------------------------------------------------------------------------
-Accepts = tuple[Any, ...]  # each connection's local state, then the backlog
+BITS = 4
+DIGIT = (1 << BITS) - 1
+Action = tuple[str, int]  # and what it adds to a packed state
 Local = tuple[int, int, int]  # stage, sent, received
 
 
@@ -137,39 +139,46 @@ def moves(local: Local) -> tuple[tuple[str, Local], ...]:
 
 class AcceptSystem:
     """Connections that arrive in any order at one backlog, are taken in its order, then carry fragments: the same model
-    as in SPIN, for our own explorer. As there, each local step is worked out once."""
+    as in SPIN, for our own explorer. As there, each local step is worked out once, and a state is packed: a digit for
+    each connection's local state, and above them one for each that waits, the first of them lowest."""
 
     def __init__(self) -> None:
         known: list[Local] = [(0, 0, 0)]  # numbered
         for local in known:  # grows meanwhile
             known += [new for _, new in moves(local) if new not in known]
-        self.taken = known.index((2, 0, 0))
+        self.accepted = known.index((2, 0, 0)) - known.index((1, 0, 0))
         self.moves = [
-            [tuple((kind, n, known.index(new)) for kind, new in moves(local) if kind != "accept") for local in known]
-            for n in range(CONNECTIONS)
-        ]  # of each connection, in each local state
+            [[self._moves(known, local, n, waiting) for local in known] for n in range(CONNECTIONS)]
+            for waiting in range(CONNECTIONS + 1)
+        ]  # where so many wait, of each connection, in each local state
 
-    def key(self, state: Accepts) -> Accepts:
+    def _moves(self, known: list[Local], local: Local, n: int, waiting: int) -> list[Action]:
+        queued = {"arrive": n + 1 << BITS * (CONNECTIONS + waiting)}
+        return [
+            (kind, (known.index(new) - known.index(local) << BITS * n) + queued.get(kind, 0))
+            for kind, new in moves(local) if kind != "accept"
+        ]  # fmt: skip
+
+    def key(self, state: int) -> int:
         return state
 
-    def initial(self) -> Accepts:
-        return (*(0,) * CONNECTIONS, ())
+    def initial(self) -> int:
+        return 0
 
-    def actions(self, state: Accepts) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
-        for local, can in zip(state, self.moves, strict=False):  # the last of a state is the backlog
-            found += can[local]
-        return [*found, ("accept", state[-1][0], self.taken)] if state[-1] else found
+    def actions(self, state: int) -> list[Action]:
+        queue = state >> BITS * CONNECTIONS
+        left, found = state, []
+        for can in self.moves[-(-queue.bit_length() // BITS)]:
+            found += can[left & DIGIT]
+            left >>= BITS
+        if queue:
+            first = (queue & DIGIT) - 1
+            gone = queue - (queue >> BITS) << BITS * CONNECTIONS
+            found.append(("accept", (self.accepted << BITS * first) - gone))
+        return found
 
-    def step(self, state: Accepts, action: tuple[Any, ...]) -> Accepts:
-        kind, n, new = action
-        after = list(state)
-        after[n] = new
-        if kind == "arrive":
-            after[-1] = (*after[-1], n)
-        elif kind == "accept":
-            after[-1] = after[-1][1:]
-        return tuple(after)
+    def step(self, state: int, action: Action) -> int:
+        return state + action[1]
 
 
 class AcceptSearch(Search):
