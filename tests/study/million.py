@@ -2,7 +2,8 @@
 
 `make million` (about an hour and a half of two cores) writes data/results/million.md; `python -m tests.study.million
 SWEEP.toml` tries it on a smaller sweep and prints it. What is measured: each kill with the rows that were kept, the
-progress that a terminal showed, and the memory of the sweep's process and of its workers while the rows went by.
+progress that a terminal showed, and the memory of the sweep's process and of its workers while the rows went by and
+while they became one file, beside that of the same sweep with FEW repetitions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ RESULT = ROOT / "data/results/million.md"
 KILLS = 5
 SEED = 1
 WATCH_S = 0.5
-Sample = tuple[int, float, float]  # rows done, MiB of the sweep's process, MiB of its largest worker
+FEW = 20
+Sample = tuple[int, bool, float, float]  # rows done, merging?, MiB of the sweep's process, MiB of its largest worker
 
 
 class Sweeping:
@@ -63,7 +65,8 @@ class Sweeping:
         try:
             own = psutil.Process(self.process.pid)
             below = [child.memory_info().rss for child in own.children()]
-            return self.done, own.memory_info().rss / 2**20, max(below, default=0) / 2**20
+            merging = "\r  " in self.told.rpartition(" left")[2]  # the bar was wiped away
+            return self.done, merging, own.memory_info().rss / 2**20, max(below, default=0) / 2**20
         except psutil.Error:
             return None
 
@@ -134,14 +137,18 @@ def dask(workers: int) -> Iterator[str]:
                 process.wait(30)
 
 
-def flat(seen: list[Sample], design: Design) -> str:
-    """Memory in the first and in the last fifth of what was seen."""
-    fifth = max(1, len(seen) // 5)
-    early, late = seen[1 : fifth + 1], seen[-fifth:]
-    own, worker = (f"{max(s[n] for s in early):.0f} MiB, then {max(s[n] for s in late):.0f} MiB" for n in (1, 2))
-    between = f"{seen[0][0]:,} to {seen[-1][0]:,} rows"
-    told = f"peak memory from {between}, the first fifth and the last (with the merge into one file): the sweep {own}"
-    return told + (f"; its largest worker {worker}" if any(s[2] for s in seen) else "")
+def memory(seen: list[Sample]) -> str:
+    """Of the first fifth of what was seen while rows came, and of the last; and in the merge."""
+    rows, merging = ([s for s in seen if s[1] is merged] for merged in (False, True))
+    fifth = max(1, len(rows) // 5)
+    own, worker = (f"{_peak(rows[:fifth], n)}, in the last {_peak(rows[-fifth:], n)}" for n in (2, 3))
+    between = f"peak memory from {rows[0][0]:,} to {rows[-1][0]:,} rows"
+    more = f"; its largest worker {worker}" if any(s[3] for s in rows) else ""
+    return f"{between}: the sweep in the first fifth {own}{more}; while they become one file {_peak(merging, 2)}"
+
+
+def _peak(seen: list[Sample], n: int) -> str:
+    return f"{max(s[n] for s in seen):.0f} MiB" if seen else "not seen"
 
 
 def report(sweep: Path) -> Iterator[str]:
@@ -163,8 +170,12 @@ def report(sweep: Path) -> Iterator[str]:
         yield f"* on Dask, a scheduler and two workers: {last.rpartition('/')[2]}; {rate}"
         assert pyarrow.parquet.read_table(two).equals(table), "Dask's rows differ"
         yield "* its rows are identical, column by column"
-        yield f"* after the last kill, {flat(seen, design)}"
-        yield f"* on Dask, {flat(again, design)}"
+        yield f"* after the last kill, {memory(seen)}"
+        yield f"* on Dask, {memory(again)}"
+        short = Path(folder) / "short.toml"
+        short.write_text(sweep.read_text().replace(f"repetitions = {design.repetitions}", f"repetitions = {FEW}"))
+        seen, last, _ = ended(short, short.with_suffix(".parquet"))
+        yield f"* with {FEW} repetitions: {last.rpartition('/')[2]}; {memory(seen)}"
 
 
 def main(given: list[str]) -> None:
