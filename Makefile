@@ -34,6 +34,9 @@ qemu-versions: $(SET_UP) ## every scenario on QEMU 5.2 and 11.1, which the simul
 	@$(PY) -m simlib qemu check --qemu 5.2 --qemu 11.1 --qemu '5.2>7.2' --qemu '7.2>5.2' --qemu '7.2>11.1' --qemu '11.1>7.2' \
 	  --repeats 1 --jobs 4 --out data/results/qemu-versions.txt
 
+qemu-random: $(SET_UP) ## situations that nobody wrote down, on all QEMUs that are here: FIRST=1 COUNT=50
+	@$(PY) -m tests.real_qemu.situations $(or $(FIRST),1) $(or $(COUNT),50)
+
 claims: $(SET_UP) ## what became of each claim of 2023: verdict, numbers, command; writes README's table
 	@$(PY) -m simlib claims --readme README.md
 
@@ -90,4 +93,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check qemu-versions claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean
+.PHONY: help compare results qemu qemu-check qemu-versions qemu-random claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean

@@ -94,6 +94,7 @@ class Host:
         self.first_guest_byte_s: float | None = None
         self.finished_s: float | None = None
         self.on_finished: Callable[[], object] = lambda: None
+        self.continues = False  # whether its manager lets a switchover go on that pauses
 
     # --- what a runner adds -----------------------------------------------------------------------------------------
     @property
@@ -202,6 +203,9 @@ class Host:
 
     def _entered(self, o: i.Entered) -> None:
         self.note("state", o.status)
+        if o.status == "pre-switchover" and self.continues:
+            self.trace.note(self.now_s, "manager", "management", "", "Continue")
+            self.feed(i.Continue())
 
     def _printed(self, o: i.Printed) -> None:
         self.note("print", o.text)

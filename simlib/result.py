@@ -34,8 +34,6 @@ class Result:
 def facts(setup: Setup, source: Host, destination: Host, refused: Finished | None = None) -> Facts:
     """What both sides are now; `refused`: by QMP, before anything started."""
     end = refused or source.endpoint.finished
-    if end is not None and end.status == "completed":
-        source.guest.running = False
     # multifd's division and page rounding leave a few pages either way
     complete = destination.endpoint.ram_bytes >= source.guest.collected_bytes - 4096 * 64
     return Facts(

@@ -31,28 +31,56 @@ def known_capabilities(version: str) -> tuple[str, ...]:
     return tuple(sorted(name for name, (since, until) in CAPABILITIES.items() if since <= number < until))
 
 
+# In the order in which migrate_caps_check (options.c, 11.1) looks: a capability, another that it can't do with or (!)
+# without, what QMP says then, the first version that looks, and the first that no longer does.
+SNAPSHOT_EXCLUDES = (
+    "postcopy-ram", "dirty-bitmaps", "postcopy-blocktime", "late-block-activate", "return-path", "multifd",
+    "pause-before-switchover", "auto-converge", "release-ram", "rdma-pin-all", "compress", "xbzrle", "x-colo",
+    "validate-uuid", "zero-copy-send",
+)  # fmt: skip
+PLAIN_MULTIFD = "Zero copy only available for non-compressed non-TLS multifd migration"
+EVER, NEVER = (0, 0), (99, 0)
+RULES: tuple[tuple[str, str, str, tuple[int, int], tuple[int, int]], ...] = (
+    ("postcopy-ram", "x-ignore-shared", "Postcopy is not compatible with ignore-shared", EVER, NEVER),
+    ("postcopy-ram", "multifd", "Postcopy is not yet compatible with multifd", (8, 0), (10, 1)),
+    ("x-colo", "!return-path", "Capability 'x-colo' requires capability 'return-path'", (11, 0), NEVER),
+    *(("background-snapshot", other, f"Background-snapshot is not compatible with {other}", EVER, NEVER)
+      for other in SNAPSHOT_EXCLUDES),
+    *(("zero-copy-send", other, PLAIN_MULTIFD, EVER, NEVER) for other in ("!multifd", "compress", "xbzrle")),
+    ("postcopy-preempt", "!postcopy-ram", "Postcopy preempt requires postcopy-ram", EVER, NEVER),
+    ("postcopy-preempt", "compress", "Postcopy preempt not compatible with compress", EVER, NEVER),
+    ("multifd", "compress", "Multifd is not compatible with compress", (7, 1), NEVER),
+    ("switchover-ack", "!return-path", "Capability 'switchover-ack' requires capability 'return-path'", EVER, NEVER),
+    ("dirty-limit", "auto-converge", "dirty-limit conflicts with auto-converge either of then available currently",
+     EVER, NEVER),
+    ("dirty-limit", "!kvm", "dirty-limit requires KVM with accelerator property 'dirty-ring-size' set", EVER, NEVER),
+    ("multifd", "xbzrle", "Multifd is not compatible with xbzrle", (8, 2), NEVER),
+    ("compress", "xbzrle", "Compression is not compatible with xbzrle", (8, 2), NEVER),
+    ("mapped-ram", "xbzrle", "Mapped-ram migration is incompatible with xbzrle", EVER, NEVER),
+    ("mapped-ram", "compress", "Mapped-ram migration is incompatible with compression", EVER, NEVER),
+    ("mapped-ram", "postcopy-ram", "Mapped-ram migration is incompatible with postcopy", EVER, NEVER),
+)  # fmt: skip
+
+
 def refusal(settings: Settings, at_source: bool) -> str:
-    """Why QMP refuses these settings before anything starts; empty when it doesn't (options.c, migration.c)."""
+    """Why QMP refuses these settings before anything starts, in its words; empty when it doesn't (options.c,
+    migration.c). Hosts are taken for such without KVM's dirty ring, as in all that was measured."""
     version, known = version_number(settings.version), known_capabilities(settings.version)
     for name in settings.capabilities:
         if name not in known:
             return f"Invalid parameter '{name}'"
-    for name, needs in (("postcopy-preempt", "postcopy-ram"), ("switchover-ack", "return-path")):
-        if settings.has(name) and not settings.has(needs):
-            return f"Capability '{name}' requires capability '{needs}'"
-    for one, other in (("multifd", "xbzrle"), ("postcopy-ram", "x-ignore-shared"), ("postcopy-ram", "mapped-ram"),
-                       ("mapped-ram", "xbzrle"), ("mapped-ram", "compress"), ("multifd", "compress")):  # fmt: skip
-        if settings.has(one) and settings.has(other):
-            return f"{one} is not compatible with {other}"
-    if settings.has("multifd") and settings.has("postcopy-ram") and (8, 0) <= version < (10, 1):
-        return "Postcopy is not yet compatible with multifd"
-    plain_multifd = settings.has("multifd") and settings.compression == "none" and not settings.tls
-    if settings.has("zero-copy-send") and not plain_multifd:
-        return "Zero copy only available for non-compressed non-TLS multifd migration"
+    for name, other, text, since, until in RULES:
+        clash = not settings.has(other[1:]) if other.startswith("!") else settings.has(other)
+        if settings.has(name) and clash and since <= version < until:
+            return text
+    if settings.has("zero-copy-send") and (settings.compression != "none" or settings.tls):
+        return PLAIN_MULTIFD
     if settings.transport == "file" and version < (8, 2):
         return "Parameter 'uri' expects a valid migration protocol"
     if settings.file_pages and settings.transport != "file":
         return "Migration requires seekable transport (e.g. file)"
+    if at_source and settings.file_pages and (settings.tls or settings.compression != "none"):
+        return f"Cannot use {'compression' if settings.compression != 'none' else 'TLS'} with mapped-ram"
     several = settings.channels or settings.has("postcopy-preempt")
     if at_source and several and version >= (8, 0) and settings.transport in ("exec", "file", "fd"):
         return "Migration requires multi-channel URIs (e.g. tcp)"

@@ -45,6 +45,12 @@ class SwitchToPostcopy(_Value):
     __slots__ = ()
 
 
+class Continue(_Value):
+    """`migrate-continue`, for a source whose status is `pre-switchover`."""
+
+    __slots__ = ()
+
+
 # --- inputs: the link -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, repr=False)
 class Opened(_Value):
@@ -331,7 +337,7 @@ class Finished(_Value):
 
 
 Input = (
-    Start | Cancel | SwitchToPostcopy | Opened | Secured | TlsFailed | Received | Drained | Ended | Broken
+    Start | Cancel | SwitchToPostcopy | Continue | Opened | Secured | TlsFailed | Received | Drained | Ended | Broken
     | RamCollected | GuestStopped | GuestMoved | Applied | Loaded | GuestRunning | AlarmRang
 )  # fmt: skip
 Output = (

@@ -405,7 +405,7 @@ class Loader(State):
             block = local.get(name)
             if block is None:
                 raise StreamError(f'Unknown ramblock "{name}", cannot accept migration')
-            if size != block.size_bytes and not block.resizable:
+            if size != block.size_bytes and not (block.resizable or self.settings.has("mapped-ram")):
                 raise StreamError(f"Size mismatch: {name}: 0x{size:x} != 0x{block.size_bytes:x}: Invalid argument")
             if self.settings.has("postcopy-ram") and block.page_bytes != 4096:
                 self._number("Q")

@@ -68,8 +68,10 @@ class _Run:
         label = str(self.setup.settings(side == "source").parameter("tls-creds", ""))
         credentials = self._credentials(label) if label else None
         trip_s = 2 * self.scenario.link.delay_ms / 1e3 if self.far else 0.0
-        return Host(side, endpoint, self.trace, self.setup.guest(side == "source"), credentials=credentials,
+        host = Host(side, endpoint, self.trace, self.setup.guest(side == "source"), credentials=credentials,
                     names=self.names, zero_s=self.zero_s, trip_s=trip_s, record="sent")  # fmt: skip
+        host.continues = self.setup.manager == "libvirt"
+        return host
 
     def _credentials(self, label: str) -> Credentials:
         folder = self.folder / label

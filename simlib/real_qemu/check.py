@@ -137,6 +137,10 @@ def left_out(scenario: Scenario, protocol: str) -> str:
     return inexpressible(scenario) or ("" if protocol == "v1" else beside.inexpressible(scenario))
 
 
+def _forget(name: str, result: Result) -> None:
+    """A function with a name, as it has to travel to another process."""
+
+
 @dataclass(frozen=True)
 class Checker:
     """`keep` is given the first real run of each cell."""
@@ -144,7 +148,7 @@ class Checker:
     world: World
     binaries: dict[str, str]
     repeats: int = REPEATS
-    keep: Callable[[str, Result], None] = lambda name, result: None
+    keep: Callable[[str, Result], None] = _forget
 
     def cell(self, work: tuple[Scenario, str, str]) -> Cell:
         scenario, version, protocol = work

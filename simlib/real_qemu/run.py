@@ -97,16 +97,22 @@ class _Run:
         await self.source.ask("cont")
         while count(await self.source.memory(BASE, PAGE)) < 2 + (self.span_bytes <= PAGE):
             await asyncio.sleep(LOOK_S)
-        for qemu, side in ((self.source, self.scenario.source), (self.destination, self.scenario.destination)):
-            capabilities, parameters = migration_settings(side, qemu is self.source)
+        self.said["source"] = {"running": True}
+        for qemu in (self.source,) if self._from_file else (self.source, self.destination):
             try:
-                if capabilities:
-                    await qemu.ask("migrate-set-capabilities", capabilities=capabilities)
-                if parameters:
-                    await qemu.ask("migrate-set-parameters", **parameters)
+                await self._settings(qemu)
             except Refused as error:
                 return self._refused(qemu.name, str(error))
         return None
+
+    async def _settings(self, qemu: Qemu) -> None:
+        """Raises Refused."""
+        side = self.scenario.source if qemu is self.source else self.scenario.destination
+        capabilities, parameters = migration_settings(side, qemu is self.source)
+        if capabilities:
+            await qemu.ask("migrate-set-capabilities", capabilities=capabilities)
+        if parameters:
+            await qemu.ask("migrate-set-parameters", **parameters)
 
     def _refused(self, side: str, text: str) -> Finished:
         self.note(side, "end", f"rejected: {text}")
@@ -213,7 +219,7 @@ class _Run:
         here = await self.source.status()
         for name, found in (("source", here), ("destination", there)):
             self._seen(name, str(found.get("status", "")), str(found.get("error-desc", "")))
-            self.said[name] = found or self.said[name] | {"running": False}
+            self.said[name] = found or self.said[name]
         if here.get("status") in ENDED and self.ended_s is None:
             self.ended_s = self.now_s
         settled = bool(there.get("running")) or not self.destination.alive
@@ -240,6 +246,7 @@ class _Run:
         )
         if saved and link.transport in ("exec-cat", "file"):
             with suppress(QemuError):
+                await self._settings(self.destination)
                 await self._listen(load[link.load_transport or link.transport])
         ended_s, self.ended_s = self.ended_s, self.now_s + LOAD_S
         while not await self._look_at_both():
@@ -261,7 +268,8 @@ class _Run:
     async def _row(self, refused: Finished | None) -> Row:
         here, there = self.said["source"], self.said["destination"]
         end = refused or self._end(here)
-        runs_here = bool((await self.source.status()).get("running"))
+        now = await self.source.status()
+        runs_here = self.source.alive and bool((now or here).get("running"))  # a monitor may be blocked, not its guest
         runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
         dead = not self.destination.alive
         told = Finished("failed", self.destination.stderr) if dead or there.get("status") == "failed" else None

@@ -324,6 +324,9 @@ class Agent(Host):
             if found.get("status", "") not in ("", status):
                 status = str(found["status"])
                 self.note("guest", f"QEMU is {status}")
+                if status == "pre-switchover":  # pause-before-switchover: the agents are its manager
+                    with suppress(Refused):  # cancelled meanwhile
+                        await self.qemu.ask("migrate-continue", state=status)
             if status in ENDED:
                 return found
             if self.side == "destination" and self.hung_up_s and self.now_s > self.hung_up_s + HUNG_UP_S:

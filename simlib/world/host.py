@@ -25,6 +25,7 @@ CLIENT_HELLO, SERVER_HELLO, ACKNOWLEDGED, SERVER_DONE, CLIENT_DONE = (
 NO_ALPN = bytes(32)
 LABEL, ALPN = slice(5, 21), slice(21, 53)  # where the stand-in's hellos say whose CA, and what is offered (RFC 7301)
 UNEXPECTED = "An unexpected TLS packet was received."
+TLS_HEADER_BYTES = 5  # of a record (RFC 8446, 5.1): with fewer a peer can't be told from one that is slow
 ILLEGAL = "An illegal parameter has been received."
 CUT_SHORT = "The TLS connection was non-properly terminated."
 
@@ -137,6 +138,8 @@ class Host(host.Host):
     # --- TLS --------------------------------------------------------------------------------------------------------
     def _tls_message(self, end: End, data: bytes) -> None:
         conn, stage = end.number, self.tls[end.number]
+        if len(data) < TLS_HEADER_BYTES:
+            return  # not yet a record
         label = str(self.endpoint.settings.parameter("tls-creds", "")).encode().ljust(16, b"\0")
         if stage == "server" and data[ALPN] != self.alpn[conn]:
             self.alpn[conn] = NO_ALPN

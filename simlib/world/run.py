@@ -49,7 +49,9 @@ class World:
         self.refused: Finished | None = None  # by QMP, before anything started
 
     def _host(self, side: str, endpoint: Any) -> Host:
-        return Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
+        host = Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
+        host.continues = self.setup.manager == "libvirt"
+        return host
 
     def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
         told = (self.env._now, made.number, from_source, kind, data, fill)
@@ -57,23 +59,27 @@ class World:
 
     # --- the run ----------------------------------------------------------------------------------------------------
     def run(self) -> Result:
-        management = self.scenario.management
         if not self._refused_up_front():
             self._listen()
             faults.arrange(self)
             self._start()
-            for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
-                                (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
-                if at_s >= 0:
-                    self.env.call(at_s, self._order(input))
-            for attempt in range(1, management.retries + 1):
-                self._run_until_source_ends()
-                self._retry(attempt)
-            self.env.run(until=self.env.now + management.observe_s)
-            if self.file is not None:
-                self.file.load()
-                self.env.run(until=2 * management.observe_s)
+            if self.refused is None and self.source.endpoint.finished is None:  # QMP has refused nothing
+                self._play()
         return Result(self._row(), self.trace)
+
+    def _play(self) -> None:
+        management = self.scenario.management
+        for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
+                            (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
+            if at_s >= 0:
+                self.env.call(at_s, self._order(input))
+        for attempt in range(1, management.retries + 1):
+            self._run_until_source_ends()
+            self._retry(attempt)
+        self.env.run(until=self.env.now + management.observe_s)
+        if self.file is not None:
+            self.file.load()
+            self.env.run(until=2 * management.observe_s)
 
     def _retry(self, attempt: int) -> None:
         """The manager tries again: a new migration at the source, the same process at the destination."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from simlib.handshake import interface as i
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
+from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
 from simlib.scenario import find
 from simlib.world.run import World
@@ -96,6 +99,74 @@ def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
     assert text(found) == expected
 
 
+@pytest.mark.parametrize(("version", "tls", "expected"), [
+    ("7.2", False, ("", "none")), ("7.2", True, ("", "none")),
+    ("10.0", False, ("Channel error: Input/output error", "generic")),
+    ("10.0", True, ("Cannot read from TLS channel: The TLS connection was non-properly terminated.", "specific")),
+])  # fmt: skip
+def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, expected: tuple[str, str]) -> None:
+    found = source(version, "return-path", tls=tls)
+    told(found, i.Start(), i.Opened(0), *((i.Secured(0),) if tls else ()), i.RamCollected(8192, True), i.GuestStopped())
+    told(found, i.Ended(0), i.RamCollected(8192, True))
+    assert text(found) == expected
+
+
+@pytest.mark.parametrize(("version", "expected"), [
+    ("10.0", ("Unable to write to socket: reset", "generic")),
+    ("11.1", ("Cannot uncork TLS output: Error in the push function.", "specific")),
+])  # fmt: skip
+def test_a_write_that_fails_in_tls_has_lost_its_errno_in_11_1(version: str, expected: tuple[str, str]) -> None:
+    found = source(version, tls=True)
+    told(found, i.Start(), i.Opened(0), i.Secured(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
+    assert text(found) == expected
+    plain = source(version)
+    told(plain, i.Start(), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
+    assert text(plain) == ("Unable to write to socket: reset", "generic")
+
+
+def statuses(out: list[i.Output]) -> list[str]:
+    return [o.status for o in out if isinstance(o, i.Entered)]
+
+
+@pytest.mark.parametrize("version", ["5.2", "7.2", "10.0", "11.1"])
+def test_pause_before_switchover_holds_a_stopped_guest_until_it_is_told_to_continue(version: str) -> None:
+    found = source(version, "pause-before-switchover")
+    out = told(found, i.Continue(), i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
+    assert statuses(out)[-1] == found.status == "pre-switchover"
+    assert not [o for o in told(found, i.Drained(0), i.SwitchToPostcopy()) if not isinstance(o, i.Entered)]
+    out = told(found, i.Continue(), i.Continue(), i.RamCollected(8192, True))
+    assert statuses(out) == ["device", "completed"]
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_pause_before_switchover_holds_the_switch_to_postcopy_too(version: str) -> None:
+    found = source(version, "pause-before-switchover", "postcopy-ram")
+    out = told(found, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
+    assert statuses(out)[-1] == "pre-switchover"
+    assert statuses(told(found, i.Continue())) == ["postcopy-active"]
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_a_source_that_pauses_before_its_switchover_can_be_cancelled(version: str) -> None:
+    found = source(version, "pause-before-switchover")
+    told(found, i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
+    out = told(found, i.Cancel())
+    assert found.status == "cancelling" and found.finished == i.Finished("cancelled", "", "none")
+    assert i.ResumeGuest() in out
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> None:
+    """It stands still while its devices are saved, and is back before the first page goes."""
+    found = source(version, "background-snapshot")
+    out = told(found, i.Start(), i.Opened(0), i.GuestStopped())
+    assert [type(o) for o in out if isinstance(o, i.StopGuest | i.ResumeGuest | i.CollectRam)] == [
+        i.StopGuest, i.ResumeGuest, i.CollectRam,
+    ]  # fmt: skip
+    out = told(found, i.RamCollected(8192, True))
+    assert found.finished == i.Finished("completed") and i.StopGuest() not in out
+
+
 # --- in the world, against destinations of other versions -----------------------------------------------------------
 @pytest.mark.parametrize(
     ("source", "return_path", "tls"),
@@ -156,3 +227,68 @@ def test_a_failed_load_is_told_from_8_2_on_and_told_as_a_refusal_from_9_1_on() -
     assert {v: r.reason_at_source for v, r in rows.items()} == {
         "7.2": "none", "8.1": "none", "8.2": "generic", "9.0": "generic", "9.1": "specific", "11.1": "specific",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("protocol", "manager", "outcome", "guest_at"), [
+    ("v1", "naive", "hung", "paused"), ("v1", "libvirt", "migrated", "destination"),
+    ("v2", "naive", "migrated", "destination"),
+])  # fmt: skip
+def test_who_pauses_before_the_switchover_needs_a_manager_that_continues(
+    protocol: str, manager: str, outcome: str, guest_at: str
+) -> None:
+    scenario = find("matched").vary(source__capabilities=("pause-before-switchover",))
+    row = World(scenario, protocol, "10.0", manager, 1).run().row
+    assert (row.outcome, row.guest_at) == (outcome, guest_at)
+
+
+def test_a_background_snapshot_into_a_waiting_qemu_ends_with_two_guests_and_v2_refuses_it() -> None:
+    scenario = find("matched").vary(source__capabilities=("background-snapshot",))
+    assert World(scenario, "v1", "10.0", "naive", 1).run().row.outcome == "split_brain"
+    row = World(scenario, "v2", "10.0", "naive", 1).run().row
+    assert (row.outcome, row.source_text) == ("refused", "Background-snapshot is not compatible with return-path")
+
+
+def test_nothing_goes_wrong_in_a_run_that_qmp_has_refused() -> None:
+    """There is no migration that a fault of its time could meet."""
+    killed = find("destination_killed").vary(source__capabilities=("background-snapshot", "release-ram"))
+    row = World(killed, "v1", "10.0", "naive", 1).run().row
+    assert (row.outcome, row.source_text) == ("refused", "Background-snapshot is not compatible with release-ram")
+
+
+@pytest.mark.parametrize(("says", "outcome"), [("silent", "hung"), ("half-magic", "hung"), ("garbage", "migrated")])
+@pytest.mark.parametrize("version", ["7.2", "10.0", "11.1"])
+def test_a_stranger_holds_up_tls_with_fewer_bytes_than_a_record_s_header(says: str, outcome: str, version: str) -> None:
+    scenario = find("stranger_garbage").vary(
+        source__parameters={"tls-creds": "psk"}, destination__parameters={"tls-creds": "psk"}
+    )
+    scenario = replace(scenario, faults=(replace(scenario.faults[0], says=says, at_s=0.0),))
+    assert World(scenario, "v1", version, "naive", 1).run().row.outcome == outcome
+
+
+@pytest.mark.parametrize(("version", "dead"), [("5.2", True), ("7.2", False)])
+def test_whoever_fails_in_tls_kills_a_5_2_destination_that_has_multifd(version: str, dead: bool) -> None:
+    settings = Settings(version, MACHINE, ("multifd",), (("tls-creds", "psk"),))
+    for capabilities in ((), ("multifd",)):
+        found = Destination(replace(settings, capabilities=capabilities))
+        for one in (i.Start(), i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received.")):
+            found.handle(one)
+        assert (found.finished is not None and found.finished.exited) == (dead and bool(capabilities))
+
+
+@pytest.mark.parametrize(("capabilities", "outcome"), [(("mapped-ram",), "migrated"), ((), "lost")])
+def test_mapped_ram_does_not_look_at_the_size_of_memory(capabilities: tuple[str, ...], outcome: str) -> None:
+    """parse_ramblock returns before it comes to qemu_ram_resize (ram.c; measured with 16 MiB in use)."""
+    scenario = find("matched").vary(link__transport="file", source__memory_mib=256, guest__ram_mib=16)
+    scenario = scenario.vary(source__capabilities=capabilities, destination__capabilities=capabilities)
+    assert World(scenario, "v1", "10.0", "naive", 1).run().row.outcome == outcome
+
+
+@pytest.mark.parametrize(("parameters", "word"), [
+    ({"tls-creds": "psk"}, "TLS"), ({"multifd-compression": "zlib"}, "compression"),
+])  # fmt: skip
+def test_mapped_ram_goes_with_neither_tls_nor_compression(parameters: dict[str, int | str], word: str) -> None:
+    scenario = find("matched").vary(
+        link__transport="file", source__capabilities=("mapped-ram",), source__parameters=parameters
+    )
+    row = World(scenario, "v1", "10.0", "naive", 1).run().row
+    assert (row.outcome, row.source_text) == ("refused", f"Cannot use {word} with mapped-ram")

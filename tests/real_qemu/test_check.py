@@ -13,6 +13,8 @@ from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
 from simlib.real_qemu.run import play
 from simlib.scenario import Scenario, find, load_all, pair
 
+from .situations import pairs, situation
+
 VERSIONS = {"7.2": "", "10.0": ""}  # those that CI has; what is not here is left out loudly
 CELLS = [c for c in work(load_all(), VERSIONS, ("v1", "v2")) if not left_out(c[0], c[2])]
 FIRST = ("matched", "device_only_at_source", "order_multifd_first", "stranger_multifd", "cut_midway", "exec_cat",
@@ -41,6 +43,12 @@ def test_real_qemu_ends_as_the_simulated_one_everywhere_else(
     scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]
 ) -> None:
     agrees(scenario, version, protocol, qemus)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, 31))
+def test_a_situation_that_nobody_wrote_down_ends_as_in_the_world(number: int, qemus: dict[str, str]) -> None:
+    agrees(*situation(number, pairs(VERSIONS)), qemus)
 
 
 def test_there_are_many_cells_and_few_differ() -> None:

@@ -117,6 +117,8 @@ class Destination(Endpoint):
         self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
         self._close(failed.conn)
         self.held_by = None
+        if self.rules.tls_multifd_crashes and self.settings.channels:
+            self._exit("Segmentation fault", aborted=True)
 
     def _identify(self, conn: int) -> None:
         if self._complete and not self._wants_preempt:

@@ -15,3 +15,10 @@ def wrong(kind: int, size: int) -> str:
     if expected is not None and size != expected:
         return f"Received '{name}' message (0x{kind:04x}) withincorrect length {size} expecting {expected}"
     return ""
+
+
+def ended(tls: bool) -> tuple[str, str]:
+    """What is kept, and how much that says, of an end that no SHUT announced."""
+    if tls:
+        return "Cannot read from TLS channel: The TLS connection was non-properly terminated.", "specific"
+    return "Channel error: Input/output error", "generic"

@@ -9,36 +9,11 @@ from __future__ import annotations
 
 import struct
 
+from .. import interface as i
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..endpoint import Endpoint
-from ..interface import (
-    Broken,
-    Cancel,
-    CollectRam,
-    Drained,
-    Drop,
-    Ended,
-    Entered,
-    Finished,
-    GuestStopped,
-    Heard,
-    Open,
-    Opened,
-    Pause,
-    RamCollected,
-    Received,
-    ResumeGuest,
-    Said,
-    Secured,
-    Send,
-    Start,
-    StartTls,
-    StopGuest,
-    SwitchToPostcopy,
-    TlsFailed,
-)  # fmt: skip
 from ..machine import Settings
 from . import return_path
 from .versions import behaviour
@@ -65,6 +40,7 @@ class Source(Endpoint):
         self.preempt_error: tuple[str, str] | None = None  # missed only when postcopy is to start
         self.ponged = self.acked = self.shut = self.postcopy = self.stopped = self.cancelled = False
         self.collected = False
+        self.holds = settings.has("pause-before-switchover")
         self.packets = 0
         self.part = (0, False, False)  # bytes of the pass, whether it is the last, whether the rest fits
 
@@ -74,15 +50,15 @@ class Source(Endpoint):
         return self.stage == "tls"
 
     # --- management -------------------------------------------------------------------------------------------------
-    def _on_start(self, _: Start) -> None:
+    def _on_start(self, _: i.Start) -> None:
         refused = refusal(self.settings, at_source=True)
         if refused:
-            self._finish(Finished("rejected", refused, "specific", listening=True))
+            self._finish(i.Finished("rejected", refused, "specific", listening=True))
             return
         self._enter("setup", "connect")
-        self._out.append(Open(MAIN, "main"))
+        self._out.append(i.Open(MAIN, "main"))
 
-    def _on_cancel(self, cancel: Cancel) -> None:
+    def _on_cancel(self, cancel: i.Cancel) -> None:
         if self._in_postcopy:  # "Postcopy migration in progress, cannot cancel."
             return
         self.cancelled = True
@@ -95,12 +71,19 @@ class Source(Endpoint):
 
     def _cancel_now(self) -> None:
         self._close_all()
-        self._out.append(ResumeGuest())
-        self._finish(Finished("cancelled", "", "none"))
+        self._out.append(i.ResumeGuest())
+        self._finish(i.Finished("cancelled", "", "none"))
 
-    def _on_switchtopostcopy(self, _: SwitchToPostcopy) -> None:
+    def _on_switchtopostcopy(self, _: i.SwitchToPostcopy) -> None:
         self.postcopy = self.postcopy or self.settings.has("postcopy-ram")
         self._advance()
+
+    def _on_continue(self, _: i.Continue) -> None:
+        if self.status == "pre-switchover":
+            self.holds = False
+            if self.stage == "stopping":
+                self._enter("device", self.stage)
+            self._advance()
 
     @property
     def _in_postcopy(self) -> bool:
@@ -108,21 +91,21 @@ class Source(Endpoint):
         return self.status in ("postcopy-active", "postcopy-paused")
 
     # --- the link ---------------------------------------------------------------------------------------------------
-    def _on_opened(self, opened: Opened) -> None:
+    def _on_opened(self, opened: i.Opened) -> None:
         if self.cancelled:
             self._cancel_now()
         elif self.settings.tls:
             if opened.conn == MAIN:
                 self.stage = "tls"
             self.securing = (*self.securing, opened.conn)
-            self._out.append(StartTls(opened.conn))
+            self._out.append(i.StartTls(opened.conn))
         else:
             self._connected(opened.conn)
 
-    def _on_secured(self, secured: Secured) -> None:
+    def _on_secured(self, secured: i.Secured) -> None:
         self._connected(secured.conn)
 
-    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+    def _on_tlsfailed(self, failed: i.TlsFailed) -> None:
         self._connect_failed(failed.conn, f"TLS handshake failed: {failed.text}", "specific")
 
     def _connected(self, conn: int) -> None:
@@ -131,7 +114,7 @@ class Source(Endpoint):
             if self.settings.return_path and self.settings.transport == "file":
                 self.return_path_error = ("Unable to read from file: Bad file descriptor", "generic")
             if not self.settings.return_path:
-                self._out.append(Pause(MAIN))  # nobody reads it: what comes is still unread when it closes
+                self._out.append(i.Pause(MAIN))  # nobody reads it: what comes is still unread when it closes
             self._open_channels()
             self.stage = "channels"
         elif self.channels[conn].startswith("multifd"):
@@ -150,10 +133,10 @@ class Source(Endpoint):
             self._open(f"multifd[{index}]")
 
     def _open(self, channel: str) -> None:
-        self._out.append(Open(len(self.channels), channel))
+        self._out.append(i.Open(len(self.channels), channel))
         self.channels = (*self.channels, channel)
 
-    def _on_received(self, received: Received) -> None:
+    def _on_received(self, received: i.Received) -> None:
         if received.conn != MAIN or not self.settings.return_path or self.return_path_error:
             return
         self.replies = self.replies.add(received.data, received.fill)
@@ -162,7 +145,7 @@ class Source(Endpoint):
             wrong = return_path.wrong(kind, size)
             if wrong:
                 self._return_path_failed(wrong, "specific")
-                self._out.append(Pause(MAIN))  # nobody reads it any more
+                self._out.append(i.Pause(MAIN))  # nobody reads it any more
             elif len(self.replies) < 4 + size:
                 return
             else:
@@ -173,7 +156,7 @@ class Source(Endpoint):
 
     def _reply(self, kind: int, payload: bytes) -> None:
         value = struct.unpack(">I", payload)[0] if len(payload) == 4 else 0
-        self._out.append(Heard(MAIN, f"{return_path.NAMES[kind]} {value}" if payload else return_path.NAMES[kind]))
+        self._out.append(i.Heard(MAIN, f"{return_path.NAMES[kind]} {value}" if payload else return_path.NAMES[kind]))
         if kind == 1 and value:
             self._return_path_failed(f"Sibling indicated error {value}", "specific")
         elif kind == 1:
@@ -183,14 +166,14 @@ class Source(Endpoint):
         elif kind == 7:
             self.acked = True
 
-    def _on_ended(self, ended: Ended) -> None:
+    def _on_ended(self, ended: i.Ended) -> None:
         if self.cancelled and ended.conn == MAIN:
             self._cancel_now()
         elif ended.conn == MAIN and self.settings.return_path and not self.shut:
-            self._return_path_failed("Channel error: Input/output error", "generic")
+            self._return_path_failed(*return_path.ended(bool(self.settings.tls)))
             self._advance()
 
-    def _on_broken(self, broken: Broken) -> None:
+    def _on_broken(self, broken: i.Broken) -> None:
         conn = broken.conn
         if conn not in self.ready:
             text, reason = f"Failed to connect: {broken.text}", "generic"
@@ -223,12 +206,12 @@ class Source(Endpoint):
         told = (text, reason) if self.rules.tells_manager else ("", "none")
         self.return_path_error = self.return_path_error or told
 
-    def _on_drained(self, drained: Drained) -> None:
+    def _on_drained(self, drained: i.Drained) -> None:
         self.undrained = tuple(c for c in self.undrained if c != drained.conn)
         self._advance()
 
     # --- the guest --------------------------------------------------------------------------------------------------
-    def _on_ramcollected(self, ram: RamCollected) -> None:
+    def _on_ramcollected(self, ram: i.RamCollected) -> None:
         """One pass over guest memory. With multifd its pages go first, and main's part when they are gone."""
         self.part = (ram.size_bytes, self.stage == "collect-last", ram.converged)
         if not self._in_postcopy:
@@ -246,7 +229,7 @@ class Source(Endpoint):
         else:
             self.stage = "pass"
 
-    def _on_gueststopped(self, _: GuestStopped) -> None:
+    def _on_gueststopped(self, _: i.GuestStopped) -> None:
         self.stopped = True
         self._advance()
 
@@ -300,32 +283,48 @@ class Source(Endpoint):
             data, named = opening + data, f"{named}, START ram"
         self._write(MAIN, data, 0, named)
         if self.finished is None:
-            self._enter("active", "pass")
+            self._enter("active", "snapshot" if self.settings.has("background-snapshot") else "pass")
+
+    def _stage_snapshot(self) -> None:
+        """The guest stands still while its device state is taken, and then runs on here (bg_migration_thread)."""
+        self._out.append(i.StopGuest())
+        self.stage = "taking"
+
+    def _stage_taking(self) -> None:
+        if self.stopped:
+            self.stopped, self.stage = False, "collect-last"
+            self._out += [i.ResumeGuest(), i.CollectRam(last=True)]
 
     def _stage_pass(self) -> None:
         if self.postcopy:
             self._start_postcopy()
             return
         self.stage = "collect"
-        self._out.append(CollectRam(first=not self.collected))
+        self._out.append(i.CollectRam(first=not self.collected))
         self.collected = True
 
     def _stage_switch(self) -> None:
         if not self.stopped:
             self.stage = "stopping"
-            if self.rules.says_device:
+            if self.rules.says_device and not self.holds:
                 self._enter("device", "stopping")
-            self._out.append(StopGuest())
+            self._out.append(i.StopGuest())
 
     def _stage_wait_ack(self) -> None:
         """switchover-ack has no timeout: a destination without it never says it."""
         if self.acked or self.postcopy:
             self.stage = "pass"
 
+    def _held(self) -> bool:
+        """pause-before-switchover: the stopped guest waits for `migrate-continue` (migration_maybe_pause)."""
+        if self.holds and self.status != "pre-switchover":
+            self._enter("pre-switchover", self.stage)
+        return self.holds
+
     def _stage_stopping(self) -> None:
-        if self.stopped:
+        if self.stopped and not self._held():
             self.stage = "collect-last"
-            self._out.append(CollectRam(last=True))
+            self._out.append(i.CollectRam(last=True))
 
     def _start_postcopy(self) -> None:
         """The preempt channel of newer machine types waits for the first PONG: proof that main is up (D4)."""
@@ -348,12 +347,12 @@ class Source(Endpoint):
         if self.settings.has("postcopy-preempt") and self.channels.index("preempt") not in self.ready:
             return
         if not self.stopped:
-            self._out.append(StopGuest())
+            self._out.append(i.StopGuest())
             self.stage = "wait-stop"
 
     def _stage_wait_stop(self) -> None:
         """The package: device state first, so that the guest can run there while its memory is still here."""
-        if not self.stopped:
+        if not self.stopped or self._held():
             return
         devices = stream.joined(stream.device_state(3, self.settings.machine))
         inner = stream.command(stream.POSTCOPY_LISTEN)
@@ -362,7 +361,7 @@ class Source(Endpoint):
         self._write_pieces([(start, 0), *devices, (stream.command(stream.POSTCOPY_RUN), 0)], "PACKAGED devices, RUN")
         if self.finished is None:
             self._enter("postcopy-active", "collect-last")
-            self._out.append(CollectRam(last=True))
+            self._out.append(i.CollectRam(last=True))
 
     def _stage_devices(self) -> None:
         """QEMUFile writes its buffer whenever that is full (32 KiB): a destination can fail on one device, and the
@@ -391,7 +390,7 @@ class Source(Endpoint):
     def _complete(self) -> None:
         self._enter("completed", "done")
         self._close_all()
-        self._finish(Finished("completed"))
+        self._finish(i.Finished("completed"))
 
     # --- writing ----------------------------------------------------------------------------------------------------
     @property
@@ -435,7 +434,7 @@ class Source(Endpoint):
             self._write_failed(conn, dict(self.broken)[conn])
         else:
             data = struct.pack(">Q", size_bytes | stream.RAM_PAGE) + b"\x06pc.ram"
-            self._out += [Said(conn, "urgent pages"), Send(conn, data, size_bytes)]
+            self._out += [i.Said(conn, "urgent pages"), i.Send(conn, data, size_bytes)]
 
     def _write_pieces(self, pieces: list[stream.Piece], named: str) -> None:
         for data, fill in pieces:
@@ -451,8 +450,8 @@ class Source(Endpoint):
             self._write_failed(conn, "Bad file descriptor")  # 7.2 has shut the file
         else:
             if named:
-                self._out.append(Said(conn, named))
-            self._out.append(Send(conn, data, fill))
+                self._out.append(i.Said(conn, named))
+            self._out.append(i.Send(conn, data, fill))
             if conn not in self.undrained:
                 self.undrained = (*self.undrained, conn)
 
@@ -462,13 +461,15 @@ class Source(Endpoint):
             self._fail("", "none")
         elif self.return_path_error is not None and self.return_path_error[0]:
             self._fail(*self.return_path_error)
+        elif self.settings.tls and self.rules.corks_tls:
+            self._fail("Cannot uncork TLS output: Error in the push function.", "specific")
         else:
             self._fail(f"Unable to write to socket: {why}", "generic")
 
     # --- endings ----------------------------------------------------------------------------------------------------
     def _enter(self, status: str, stage: str) -> None:
         self.status, self.stage = status, stage
-        self._out.append(Entered(status))
+        self._out.append(i.Entered(status))
 
     @property
     def _over(self) -> bool:
@@ -484,16 +485,16 @@ class Source(Endpoint):
             return
         self._enter("failed", "done")
         self._close_all()
-        self._out.append(ResumeGuest())
-        self._finish(Finished("failed", text, reason))
+        self._out.append(i.ResumeGuest())
+        self._finish(i.Finished("failed", text, reason))
 
     def _close_all(self) -> None:
         """All connections; but after a failure 7.2 keeps main while its return-path thread reads on (measured: the
         destination is not told)."""
         held = self.status == "failed" and not self.rules.tells_manager and self.settings.return_path
         held = held and self.return_path_error is None
-        self._out += [Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not held]
+        self._out += [i.Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not held]
 
-    def _finish(self, finished: Finished) -> None:
+    def _finish(self, finished: i.Finished) -> None:
         self.finished = finished
         self._out.append(finished)

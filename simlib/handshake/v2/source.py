@@ -6,6 +6,7 @@ after GO and before RUNNING the source is uncertain, says so, and keeps its gues
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import interface as i
@@ -65,7 +66,8 @@ class Source(Session):
         one_way = self.settings.transport == "file" or (
             self.settings.transport in ("exec", "fd") and not self.identity.bidirectional
         )
-        refused = "" if self.settings.transport == "file" else refusal(self.settings, at_source=True)
+        both_ways = replace(self.settings, capabilities=(*self.settings.capabilities, "return-path"))
+        refused = "" if self.settings.transport == "file" else refusal(both_ways, at_source=True)
         if one_way:
             error = Error(
                 "transport-one-way", "transport", self.settings.transport, "",
