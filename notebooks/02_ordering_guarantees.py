@@ -9,6 +9,7 @@
 from IPython.display import Markdown
 
 from simlib.explore.models import v2
+from simlib.explore.properties import PROPERTIES
 from simlib.explore.report import search_cases
 from simlib.explore.story import Story
 from simlib.study import figures
@@ -27,7 +28,8 @@ line = found["v1 7.2, 1 multifd"]
 Story(line.case.model, line.found.violations["S4 no loss"])
 
 # %% [markdown]
-# From 8.0 on the destination peeks at the first bytes, and among friends every order is well. One stranger who knows
+# From 8.0 on the destination peeks at the first bytes, and among friends every order of main and multifd is well (preempt, which
+# says nothing, is still taken by its place). One stranger who knows
 # multifd's first packet is enough again, since nothing in it says whose it is.
 
 # %%
@@ -85,8 +87,8 @@ taken_away
 # %% [markdown]
 # ## How many states that takes
 #
-# Nothing that one side alone knows of one connection multiplies the rest, and like channels are exchangeable. A test
-# compares verdicts with and without these two reductions.
+# Two reductions: a step that only one side can notice, on one connection, is taken at once instead of in every order; and states
+# that differ only in which of several like channels is which count as one. A test compares verdicts with and without them.
 
 # %%
 reduced = over_channels(lambda n: v2("v2", n), range(9))
@@ -95,6 +97,10 @@ states_figure(reduced, plain, "v2, every order: states against channels")
 
 # %% [markdown]
 # All models of this page, a mark each: how much was searched, and where some order of events is a story above.
+
+# %%
+Markdown("What is looked at in each state, or in those in which nothing more need happen:\n\n"
+         + "\n".join(f"* {' '.join((holds.__doc__ or '').split())}" for holds in PROPERTIES.values()))  # fmt: skip
 
 # %%
 figures.searched(searched({"v1": v1, "detection": probes, "v2": v2s}), "Models searched: every order of events")

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
                                description="Runs every scenario (or those named) in the simulated world under both "
                                "protocols, prints the table, writes pictures and traces below --out.")  # fmt: skip
     compare.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
-    compare.add_argument("--out", type=Path, default=Path("build/compare"), help="folder to write to (%(default)s)")
+    compare.add_argument("--out", type=Path, help="folder to write to (build/compare, of some: build/compare-some)")
     compare.add_argument("--seed", type=int, default=1, help="same seed, same run (%(default)s)")
     compare.add_argument("--json", action="store_true", help="the rows as JSON on stdout instead of the table")
     compare.set_defaults(call=_compare)
@@ -249,6 +249,7 @@ def _compare(options: Any) -> int:
     from . import compare, scenario, world
 
     chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
+    options.out = options.out or Path("build/compare-some" if options.scenario else "build/compare")
     work = compare.jobs(chosen)
     rows: list[Any] = []
     command = "simlib " + " ".join(["compare", *options.scenario, "--seed", str(options.seed)])

@@ -69,10 +69,14 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
         told = f"the source is told: {ends['source']}"
         told = told if len(told) <= 118 else told[:115] + "…"
         parts.append(f"<text x='16' y='{height - 14}' fill='#a40e26'>{_safe(told)}</text>")
-    ended = set(ends)
-    for side in ("source", "destination"):
-        if side not in ended:
-            parts.append(f"<text x='{at[side]}' y='{y + 6}' text-anchor='middle' fill='#a40e26'>still waiting …</text>")
+    states = {s.side: s.text for s in trace.steps if s.kind == "state"}
+    for side, anchor, dx in (("source", "end", -10), ("destination", "start", 10)):
+        if side not in ends:
+            listens = side == "destination" and states.get(side) == "setup"
+            word, colour = ("listening", "#444") if listens else ("waiting", "#a40e26")
+            parts.append(
+                f"<text x='{at[side] + dx}' y='{y + 6}' text-anchor='{anchor}' fill='{colour}'>still {word} …</text>"
+            )
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -89,7 +93,7 @@ def _lines(trace: Trace) -> list[_Line]:
         if s.kind == "hear":
             heard.setdefault((s.side, s.connection), []).append(s)
     lines: list[_Line] = []
-    for s in trace.steps:
+    for s in _with_memory(trace):
         if s.kind == "say":
             other = "destination" if s.side == "source" else "source"
             words = {w.strip().split(" ")[0] for w in s.text.split(",")}
@@ -102,17 +106,38 @@ def _lines(trace: Trace) -> list[_Line]:
                 s = Step(s.time_s, s.side, s.kind, "", "guest memory")
                 lines.append(_Line(s, s.time_s))
             elif s.text == "EOF" and lines and lines[-1].step.text == "devices":
-                lines[-1] = replace(lines[-1], step=lines[-1].step._replace(text="devices, EOF"))
+                lines[-1] = _Line(lines[-1].step._replace(text="devices, EOF"), known[-1].time_s if known else None)
             else:
-                quiet = s.text in (
-                    "multifd initial packet", "initial packet", "devices", "QEVM, CONFIGURATION, START ram"
-                )  # fmt: skip
-                lines.append(_Line(s, known[-1].time_s if known else s.time_s if quiet and waiting is None else None))
+                lines.append(_Line(s, known[-1].time_s if known else None))
         elif s.kind == "end" and lines and lines[-1].step.kind == "state" and s.text.startswith(lines[-1].step.text):
             lines[-1] = _Line(s)
         elif s.kind != "hear":
             lines.append(_Line(s))
-    return lines
+    return _in_order(lines)
+
+
+def _with_memory(trace: Trace) -> list[Step]:
+    """v2's source says nothing of its passes over memory: the first packet of one stands for them."""
+    if any(s.kind == "say" and s.text == "PART ram" for s in trace.steps):
+        return trace.steps
+    first = next((p.time_s for p in trace.packets if p.from_source and p.fill), None)
+    if first is None:
+        return trace.steps
+    return sorted([*trace.steps, Step(first, "source", "say", "", "PART ram")], key=lambda s: s.time_s)
+
+
+def _in_order(lines: list[_Line]) -> list[_Line]:
+    """A connection keeps its order: who has heard what came later on it has taken what came before."""
+    later: dict[tuple[str, str], float] = {}
+    found = []
+    for line in reversed(lines):
+        lane = line.step.side, line.step.connection
+        if line.step.kind == "say" and line.heard_s is None and lane in later:
+            line = replace(line, heard_s=later[lane])
+        elif line.heard_s is not None:
+            later[lane] = line.heard_s
+        found.append(line)
+    return found[::-1]
 
 
 def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
@@ -144,8 +169,8 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
     if s.kind == "say":  # what it thinks stands where there is room for it, between the sides
         anchor, dx, text = ("start", 10, s.text) if s.side == "source" else ("end", -10, s.text)
     where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
-    text = text if len(text) <= 48 else text[:45] + "…"
-    return f"<text {where} fill='{colour}' font-style='italic'>{_safe(text)}</text>"
+    shown = text if len(text) <= 34 else text[:33] + "…"
+    return f"<text {where} fill='{colour}' font-style='italic'><title>{_safe(text)}</title>{_safe(shown)}</text>"
 
 
 def _arrow(line: _Line, at: dict[str, float], y: float) -> str:

@@ -141,10 +141,12 @@ def summary(rows: list[Row]) -> Iterator[str]:
         told = ", ".join(f"{counted[o]} {o}" for o in OUTCOMES if counted[o])
         bad = sum(r.outcome in BAD and not r.lied for r in mine)
         silent = [r for r in mine if r.outcome in ("failed", "refused")]
-        coded = sum(bool(r.error_codes) or r.source_status == "rejected" for r in silent)
+        known = sum(r.told_why for r in silent)
+        lied = sum(r.outcome in BAD and r.lied for r in mine)
         yield (
-            f"{protocol}: {len(mine)} runs: {told}; {bad} of them hang, lose, corrupt or mislead; of "
-            f"{len(silent)} that fail cleanly the source knows the reason in {coded}"
+            f"{protocol}: {len(mine)} runs: {told}; {bad} of them hang, lose, corrupt or mislead"
+            f"{f' ({lied} more where the manager lied)' if lied else ''}; of "
+            f"{len(silent)} that fail cleanly the source is told why in {known}"
         )
 
 

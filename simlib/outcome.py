@@ -20,6 +20,9 @@ OUTCOMES = {
 BAD = ("hung", "lost", "misconfigured", "corrupted", "split_brain")
 
 
+SHUT_1 = "Sibling indicated error"  # a destination that failed, on the return path (from 9.1 on)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One run. Times in seconds of the run's own clock; empty (None) where there was no such moment."""
@@ -44,6 +47,13 @@ class Row:
     source_text: str = ""
     destination_text: str = ""
     lied: bool = False
+
+    @property
+    def told_why(self) -> bool:
+        """Whether the source is told more than that something broke: a code, a refusal by QMP, or words of its own that
+        are more than an errno. v1's "Sibling indicated error 1" is none: it says that the destination knows."""
+        specific = self.reason_at_source == "specific" and not self.source_text.startswith(SHUT_1)
+        return bool(self.error_codes) or self.source_status == "rejected" or specific
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)

@@ -21,8 +21,8 @@ from simlib.world import run
 # %% [markdown]
 # ## Choose a situation
 #
-# Time runs downwards, one row an event; a cross marks what nobody read; a dashed box is what the destination prints to its own
-# stderr, which the source never sees. The delay is one way; a seed draws other luck.
+# Time runs downwards, one row an event; a cross marks what its reader did not take, since it never read it or could
+# not use it; a dashed box is what a side prints to its own stderr. The delay is one way; a seed draws other luck.
 
 # %%
 chart = ipywidgets.HTML()

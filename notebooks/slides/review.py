@@ -64,8 +64,8 @@ figures.tail_curves(curves.tails(), "The timeout for one error in a million: 5 m
 
 # %%
 needed = curves.needed().timeout_s
-Markdown(f"{figures.seconds(needed.min())} on the lightest of {len(needed)} kinds of path, {figures.seconds(needed.max())} on the "
-         "heaviest; and a peer that never answers costs all of it, every time.")  # fmt: skip
+Markdown(f"Of the {len(needed)} paths of notebook 03 the lightest ({needed.idxmin()}) needs {figures.seconds(needed.min())}, the "
+         f"heaviest ({needed.idxmax()}) {figures.seconds(needed.max())}; a peer that never answers costs all of it, every time.")  # fmt: skip
 
 # %% [markdown]
 # ## And the peer may be a binary from before v2
@@ -91,7 +91,7 @@ settings = growth.sides(run)
 lines = "\n".join(f"| {at[0].split()[-1]} | {at[1]} | **{row.outcome}** | {row.guest_bytes / 2**20:.0f} | {row.told} |"
                   for at, row in settings.iterrows())  # fmt: skip
 Markdown(f"| source told | destination | outcome | MiB sent | the source says |\n|---|---|---|--:|---|\n{lines}\n\nA wrong setting costs an "
-         "error message. No side falls back by itself, so nobody between the two can downgrade them.")  # fmt: skip
+         "error message. No side falls back by itself, so nobody between the two can downgrade them to v1.")  # fmt: skip
 
 # %% [markdown]
 # ## What v2 does before the guest moves
@@ -135,7 +135,7 @@ models = order.recorded()
 figures.searched(models, "Models searched: deliveries, accepts, timers, cuts, strangers")
 
 # %%
-future, check = growth.peers(), real.agreement(real.cells()).sum()
+future, check = growth.peers(), real.agreement(real.cells()).loc["v1"]
 on = int((future["ends, in every order"] == "completed").sum())
 lied = ", ".join(models[(models.kind == "v2") & models.breaks].model.str.removeprefix("v2, "))
 Markdown(f"v2 breaks only where its manager lied ({lied}). Of {len(future)} newer peers {on} migrate, {len(future) - on} "

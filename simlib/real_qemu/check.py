@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoints import Setup
-from ..outcome import Row
+from ..outcome import SHUT_1, Row
 from ..result import Result
 from ..scenario import Scenario, pair
 from . import beside
@@ -26,11 +26,6 @@ from .run import play
 SEEDS = 120  # looked through only until one ends in the same way
 REPEATS = 3
 JITTERS_MS = ((0.0, 0.0), (0.02, 0.3), (0.5, 3.0), (3.0, 20.0))  # of the link, of whatever the hosts do
-
-# The destination closes over unread bytes behind its SHUT 1. QEMU's return-path thread reads the SHUT and its migration
-# thread meets the reset, and whoever is first sets the error (migration.c; both measured). The world's source is one
-# thread, and always reads first.
-SHUT_1 = "Sibling indicated error"
 
 # Where the two differ, and why; nothing is done about these cells but to say so.
 RELAYED = "QEMU's own multifd, which agents carry, checks the UUID: refused with both values; v2's multifd doesn't look"
@@ -114,6 +109,9 @@ def simulated(world: World, scenario: Scenario, version: str, protocol: str, wan
             if link_ms and scenario.link.delay_law == "constant" else scenario  # fmt: skip
         row = world(varied, protocol=protocol, version=version, manager="naive", seed=seed).row
         found[ending(row)] = None
+        # The destination closes over unread bytes behind its SHUT 1. QEMU's return-path thread reads the SHUT and its
+        # migration thread meets the reset, and whoever is first sets the error (migration.c; both measured). The
+        # world's source is one thread, and always reads first.
         if row.source_text.startswith(SHUT_1) or _cancelled_late(row):
             found[row.outcome, row.guest_at, "generic"] = None
         if seed >= REPEATS and wanted <= found.keys():

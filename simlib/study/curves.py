@@ -84,7 +84,7 @@ def by_loss(timeouts_s: Sequence[float]) -> pandas.DataFrame:
     for length_s in (0.1, 1.0, 10.0):
         bursts = Bursts(0.01 / length_s / 0.99, 1 / length_s)  # bad one hundredth of the time
         survival = missed_in_bursts(bursts, 0.006, sent_s)
-        rows += [(f"outages of {length_s:g} s, 1 % of the time", t, survival(t)) for t in timeouts_s]
+        rows += [(f"outages of {length_s:g} s, 1 % of the time, one way", t, survival(t)) for t in timeouts_s]
     return pandas.DataFrame(rows, columns=["path", "timeout_s", "missed"])
 
 

@@ -219,13 +219,13 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     """Every scenario that does not migrate: whether the source is told why, when, and at what cost."""
     ours = [r for r in lab.of("v2") if r.outcome != "migrated" and not r.lied]
     today = [r for r in lab.of("v1") if r.outcome != "migrated" and not r.lied and r.manager == "naive"]
-    told = [r for r in ours if r.error_codes or r.source_status == "rejected"]
+    told = [r for r in ours if r.told_why]
     if len(told) < len(ours):
         silent = sorted({r.scenario for r in ours if r not in told})
         return Verdict("refuted", "", (f"the source is not told why in {', '.join(silent)}",), "simlib compare")
     codes = {code for r in ours for code in r.error_codes.split()}
     early = [r for r in ours if r.outcome == "refused"]
-    known = [r for r in today if r.error_codes or r.source_status == "rejected"]
+    known = [r for r in today if r.told_why]
     late = sorted({r.scenario for r in ours if r.outcome == "failed"})
     numbers = (
         f"{len(told)} of {len(ours)} v2 runs that do not migrate tell the source a reason ({len(codes)} of "

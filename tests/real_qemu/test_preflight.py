@@ -155,7 +155,7 @@ def test_a_machine_type_that_the_host_lacks_is_not_answered_with_start_it_so(tmp
 
 def test_a_capability_of_neither_side_and_two_that_exclude_each_other_are_named(tmp_path: Path) -> None:
     for wanted, text in ((("warp-drive",), "own QEMU has no capability warp-drive"),
-                         (("multifd", "xbzrle"), "multifd is not compatible with xbzrle")):  # fmt: skip
+                         (("multifd", "xbzrle"), "Multifd is not compatible with xbzrle")):  # fmt: skip
         answer = asked(one("10.0"), one("10.0"), tmp_path, *wanted)
         assert answer.verdict == "no" and any(text in e.text for e in answer.findings)
 

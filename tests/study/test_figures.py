@@ -37,8 +37,8 @@ def test_the_timeout_for_one_error_in_a_million_grows_with_the_tail() -> None:
 
 def test_an_outage_is_outlasted_or_missed() -> None:
     table = curves.by_loss([0.1, 1.0, 30.0]).set_index(["path", "timeout_s"]).missed
-    assert table["outages of 10 s, 1 % of the time", 1.0] > 0.005
-    assert table["outages of 0.1 s, 1 % of the time", 30.0] < 1e-6
+    assert table["outages of 10 s, 1 % of the time, one way", 1.0] > 0.005
+    assert table["outages of 0.1 s, 1 % of the time, one way", 30.0] < 1e-6
 
 
 @pytest.mark.parametrize(
