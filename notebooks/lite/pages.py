@@ -63,7 +63,7 @@ def first(root: Path, out: Path, rows: list[Row], asked: dict[str, str]) -> str:
     for protocol in ("v1", "v2"):
         mine = [r for r in rows if r.protocol == protocol]
         clean = [r for r in mine if r.outcome in ("failed", "refused")]
-        known = [r for r in clean if r.error_codes or r.source_status == "rejected"]
+        known = [r for r in clean if r.told_why]
         values |= {f"{protocol}_runs": len(mine), f"{protocol}_bad": sum(r.outcome in BAD and not r.lied for r in mine),
                    f"{protocol}_clean": len(clean), f"{protocol}_known": len(known),
                    f"{protocol}_chart": drawn(protocol)}  # fmt: skip
