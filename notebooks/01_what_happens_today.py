@@ -6,8 +6,8 @@
 # should do (P1–P8) and Daniel Berrangé where that meets its limits (D1–D4), on qemu-devel.
 #
 # Every chart is a run of the protocol code in a simulated world. Time runs downwards, one row an event; a cross marks what
-# its reader did not take (never read, or of no use to it); a dashed box is what a side prints to its own stderr. The word at the top
-# right is how the run ended; the table below the six says what each means.
+# its reader did not take (never read, or of no use to it); a dashed box is what a side prints to its own stderr. The word at
+# the top right is how the run ended; the table below the six says what each means.
 
 # %%
 import pandas

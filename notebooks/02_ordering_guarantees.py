@@ -28,9 +28,9 @@ line = found["v1 7.2, 1 multifd"]
 Story(line.case.model, line.found.violations["S4 no loss"])
 
 # %% [markdown]
-# From 8.0 on the destination peeks at the first bytes, and among friends every order of main and multifd is well (preempt, which
-# says nothing, is still taken by its place). One stranger who knows
-# multifd's first packet is enough again, since nothing in it says whose it is.
+# From 8.0 on the destination peeks at the first bytes, and among friends every order of main and multifd is well (preempt,
+# which says nothing, is still taken by its place). One stranger who knows multifd's first packet is enough again, since
+# nothing in it says whose it is.
 
 # %%
 line = found["v1 10.0, 1 multifd, stranger"]

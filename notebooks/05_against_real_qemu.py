@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Is the simulated v1 QEMU's v1, and does v2 move a real guest?
 #
-# Every scenario that two real processes can play was run on real QEMUs (7.2 and 10.0, and others where it names them) and in the
-# simulated world, from the same file, three times each. v2 ran by an agent beside each QEMU, which knows nothing of it. The guest counts, rewrites its memory, and
-# checks each page before it does; after it has moved, what it holds is checked from outside too. This notebook shows what was
-# recorded by `make qemu-check` and needs no QEMU itself.
+# Every scenario that two real processes can play was run on real QEMUs (7.2 and 10.0, and others where it names them) and in
+# the simulated world, from the same file, three times each. v2 ran by an agent beside each QEMU, which knows nothing of it.
+# The guest counts, rewrites its memory, and checks each page before it does; after it has moved, what it holds is checked from
+# outside too. This notebook shows what was recorded by `make qemu-check` and needs no QEMU itself.
 
 # %%
 from IPython.display import Markdown
@@ -66,6 +66,7 @@ Markdown(
     f"**The simulated QEMU is QEMU**, in {counts.agree} of {counts.cells} cells of scenario, version and protocol that could be "
     f"played. **v2 moves real guests**: {arrived} cells arrived with every page verified, "
     f"and in {len(table)} in which v1 hangs, loses or fails, v2 refused before a guest byte moved, where v1 "
-    f"sent {wasted:.0f} MiB of them. **{len(wrong)} arrived with wrong memory** ({', '.join(wrong.scenario + ' on ' + wrong.version)}): "
-    "11.1's own stream, which the agents carry, loses the guest's last write there."
+    f"sent {wasted:.0f} MiB of them. **{len(wrong)} arrived with wrong memory** "
+    f"({', '.join(wrong.scenario + ' on ' + wrong.version)}): 11.1's own stream, which the agents carry, "
+    "loses the guest's last write there."
 )

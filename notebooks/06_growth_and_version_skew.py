@@ -22,9 +22,9 @@ versions = ("5.2", "7.2", "10.0", "11.1")
 # %% [markdown]
 # ## Every pair of versions
 #
-# The same machine type everywhere, and both sides set alike but for the last. `matched_preempt` asks for a capability that came with 7.1, `skew_new_feature` asks at the
-# source alone for one that came with 8.1. A source that lacks what it is asked for refuses the command itself, whatever
-# the protocol.
+# The same machine type everywhere, and both sides set alike but for the last. `matched_preempt` asks for a capability that
+# came with 7.1, `skew_new_feature` asks at the source alone for one that came with 8.1. A source that lacks what it is asked
+# for refuses the command itself, whatever the protocol.
 
 # %%
 pairs = growth.skew(run, versions, ("matched", "matched_multifd", "matched_preempt", "skew_new_feature"))
@@ -36,7 +36,8 @@ growth.matrix(pairs, "v2")
 # %% [markdown]
 # ## P6: the newer source restrains itself
 #
-# 10.0 would like switchover-ack, 7.2 has never heard of it. v1 waits for an answer that never comes; v2 skips it: its OFFER names it, the ACCEPT does not.
+# 10.0 would like switchover-ack, 7.2 has never heard of it. v1 waits for an answer that never comes; v2 skips it, and
+# ACCEPT says so among what it has `skipped`.
 
 # %%
 run(find("skew_new_feature"), protocol="v1", version="10.0>7.2")

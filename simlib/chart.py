@@ -100,15 +100,16 @@ def _lines(trace: Trace) -> list[_Line]:
             waiting = heard.get((other, s.connection), [])
             known = [h for h in waiting if h.text.split(" ")[0] in words and h.time_s >= s.time_s]
             heard[(other, s.connection)] = [h for h in waiting if h not in known]
+            heard_s = known[-1].time_s if known else None
             if s.text in ("pages", "SYNC", "PART ram", "END ram", "urgent pages"):
                 if lines and lines[-1].step.text == "guest memory":
                     continue
                 s = Step(s.time_s, s.side, s.kind, "", "guest memory")
                 lines.append(_Line(s, s.time_s))
             elif s.text == "EOF" and lines and lines[-1].step.text == "devices":
-                lines[-1] = _Line(lines[-1].step._replace(text="devices, EOF"), known[-1].time_s if known else None)
+                lines[-1] = _Line(lines[-1].step._replace(text="devices, EOF"), heard_s)
             else:
-                lines.append(_Line(s, known[-1].time_s if known else None))
+                lines.append(_Line(s, heard_s))
         elif s.kind == "end" and lines and lines[-1].step.kind == "state" and s.text.startswith(lines[-1].step.text):
             lines[-1] = _Line(s)
         elif s.kind != "hear":

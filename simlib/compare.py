@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 from .chart import sequence_svg
@@ -133,20 +133,34 @@ def text_table(rows: list[Row]) -> Iterator[str]:
             yield f"{scenario:36} " + " ".join(f"{by[n].outcome if n in by else '':13}" for n in names)
 
 
+class Counts(NamedTuple):
+    """Of one protocol: its runs; those that end badly, and those that do where the manager lied; those that fail
+    cleanly, and those of them whose source is told why."""
+
+    runs: int
+    bad: int
+    lied: int
+    clean: int
+    known: int
+
+
+def counts(rows: list[Row], protocol: str) -> Counts:
+    mine = [r for r in rows if r.protocol == protocol]
+    bad = [r.lied for r in mine if r.outcome in BAD]
+    clean = [r.told_why for r in mine if r.outcome in ("failed", "refused")]
+    return Counts(len(mine), bad.count(False), sum(bad), len(clean), sum(clean))
+
+
 def summary(rows: list[Row]) -> Iterator[str]:
     """How often each outcome, by protocol; and how many v1 failures told the source why."""
     for protocol in dict.fromkeys(r.protocol for r in rows):
-        mine = [r for r in rows if r.protocol == protocol]
-        counted = Counter(r.outcome for r in mine)
+        counted = Counter(r.outcome for r in rows if r.protocol == protocol)
         told = ", ".join(f"{counted[o]} {o}" for o in OUTCOMES if counted[o])
-        bad = sum(r.outcome in BAD and not r.lied for r in mine)
-        silent = [r for r in mine if r.outcome in ("failed", "refused")]
-        known = sum(r.told_why for r in silent)
-        lied = sum(r.outcome in BAD and r.lied for r in mine)
+        found = counts(rows, protocol)
         yield (
-            f"{protocol}: {len(mine)} runs: {told}; {bad} of them hang, lose, corrupt or mislead"
-            f"{f' ({lied} more where the manager lied)' if lied else ''}; of "
-            f"{len(silent)} that fail cleanly the source is told why in {known}"
+            f"{protocol}: {found.runs} runs: {told}; {found.bad} of them hang, lose, corrupt or mislead"
+            f"{f' ({found.lied} more where the manager lied)' if found.lied else ''}; of "
+            f"{found.clean} that fail cleanly the source is told why in {found.known}"
         )
 
 

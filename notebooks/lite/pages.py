@@ -13,7 +13,8 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune as html_of
 from pygments.formatters import HtmlFormatter
 
 from simlib import compare, world
-from simlib.outcome import BAD, Row
+from simlib.compare import counts
+from simlib.outcome import Row
 from simlib.scenario import find, load_all
 
 HERE = Path(__file__).resolve().parent
@@ -61,12 +62,8 @@ def first(root: Path, out: Path, rows: list[Row], asked: dict[str, str]) -> str:
     told = (HERE / "index.html").read_text(encoding="utf-8")
     values: dict[str, object] = {"try": TRY, "claims": claims(root), "situations": len({r.scenario for r in rows})}
     for protocol in ("v1", "v2"):
-        mine = [r for r in rows if r.protocol == protocol]
-        clean = [r for r in mine if r.outcome in ("failed", "refused")]
-        known = [r for r in clean if r.told_why]
-        values |= {f"{protocol}_runs": len(mine), f"{protocol}_bad": sum(r.outcome in BAD and not r.lied for r in mine),
-                   f"{protocol}_clean": len(clean), f"{protocol}_known": len(known),
-                   f"{protocol}_chart": drawn(protocol)}  # fmt: skip
+        values |= {f"{protocol}_{name}": count for name, count in counts(rows, protocol)._asdict().items()}
+        values[f"{protocol}_chart"] = drawn(protocol)
     values["measured"] = sum(1 for _ in (root / "data" / "ground-truth.jsonl").open(encoding="utf-8"))
     links = [(where, *told_of) for where, told_of in ABOUT.items() if (out / where).exists()]
     values["read"] = "".join(f"<li><a href='{w}'>{escape(q)}</a></li>" for w, q in asked.items())

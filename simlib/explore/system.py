@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from ..handshake import interface as i
-from ..strangers import WORDS
+from ..strangers import TLS_HEADER_BYTES, WORDS
 from . import symmetry
 from .state import (
     DESTINATION,
@@ -477,9 +477,14 @@ class Moment:
             asks = getattr(self.system.table[self.ends[SOURCE]], "variant", "") == "f"  # once, with its first
             told = self.system.input(i.Secured(0, b"exporter", ask.alpn if asks else ""))
             self.wires[number] = wire._replace(there=(told, *wire.there), back=(told, *wire.back))
-        elif wire.there and wire.name != "stranger: half-magic":  # too few bytes for a record's header
+        elif wire.there and not self._too_short(wire.there[0]):
             told = self.system.input(i.TlsFailed(0, "An unexpected TLS packet was received."))
             self.wires[number] = wire._replace(there=(told,))
+
+    def _too_short(self, told: int) -> bool:
+        """Whether TLS waits for more before it judges."""
+        said = self.system.inputs[told]
+        return isinstance(said, i.Received) and len(said.data) < TLS_HEADER_BYTES
 
 
 def _at(pair: tuple[bool, bool], at: bool, value: bool = True) -> tuple[bool, bool]:

@@ -157,7 +157,7 @@ class Tls:
             while True:
                 found.append(self.connection.recv(CHUNK))
         except SSL.WantReadError:
-            pass  # that was all so far
+            return b"".join(found)  # no error: OpenSSL's word for "that was all so far"
         except SSL.ZeroReturnError:
             self.ended = True
         except SSL.Error as error:

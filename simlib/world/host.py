@@ -14,6 +14,7 @@ from functools import partial
 from .. import host
 from ..handshake import interface as i
 from ..host import Endpoint, Guest
+from ..strangers import TLS_HEADER_BYTES
 from ..trace import Trace
 from .clock import Alarm
 from .net import End, Net
@@ -25,7 +26,6 @@ CLIENT_HELLO, SERVER_HELLO, ACKNOWLEDGED, SERVER_DONE, CLIENT_DONE = (
 NO_ALPN = bytes(32)
 LABEL, ALPN = slice(5, 21), slice(21, 53)  # where the stand-in's hellos say whose CA, and what is offered (RFC 7301)
 UNEXPECTED = "An unexpected TLS packet was received."
-TLS_HEADER_BYTES = 5  # of a record (RFC 8446, 5.1): with fewer a peer can't be told from one that is slow
 ILLEGAL = "An illegal parameter has been received."
 CUT_SHORT = "The TLS connection was non-properly terminated."
 
