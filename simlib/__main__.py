@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
-from .real_qemu.options import add_inspect, add_profiles
+from .options import add_inspect, add_live, add_profiles, within
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="the row and the steps as JSON")
     run.set_defaults(call=_run)
     _add_explore(verbs)
-    _add_live(verbs)
+    add_live(verbs, _connect, _serve, _certificates)
     add_inspect(verbs, _of_real)
     _add_qemu(verbs)
     _add_study(verbs)
@@ -72,16 +73,22 @@ def _add_explore(verbs: Any) -> None:
     explore.add_argument("scenario", nargs="?", help="a name that `simlib list` shows, or a TOML file")
     explore.add_argument("--protocol", default="", help="v1, v2, or a way to detect: a, b, c, d, d', f (default: v1)")
     explore.add_argument("--qemu", default="", metavar="VERSION", help='QEMU of both sides, as "10.0", or "10.0>7.2"')
-    explore.add_argument("--cuts", type=int, default=0, metavar="N", help="times that all connections may be reset")
-    explore.add_argument("--losses", type=int, default=0, metavar="N", help="times that one connection may be")
+    explore.add_argument(
+        "--cuts", type=within(0), default=0, metavar="N", help="times that all connections may be reset"
+    )
+    explore.add_argument("--losses", type=within(0), default=0, metavar="N", help="times that one connection may be")
     explore.add_argument("--order", action="append", default=[], help="the manager may: cancel, deadline, postcopy")
     explore.add_argument("--stranger", action="append", default=[], metavar="WORD",
                          help="one may come and be silent, say garbage, replay a channel's opening, ...")  # fmt: skip
     explore.add_argument("--rival", action="store_true", help="a second source wants the same destination")
     explore.add_argument("--timers", action="store_true", help="timers ring, at any moment")
-    explore.add_argument("--room", type=int, default=0, metavar="N", help="messages that a buffer holds (0: endless)")
+    explore.add_argument(
+        "--room", type=within(0), default=0, metavar="N", help="messages that a buffer holds (0: endless)"
+    )
     explore.add_argument("--plain", action="store_true", help="without the two reductions")
-    explore.add_argument("--limit", type=int, default=2_000_000, metavar="N", help="states to visit (%(default)s)")
+    explore.add_argument(
+        "--limit", type=within(1), default=2_000_000, metavar="N", help="states to visit (%(default)s)"
+    )
     explore.add_argument("--out", type=Path, help="folder for each story: text, chart, and a scenario for `simlib run`")
     explore.add_argument("--json", action="store_true", help="as JSON")
     explore.set_defaults(call=_explore)
@@ -96,7 +103,7 @@ def _add_study(verbs: Any) -> None:
         epilog="simlib sweep data/sweeps/detection.toml --out build/detection.parquet")  # fmt: skip
     sweep.add_argument("sweep", type=Path, help="the sweep's TOML file")
     sweep.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Parquet file to write")
-    sweep.add_argument("--workers", type=int, default=0, metavar="N", help="processes (one a processor)")
+    sweep.add_argument("--workers", type=within(0, 4096), default=0, metavar="N", help="processes (one a processor)")
     sweep.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, as tcp://127.0.0.1:8786")
     sweep.set_defaults(call=_sweep)
     claims = verbs.add_parser(
@@ -107,46 +114,6 @@ def _add_study(verbs: Any) -> None:
     claims.add_argument("--readme", type=Path, metavar="FILE", help="also write the table between FILE's markers")
     claims.add_argument("--json", action="store_true", help="as JSON")
     claims.set_defaults(call=_claims)
-
-
-def _add_live(verbs: Any) -> None:
-    serve = verbs.add_parser(
-        "serve", help="the destination, on a real socket", description="Listens for a real handshake and takes the "
-        "guest. A refused attempt leaves it listening.", epilog="simlib serve tcp:127.0.0.1:4444")  # fmt: skip
-    connect = verbs.add_parser(
-        "connect", help="the source, on a real socket", description="Migrates a made-up guest to `simlib serve`; what "
-        "does not match is told before it moves. Exit status 0: migrated, 1: not.",
-        epilog="simlib connect tcp:127.0.0.1:4444 --channels 4 --profile pc-q35-7.2")  # fmt: skip
-    for verb, at_source in ((serve, False), (connect, True)):
-        verb.add_argument("address", help="tcp:HOST:PORT, unix:PATH, fd:N (an inherited socket), or exec:COMMAND")
-        verb.add_argument("--profile", default="pc-i440fx-7.2", metavar="MACHINE",
-                          help="this side's machine, from data/profiles (%(default)s)")  # fmt: skip
-        verb.add_argument("--qemu", default="10.0", metavar="VERSION", help="this side's QEMU (%(default)s)")
-        verb.add_argument("--protocol", default="v2", choices=("v1", "v2", "f"),
-                          help="f: found out by TLS (its ALPN), which old peers survive (%(default)s)")  # fmt: skip
-        verb.add_argument("--capability", action="append", default=[], help="a migration capability that is on")
-        verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="v2: it must be on")
-        verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="v2: it must not be on")
-        verb.add_argument("--session", default="", help="v2: the migration's name; both sides must say the same")
-        verb.add_argument("--psk-file", type=Path, help="v2: a secret that both sides share")
-        verb.add_argument("--tls", type=Path, metavar="FOLDER",
-                          help="certificates as for tls-creds-x509; `simlib certificates` makes some")  # fmt: skip
-        verb.add_argument("--pcap", type=Path, metavar="FILE", help="the bytes, with TLS keys, for Wireshark")
-        verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
-        verb.set_defaults(call=_connect if at_source else _serve)
-    serve.add_argument("--accept", default="v2", choices=("v2", "v2-or-v1"), help="what it takes (%(default)s)")
-    serve.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="v2: of doubts (%(default)s)")
-    for verb in (serve, connect):
-        verb.add_argument("--channels", type=int, default=0, metavar="N", help="multifd channels (%(default)s)")
-    connect.add_argument("--ram-mib", type=float, default=64.0, metavar="N", help="the guest's memory (%(default)s)")
-    connect.add_argument(
-        "--tls-hostname", default="", metavar="NAME", help="whom to expect; the address's host if none"
-    )
-    made = verbs.add_parser("certificates", help="certificates to try --tls with", description="Makes a CA, a server "
-                            "and a client in a folder laid out as QEMU's tls-creds-x509 wants it.")  # fmt: skip
-    made.add_argument("folder", type=Path)
-    made.add_argument("hostname", nargs="*", help="names and addresses of the destination (localhost)")
-    made.set_defaults(call=_certificates)
 
 
 def _add_qemu(verbs: Any) -> None:
@@ -167,9 +134,14 @@ def _add_qemu(verbs: Any) -> None:
     migrate.add_argument(
         "--to", metavar="ADDRESS", help="instead: where an agent of another host listens (tcp:HOST:PORT)"
     )
-    migrate.add_argument("--channels", type=int, default=0, metavar="N", help="multifd channels (%(default)s)")
     migrate.add_argument(
-        "--postcopy-after", type=float, metavar="SECONDS", help="switch to postcopy then, if it has not ended before"
+        "--channels", type=within(0, 255), default=0, metavar="N", help="multifd channels (%(default)s)"
+    )
+    migrate.add_argument(
+        "--postcopy-after",
+        type=within(0, 1e6, float),
+        metavar="SECONDS",
+        help="switch to postcopy then, if it has not ended before",
     )
     migrate.add_argument("--destination-profile", default="", metavar="MACHINE", help="the destination's")
     agent = qemu.add_parser(
@@ -210,8 +182,10 @@ def _add_check(qemu: Any) -> None:
                        help='every scenario on this, as "5.2", or "11.1>7.2"; again for more (its own)')  # fmt: skip
     check.add_argument("--protocol", action="append", choices=("v1", "v2"),
                        help="v1 between the QEMUs, v2 by agents beside them; may be given twice (v1)")  # fmt: skip
-    check.add_argument("--repeats", type=int, default=3, metavar="N", help="real runs of each, for races (%(default)s)")
-    check.add_argument("--jobs", type=int, default=2, metavar="N", help="cells at a time (%(default)s)")
+    check.add_argument(
+        "--repeats", type=within(1), default=3, metavar="N", help="real runs of each, for races (%(default)s)"
+    )
+    check.add_argument("--jobs", type=within(1, 4096), default=2, metavar="N", help="cells at a time (%(default)s)")
     check.add_argument("--captures", type=Path, metavar="FOLDER", help="keep each run's trace and first bytes there")
     check.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and FILE.json beside it")
     check.add_argument("--json", action="store_true", help="the cells as JSON")
@@ -220,29 +194,42 @@ def _add_check(qemu: Any) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    for name in ("stdout", "stderr"):  # closed, as by `>&-`
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     words = sys.argv[1:] if argv is None else argv
     end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
     options = _parser().parse_args(words[:end])
     if end < len(words):
         options.rest = words[end + 1 :]  # QEMU's own, whatever it looks like
     try:
-        return int(options.call(options))
+        status = int(options.call(options))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt as stopped:
         print(f"simlib: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
-        sys.stderr.close()
-        return 1
+        return _mute()
     except Failure as error:
         print(f"simlib: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         wanted = (getattr(options, name, None) for name in ("out", "captures", "file"))
         print(f"simlib: {error.filename or next(filter(None, wanted), 'output')}: {error.strerror}", file=sys.stderr)
-        return 1
+        return _mute()
     except ValueError as error:
         print(f"simlib: {error}", file=sys.stderr)
         return 2
+
+
+def _mute() -> int:
+    """What could not be written is not tried again when Python ends, where it would be told a second time."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _compare(options: Any) -> int:
@@ -280,21 +267,15 @@ def _tell_rows(rows: list[Any], options: Any, command: str) -> None:
 def _run(options: Any) -> int:
     from . import scenario, world
 
-    try:
-        found = scenario.find(options.scenario)
-        given = {
-            "protocol": options.protocol or found.protocols[0], "version": options.qemu or found.versions[0],
-            "manager": options.manager or found.managers[0],
-        }  # fmt: skip
-        _check("--protocol", given["protocol"], scenario.PROTOCOLS)
-        _check("--manager", given["manager"], scenario.MANAGERS)
-        for number, at_source in zip(scenario.pair(given["version"]), (True, False), strict=True):
-            found.settings(at_source, number)
-    except scenario.ScenarioError:
-        raise
-    except ValueError as error:
-        wrong = f"--qemu {options.qemu!r} is not a version; write 10.0 or 10.0>7.2" if "int()" in str(error) else error
-        raise ValueError(str(wrong)) from None
+    found = scenario.find(options.scenario)
+    given = {
+        "protocol": options.protocol or found.protocols[0], "version": options.qemu or found.versions[0],
+        "manager": options.manager or found.managers[0],
+    }  # fmt: skip
+    _check("--protocol", given["protocol"], scenario.PROTOCOLS)
+    _check("--manager", given["manager"], scenario.MANAGERS)
+    for number, at_source in zip(scenario.pair(given["version"]), (True, False), strict=True):
+        found.settings(at_source, number)
     result = world.run(found, seed=options.seed, **given)
     if options.out:
         _write(options.out, result)

@@ -7,6 +7,8 @@ sent what and when; its acknowledgements say nothing about delay or loss.
 
     write(Path("run.pcapng"), [Segment(0, 0, True, "syn"), Segment(50_000, 0, False, "syn-ack"), ...], "scenario 12")
 
+or, while it happens, a `Capture`.
+
 Sources: pcapng is draft-ietf-opsawg-pcapng (sections 4.1 SHB, 4.2 IDB, 4.3 EPB, 4.7 DSB), LINKTYPE_RAW is on
 tcpdump.org/linktypes.html, headers and checksum are RFC 791, 9293 and 1071.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,25 +75,40 @@ class _Side:
     waiting: int = 0  # packets sent since the other side last spoke
 
 
+class Capture:
+    """A file that grows by what is added. Raises OSError, at each step."""
+
+    def __init__(self, path: Path, comment: str = "") -> None:
+        self.connections: dict[int, tuple[_Side, _Side]] = {}
+        self.file = path.open("wb")
+        self.file.write(_file_head(comment))
+
+    def add_secrets(self, lines: bytes) -> None:
+        """Part of a TLS key log in NSS format; Wireshark wants it in front of the packets that it opens."""
+        self.file.write(_block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(lines)) + _padded(lines)))
+
+    def add(self, segment: Segment) -> int:
+        """The number of packets that it took."""
+        sides = self.connections.get(segment.connection)
+        if sides is None:
+            sides = self.connections[segment.connection] = (
+                _Side(_DESTINATION, _LISTENING_PORT, 2_000_000, 2_000_000),
+                _Side(_SOURCE, _FIRST_CLIENT_PORT + segment.connection, 1_000_000, 1_000_000),
+            )
+        blocks = list(_blocks(segment, sides[segment.from_source], sides[not segment.from_source]))
+        self.file.writelines(blocks)
+        return len(blocks)
+
+    def close(self) -> None:
+        self.file.close()
+
+
 def write(path: Path, segments: Iterable[Segment], comment: str = "", secrets: bytes = b"") -> int:
     """Write `segments` in their order and return the number of packets; `secrets` is a TLS key log in NSS format."""
-    connections: dict[int, tuple[_Side, _Side]] = {}
-    count = 0
-    with path.open("wb") as file:
-        file.write(_file_head(comment))
+    with closing(Capture(path, comment)) as capture:
         if secrets:
-            file.write(_block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(secrets)) + _padded(secrets)))
-        for segment in segments:
-            sides = connections.get(segment.connection)
-            if sides is None:
-                sides = connections[segment.connection] = (
-                    _Side(_DESTINATION, _LISTENING_PORT, 2_000_000, 2_000_000),
-                    _Side(_SOURCE, _FIRST_CLIENT_PORT + segment.connection, 1_000_000, 1_000_000),
-                )
-            for block in _blocks(segment, sides[segment.from_source], sides[not segment.from_source]):
-                file.write(block)
-                count += 1
-    return count
+            capture.add_secrets(secrets)
+        return sum(map(capture.add, segments))
 
 
 def _blocks(segment: Segment, sender: _Side, receiver: _Side) -> Iterator[bytes]:

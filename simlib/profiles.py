@@ -8,13 +8,12 @@ hotplug, which older ones send once the guest has asked for it.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .handshake.machine import Device, Machine, RamBlock, Subsection
-from .handshake.stream import version_number
+from .handshake.machine import Device, Machine, RamBlock, Subsection, version_number
 
 ROOT = Path(__file__).resolve().parent
 DATA = ROOT / "data" if (ROOT / "data").is_dir() else ROOT.parent / "data"
@@ -92,12 +91,27 @@ def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
         at = next((n for n, d in enumerate(devices) if d.id == edit.get("device")), None)
         if at is None:
             raise ProfileError(f"edit names no device of {found.type}: {edit.get('device')!r}")
-        changes: dict[str, Any] = {k.replace("-", "_"): v for k, v in edit.items() if k != "device"}
-        if "subsections" in changes:
-            changes["subsections"] = tuple(Subsection(*s) for s in changes["subsections"])
-        if "nested" in changes:
-            changes["nested"] = tuple(tuple(n) for n in changes["nested"])
-        if "features" in changes:
-            changes["features"] = tuple(changes["features"])
+        changes = {k.replace("-", "_"): v for k, v in edit.items() if k != "device"}
+        for key, value in changes.items():
+            if not _fits(value, _EXAMPLE.get(key)):
+                raise ProfileError(f"edit of {edit['device']}: {key} = {value!r} is nothing that a device has")
+            if key == "subsections":
+                changes[key] = tuple(Subsection(*s) for s in value)
+            elif isinstance(value, list):
+                changes[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
         devices[at] = replace(devices[at], **changes)
     return replace(found, devices=tuple(devices))
+
+
+_EXAMPLE = {f.name: f.default for f in fields(Device)} | {
+    "id": "", "subsections": [["", 1, "always"]], "nested": [["", 1, 1]], "features": [""],
+}  # fmt: skip
+
+
+def _fits(value: Any, example: Any) -> bool:
+    """Whether it is made as the example is: a list of any length of such things, numbers of 32 bits."""
+    if isinstance(value, list) and isinstance(example, list):
+        if len(example) > 1:  # one of three things
+            return len(value) == len(example) and all(map(_fits, value, example))
+        return all(_fits(v, example[0]) for v in value)
+    return type(value) is type(example) and (type(value) is not int or 0 <= value < 1 << 32)

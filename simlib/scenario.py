@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from .handshake.machine import Machine, Settings
+from .handshake.stream import COMPRESSION_FLAG
 from .profiles import DATA, ProfileError, edited, machine
 
 PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'", "f")
 MANAGERS = ("naive", "libvirt")
-SIZE_LIMIT_BYTES = 1 << 20
+SIZE_LIMIT_BYTES = 8 << 20
 Numbers = tuple[float, ...]
 
 
@@ -212,38 +214,62 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Fault", "says"): ("silent", "garbage", "half-magic", "multifd", "qevm", "scan", "v2-hello", "bad-channel",
                         "flood"),
 }  # fmt: skip
+# What is allowed of a number, by the end of its name, unless its own key stands below.
+MOST = {"_ms": 1e9, "_s": 1e5, "_mib": 1 << 24, "_kib": 1 << 24, "_mib_s": 1 << 20}
+RANGES: dict[tuple[str, str], tuple[float, float]] = {
+    ("Side", "vcpus"): (0, 4096), ("Link", "loss"): (0, 0.99), ("Link", "syn_loss"): (0, 0.99),
+    ("Link", "shape"): (0.01, 100), ("Link", "rate_mib_s"): (1e-3, 1 << 20), ("Link", "buffer_kib"): (1, 1 << 24),
+    ("Management", "retries"): (0, 1000), ("Management", "observe_s"): (1e-3, 1e5), ("Fault", "retries"): (0, 255),
+    ("Scenario", "detect_timeout_s"): (1e-6, 1e5),
+}  # fmt: skip
+VERSION = r"\d{1,3}(\.\d{1,3}){0,3}"
+CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt"
+PATTERNS = {
+    ("Scenario", "name"): (r"(?!\.)[^/\x00-\x1f]{1,100}", "up to 100 characters, none of them a /, the first no dot"),
+    ("Scenario", "versions"): (f"{VERSION}(>{VERSION})?", '"7.2" or "7.2>10.0"'),
+    ("Side", "uuid"): ("([0-9a-f]{32})?", "32 hexadecimal digits"),
+    **dict.fromkeys((("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")), (
+        CHANNEL, "a channel's name: main, multifd[0], preempt (postcopy-preempt in 7.2)")),
+}  # fmt: skip
 PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts, "management": Management}
 
 
 def load(path: Path) -> Scenario:
     """The scenario in a TOML file. Raises ScenarioError."""
-    import tomllib  # here, and difflib below: a sweep's workers need neither
-
-    try:
-        size = path.stat().st_size
-        if size > SIZE_LIMIT_BYTES:
-            raise ScenarioError(f"{path}: {size} bytes are too many for a scenario; {SIZE_LIMIT_BYTES} are allowed")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ScenarioError(f"{path}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(f"{path}: is not UTF-8 text") from None
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ScenarioError(f"{path}: is not TOML: {error}") from None
+    table = read_table(path)
     if not table:
         raise ScenarioError(f"{path}: is empty; a scenario needs at least a title")
     found = _read(Scenario, {"name": path.stem, **table}, str(path), "")
     assert isinstance(found, Scenario)
     if not found.title:
         raise ScenarioError(f"{path}: lacks the key 'title', one line that says what happens")
+    for key in ("versions", "protocols", "managers"):
+        if not getattr(found, key):
+            raise ScenarioError(f"{path}: '{key}' names none; leave it out for the usual ones")
     for version in found.versions:
         for side, number in zip((True, False), pair(version), strict=True):
-            if not all(p.isdigit() for p in number.split(".")) or not number:
-                raise ScenarioError(f'{path}: versions has {version!r}; write "7.2" or "7.2>10.0"')
             found.settings(side, number)
     return found
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises ScenarioError."""
+    import tomllib  # here, and difflib below: a sweep's workers need neither
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(SIZE_LIMIT_BYTES + 1)
+        if len(text) > SIZE_LIMIT_BYTES:
+            raise ScenarioError(f"{path}: is longer than the {SIZE_LIMIT_BYTES >> 20} MiB that are read")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise ScenarioError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: is not UTF-8 text") from None
+    except ScenarioError:
+        raise
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number with more digits than Python reads
+        raise ScenarioError(f"{path}: is not TOML: {error}") from None
 
 
 def load_all(folder: Path | None = None) -> list[Scenario]:
@@ -315,7 +341,7 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
     if key not in hints:
         raise ScenarioError(f"{file}: unknown key '{path}'{_nearest(key, list(hints))}")
     inner = _with(getattr(part, key), rest, value, file, path) if rest else value
-    checked = inner if rest else _value(type(part).__name__, key, hints[key], value, file, path)
+    checked = inner if rest else _value(type(part), key, hints[key], value, file, path)
     return replace(part, **{key: checked})
 
 
@@ -336,14 +362,14 @@ def _read(cls: type, table: dict[str, Any], file: str, where: str) -> Any:
         at = f"{where}{raw}"
         if key not in known:
             raise ScenarioError(f"{file}: unknown key '{at}'{_nearest(key, list(known))}")
-        given[key] = _value(cls.__name__, key, hints[key], value, file, at)
+        given[key] = _value(cls, key, hints[key], value, file, at)
     for name, f in known.items():
         if f.default is MISSING and f.default_factory is MISSING and name not in given:
             raise ScenarioError(f"{file}: lacks the key '{where}{name}'")
     return cls(**given)
 
 
-def _value(owner: str, key: str, hint: Any, value: Any, file: str, at: str) -> Any:
+def _value(owner: type, key: str, hint: Any, value: Any, file: str, at: str) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
         if not isinstance(value, dict):
@@ -353,21 +379,46 @@ def _value(owner: str, key: str, hint: Any, value: Any, file: str, at: str) -> A
         if not isinstance(value, list):
             raise ScenarioError(f"{file}: '{at}' must be a list, as in {key} = [...]; it is {_kind(value)}")
         return tuple(_value(owner, key, inner[0], v, file, f"{at}[{n}]") for n, v in enumerate(value))
-    if origin is dict or hint is dict:
+    if origin is dict:
         if not isinstance(value, dict):
             raise ScenarioError(f"{file}: '{at}' must be a table; it is {_kind(value)}")
-        return value
+        return {k: _parameter(k, v, file, f"{at}.{k}") for k, v in value.items()} if key == "parameters" else value
     wanted = inner if origin is types.UnionType else (hint,)
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not any(isinstance(value, w) and (w is bool or not isinstance(value, bool)) for w in wanted):
         names = " or ".join(_NAMES.get(w, w.__name__) for w in wanted)
         raise ScenarioError(f"{file}: '{at}' must be {names}; it is {_kind(value)}")
-    allowed = CHOICES.get((owner, key))
+    allowed = CHOICES.get((owner.__name__, key))
     if allowed and value not in allowed:
         raise ScenarioError(f"{file}: '{at}' is {value!r}; allowed are {', '.join(map(repr, allowed))}")
-    if isinstance(value, float) and not value < float("inf"):
-        raise ScenarioError(f"{file}: '{at}' must be a finite number; it is {value}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _check_range(owner, key, value, file, at)
+    pattern, meant = PATTERNS.get((owner.__name__, key), ("", ""))
+    if pattern and not re.fullmatch(pattern, value, re.ASCII):
+        raise ScenarioError(f"{file}: '{at}' is {value[:80]!r}; write {meant}")
+    return value
+
+
+def _check_range(owner: type, key: str, value: float, file: str, at: str) -> None:
+    """By the key's own range, or by its unit. A time or place that may be "never" is negative then."""
+    units = [most for unit, most in MOST.items() if key.endswith(unit)]  # the last is the longest
+    least, most = RANGES.get((owner.__name__, key), (0, units[-1] if units else 1 << 20))
+    usual = getattr(owner, key, None)
+    if value < 0 and (owner is Timing or (isinstance(usual, float) and usual < 0)):
+        least = -most
+    if not least <= value <= most:  # NaN is in no range
+        raise ScenarioError(f"{file}: '{at}' must be a number from {least:,g} to {most:,g}; it is {value}")
+
+
+def _parameter(name: str, value: Any, file: str, at: str) -> Any:
+    """A migration parameter. Those that the engines read are checked as QMP would."""
+    if name == "multifd-channels" and not (type(value) is int and 1 <= value <= 255):
+        raise ScenarioError(f"{file}: '{at}' must be a whole number from 1 to 255; it is {_kind(value)}")
+    if name == "multifd-compression" and value not in COMPRESSION_FLAG:
+        raise ScenarioError(f"{file}: '{at}' is {value!r}; allowed are {', '.join(map(repr, COMPRESSION_FLAG))}")
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ScenarioError(f"{file}: '{at}' must be a whole number or a text; it is {_kind(value)}")
     return value
 
 

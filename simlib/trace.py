@@ -39,6 +39,13 @@ class Trace:
     def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
         self.steps.append(tuple.__new__(Step, (time_s, side, kind, connection, text)))  # half the time of Step()
 
+    def keep(self, packet: Packet) -> None:
+        """What a real link carried."""
+        self.packets.append(packet)
+
+    def keep_secret(self, line: bytes) -> None:
+        """A line of TLS's key log; of use where packets go to a file."""
+
     def __str__(self) -> str:
         """The run as text, one step a line."""
         return "\n".join([self.title] * bool(self.title) + [self.line(s) for s in self.steps])

@@ -24,13 +24,22 @@ BAD_FILES = {
     GOOD + "[source]\ncapabilites = []": "'source.capabilites'; did you mean 'capabilities'?",
     GOOD + "[source]\ncapabilities = 'multifd'": "'source.capabilities' must be a list",
     GOOD + "[link]\ndelay-ms = 'fast'": "'link.delay-ms' must be a number; it is a text (fast)",
-    GOOD + "[link]\ndelay-ms = inf": "must be a finite number",
+    GOOD + "[link]\ndelay-ms = inf": "must be a number from 0 to 1e+09; it is inf",
     GOOD + "[link]\ntransport = 'pigeon'": "allowed are 'tcp'",
     GOOD + "[[faults]]\nat-s = 1.0": "lacks the key 'faults[0].kind'",
     GOOD + "source = 3": "'source' must be a table",
-    GOOD + "versions = ['seven']": "versions has 'seven'",
+    GOOD + "versions = ['seven']": "'versions[0]' is 'seven'; write \"7.2\" or",
     GOOD + "protocols = ['v3']": "'protocols[0]' is 'v3'",
     GOOD + "[source]\nmachine = 'pc-banana'": "no machine configuration 'pc-banana'",
+    GOOD + "versions = []": "'versions' names none",
+    GOOD + "name = '../../out'": "'name' is '../../out'; write up to 100 characters",
+    GOOD + "[link]\nrate-mib-s = 0": "'link.rate-mib-s' must be a number from 0.001",
+    GOOD + "[management]\nretries = 100000000000": "'management.retries' must be a number from 0 to 1,000",
+    GOOD + "[source]\nuuid = 'mine'": "write 32 hexadecimal digits",
+    GOOD + "[source.parameters]\nmultifd-channels = 'many'": "must be a whole number from 1 to 255",
+    GOOD + "[source.parameters]\nmultifd-compression = 'zip'": "allowed are 'none', 'zlib'",
+    GOOD + "[[faults]]\nkind = 'order'\norder = ['main', 'side']": "'faults[0].order[1]' is 'side'; write a channel",
+    GOOD + "[source]\nedit = [{ device = 'cpu', version = 'two' }]": "edit",
     GOOD + "[source]\nedit = [{ version = 2 }]": "edit",
     "about = 'no title'": "lacks the key 'title'",
     "a = " + "[" * 5000: "is not TOML",
@@ -48,7 +57,7 @@ def test_a_mistake_in_a_scenario_file_names_file_key_and_what_would_be_right(tex
 
 
 def test_unreadable_and_huge_and_binary_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "huge.toml").write_bytes(b"#" * (2 << 20))
+    (tmp_path / "huge.toml").write_bytes(b"#" * (9 << 20))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder.toml").mkdir()
     for name in ("huge.toml", "binary.toml", "folder.toml", "absent.toml"):

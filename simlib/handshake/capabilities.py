@@ -5,8 +5,7 @@ Sources: QEMU qapi/migration.json and migration/options.c of the named versions,
 
 from __future__ import annotations
 
-from .machine import Settings
-from .stream import version_number
+from .machine import Settings, version_number
 
 # Capability: first version that has it, first that no longer does.
 CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {

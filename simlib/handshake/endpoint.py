@@ -12,7 +12,7 @@ V = TypeVar("V")
 HEARS = {told: "_on_" + told.__name__.lower() for told in get_args(Input)}
 # given once, a function of the rest, or of no consequence for what comes
 CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out",
-            "_known_devices", "_known_subsections", "_at")  # fmt: skip
+            "_known_blocks", "_known_devices", "_known_subsections", "_at")  # fmt: skip
 PLAIN = {bool, bytes, float, int, str, tuple, type(None)}  # nearly all values, passed at once
 
 

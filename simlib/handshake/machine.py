@@ -119,3 +119,13 @@ class Settings:
     def return_path(self) -> bool:
         """postcopy-ram implies it (QEMU migration/migration.c, migrate_fd_connect)."""
         return self.has("return-path") or self.has("postcopy-ram")
+
+
+def version_number(text: str) -> tuple[int, int]:
+    """(10, 0) of "10.0.13". Raises ValueError."""
+    major, _, rest = text.partition(".")
+    minor = rest.partition(".")[0]
+    try:
+        return int(major), int(minor or 0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no version of QEMU; write 10.0, or 10.0>7.2 for two") from None

@@ -17,7 +17,7 @@ from functools import cached_property
 
 from .buffer import Buffer
 from .endpoint import State
-from .machine import Device, Machine, Settings
+from .machine import Device, Machine, RamBlock, Settings, version_number
 
 MAGIC = b"QEVM"
 MULTIFD_MAGIC = b"\x11\x22\x33\x44"
@@ -42,6 +42,7 @@ COMPRESSION_FLAG = {"none": 0, "zlib": 2, "zstd": 4, "qpl": 8, "uadk": 16, "qatz
 PACKET_FILL_BYTES = 1 << 30
 LEGACY_PAGE_BITS = 12
 STRING_LIMIT = 255
+BLOCKS_LIMIT = 1024
 
 Piece = tuple[bytes, int]  # real bytes, then stand-in bytes
 
@@ -231,7 +232,8 @@ class Loader(State):
         self._at = 0  # how much of its head was read, while an event is looked for
         self.state = "header"
         self.section = (0, "")  # id and name of the one being read
-        self.sections: tuple[tuple[int, str], ...] = ()
+        self.ram_section = -1  # its number, once it has begun
+        self.ram_left = self.ram_blocks = 0  # bytes of memory whose blocks are still to be told; blocks told
         self.capabilities: tuple[str, ...] | None = None
         self.left = 0  # stand-in bytes still to pass over
         self.device_bytes = 0
@@ -244,6 +246,10 @@ class Loader(State):
     def _known_subsections(self) -> dict[tuple[str, str], int]:
         machine = self.settings.machine
         return {(d.id, s.name): s.uncounted_bytes(machine.vcpus) for d in machine.devices for s in d.subsections}
+
+    @cached_property
+    def _known_blocks(self) -> dict[str, RamBlock]:
+        return {b.name: b for b in self.settings.machine.ram_blocks}
 
     def feed(self, data: bytes, fill: int = 0) -> None:
         self.buffer = self.buffer.add(data, fill)
@@ -358,10 +364,9 @@ class Loader(State):
             return self._full_section(kind)
         if kind in (PART, END):
             number = self._number("I")
-            name = dict(self.sections).get(number)
-            if name is None:
+            if number != self.ram_section:
                 raise StreamError(f"Unknown savevm section {number}")
-            self.section, self.state = (number, name), "ram_record"
+            self.section, self.state = (number, "ram"), "ram_record"
             return None
         raise StreamError(f"Unknown savevm section type {kind}")
 
@@ -379,10 +384,9 @@ class Loader(State):
         instance, version = self._number("I"), self._number("I")
         self.section = (number, name)
         if name == "ram" and kind == START:
-            blocks = self._ram_blocks()
-            self.sections = (*self.sections, (number, name))
-            self.state = "ram_record"
-            return ("setup", blocks)
+            self.ram_left, self.ram_blocks = self._number("Q") & ~RAM_FLAGS, 0
+            self.ram_section, self.state = number, "ram_block"
+            return None
         local = self._known_devices.get((name, instance))
         if local is None:
             raise StreamError(
@@ -396,23 +400,24 @@ class Loader(State):
         self.left, self.state, self.device_bytes = local.size_bytes, "device", local.size_bytes
         return None
 
-    def _ram_blocks(self) -> int:
-        total = self._number("Q") & ~RAM_FLAGS
-        local = {b.name: b for b in self.settings.machine.ram_blocks}
-        seen = count = 0
-        while seen < total:
-            name, size = self._string(), self._number("Q")
-            block = local.get(name)
-            if block is None:
-                raise StreamError(f'Unknown ramblock "{name}", cannot accept migration')
-            if size != block.size_bytes and not (block.resizable or self.settings.has("mapped-ram")):
-                raise StreamError(f"Size mismatch: {name}: 0x{size:x} != 0x{block.size_bytes:x}: Invalid argument")
-            if self.settings.has("postcopy-ram") and block.page_bytes != 4096:
-                self._number("Q")
-            if self.settings.has("x-ignore-shared"):
-                self._number("Q")
-            seen, count = seen + size, count + 1
-        return count
+    def _ram_block(self) -> tuple[object, ...] | None:
+        if self.ram_left <= 0:
+            self.state = "ram_record"
+            return ("setup", self.ram_blocks)
+        name, size = self._string(), self._number("Q")
+        block = self._known_blocks.get(name)
+        if block is None:
+            raise StreamError(f'Unknown ramblock "{name}", cannot accept migration')
+        if size != block.size_bytes and not (block.resizable or self.settings.has("mapped-ram")):
+            raise StreamError(f"Size mismatch: {name}: 0x{size:x} != 0x{block.size_bytes:x}: Invalid argument")
+        if self.settings.has("postcopy-ram") and block.page_bytes != 4096:
+            self._number("Q")
+        if self.settings.has("x-ignore-shared"):
+            self._number("Q")
+        self.ram_left, self.ram_blocks = self.ram_left - size, self.ram_blocks + 1
+        if self.ram_blocks > BLOCKS_LIMIT:  # ours: QEMU would go on with blocks of no bytes for ever
+            raise StreamError(f"More than {BLOCKS_LIMIT} memory blocks")
+        return None
 
     def _ram_record(self) -> tuple[object, ...]:
         word = self._number("Q")
@@ -491,10 +496,3 @@ class Loader(State):
 
     def _finished(self) -> None:
         raise _More
-
-
-def version_number(text: str) -> tuple[int, int]:
-    """(10, 0) of "10.0.13"; ValueError for anything else."""
-    major, _, rest = text.partition(".")
-    minor = rest.partition(".")[0]
-    return int(major), int(minor or 0)

@@ -47,15 +47,19 @@ class Address:
 def parse(text: str) -> Address:
     """Raises AddressError."""
     kind, colon, where = text.partition(":")
-    if kind not in KINDS and colon and where.isdigit():
+    if kind not in KINDS and colon and where.isdecimal():
         kind, where = "tcp", text  # HOST:PORT
     if not colon or kind not in KINDS or not where:
         raise AddressError(f"{text!r} is not an address; write tcp:HOST:PORT, unix:PATH, fd:N or exec:COMMAND")
     if kind == "tcp":
         port = where.rpartition(":")[2]
-        if not port.isdigit() or int(port) > 65535 or ":" not in where:
+        if not port.isdecimal() or int(port) > 65535 or ":" not in where:
             raise AddressError(f"{text!r} has no port; write tcp:HOST:PORT, with a port from 0 to 65535")
-    if kind == "fd" and not where.isdigit():
+        try:
+            where.rpartition(":")[0].encode("idna")  # as getaddrinfo would
+        except UnicodeError:
+            raise AddressError(f"{text!r}: no host can have that name") from None
+    if kind == "fd" and not where.isdecimal():
         raise AddressError(f"{text!r}: a descriptor is a number, as in fd:3")
     return Address(kind, where)
 
@@ -97,8 +101,9 @@ def given(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | No
     if address.kind == "fd":
         try:
             sock = socket.socket(fileno=int(address.where))
-        except OSError as error:
-            raise AddressError(f"{address}: is not an open socket ({error.strerror})") from None
+        except (OSError, ValueError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "no such number"
+            raise AddressError(f"{address}: is not an open socket ({why})") from None
         sock.setblocking(False)
         return sock, None
     ours, theirs = socket.socketpair()

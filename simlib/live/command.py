@@ -8,17 +8,18 @@ import secrets
 import signal
 import sys
 import textwrap
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ..capture import Segment, write
+from ..capture import Capture, Segment
 from ..endpoints import Setup
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start
 from ..scenario import GuestFacts, Link, Scenario, ScenarioError, Side
-from ..trace import Trace
-from .address import bound, parse
+from ..trace import Packet, Trace
+from .address import Address, bound, given, parse
 from .host import Host
 from .tls import Credentials, make_credentials
 
@@ -26,18 +27,72 @@ KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
 
 
 class Telling(Trace):
-    """A trace that is read while it grows; strangers, who may come for ever, don't make it grow for ever."""
+    """A trace that is told while it grows, and whose packets go to a file at once: strangers, who may come for ever,
+    don't make it grow for ever. `unheard` is called when nobody reads what it tells any more."""
 
-    def __init__(self, title: str, shown: bool) -> None:
-        super().__init__(title)
-        self.shown = shown
+    def __init__(self, shown: bool, pcap: Path | None = None) -> None:
+        """Raises OSError."""
+        super().__init__()
+        self.shown, self.pcap = shown, pcap
+        self.unheard: Callable[[], object] = lambda: None
+        self.capture = Capture(pcap, "simlib, real sockets") if pcap else None
+        self.held: list[Segment] = []  # until the secrets that open them are there
+        self.known: set[int] = set()  # connections
 
     def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
         super().note(time_s, side, kind, connection, text)
         if self.shown:
-            print(self.line(self.steps.pop()), flush=True)
+            try:
+                print(self.line(self.steps.pop()), flush=True)
+            except OSError as error:
+                self.shown = False
+                print(f"simlib: output: {error.strerror}: nothing more is told", file=sys.stderr)
+                self.unheard()
         elif len(self.steps) >= 2 * KEPT_STEPS:
             del self.steps[:KEPT_STEPS]
+
+    def keep(self, packet: Packet) -> None:
+        if self.capture is None:
+            return
+        segments, self.held = self.held, []
+        time_ns, connection = round(packet.time_s * 1e9), packet.connection
+        try:
+            self._write(segments)
+            if connection not in self.known:  # its opening is the kernel's own, which nobody here saw
+                self.known.add(connection)
+                for from_source, kind in ((True, "syn"), (False, "syn-ack"), (True, "ack")):
+                    self.held.append(Segment(time_ns, connection, from_source, kind))
+            self.held.append(Segment(time_ns, connection, *packet[2:]))
+        except (OSError, ValueError) as error:  # a full disk; more connections than ports
+            self._uncaptured(error)
+
+    def keep_secret(self, line: bytes) -> None:
+        if self.capture is not None:
+            try:
+                self.capture.add_secrets(line)
+            except OSError as error:
+                self._uncaptured(error)
+
+    def close(self) -> None:
+        """What is still held is written."""
+        if self.capture is not None:
+            try:
+                self._write(self.held)
+                self.capture.close()
+            except OSError as error:
+                self._uncaptured(error)
+
+    def _write(self, segments: list[Segment]) -> None:
+        assert self.capture is not None
+        for segment in segments:
+            self.capture.add(segment)
+
+    def _uncaptured(self, error: OSError | ValueError) -> None:
+        print(f"simlib: {self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there", file=sys.stderr)
+        capture, self.capture = self.capture, None
+        if capture is not None:
+            with suppress(OSError):  # it was told
+                capture.close()
 
 
 def _setup(options: Any, at_source: bool) -> Setup:
@@ -46,6 +101,8 @@ def _setup(options: Any, at_source: bool) -> Setup:
     transport = "exec-socat" if address.kind == "exec" else address.kind
     channels = getattr(options, "channels", 0)
     capabilities = tuple(options.capability) + (("multifd",) if channels else ())
+    if address.kind == "fd":
+        given(address)[0].detach()  # complain now
     if address.inline and channels:
         raise ValueError(f"{address} is one pair of pipes: --channels needs tcp: or unix:")
     side = Side(
@@ -96,36 +153,43 @@ def _host(options: Any, setup: Setup, at_source: bool, trace: Trace) -> Host:
 
 
 def serve(options: Any) -> int:
-    """Listen until a guest has come, or is told to stop."""
+    """Listen until a guest has come, or is told to stop. Raises ValueError, OSError."""
     setup = _setup(options, at_source=False)
-    trace = Telling("", not options.json)
 
-    async def work(stop: asyncio.Event) -> int:
+    async def work(stop: asyncio.Event, trace: Telling) -> int:
         host = _host(options, setup, False, trace)
         try:
             address = parse(options.address)
             if not address.inline:
-                await host.listen(address)
+                await _listen(host, address)
             host.feed(Start())
             if address.inline:
-                await host.listen(address)
+                await _listen(host, address)
             elif host.listener is not None:
                 print(f"listening on {bound(host.listener)} ({options.profile}, QEMU {options.qemu}); Ctrl-C ends it",
                       file=sys.stderr, flush=True)  # fmt: skip
             await _ended(host, stop)
+            if host.over and host.endpoint.finished is None:
+                print(f"simlib: {address}: its other end is gone, and no guest has come", file=sys.stderr)
             return _report(options, host, trace, stop.is_set())
         finally:
             await _close(host)
 
-    return _run(work, options.address)
+    return _run(options, work)
+
+
+async def _listen(host: Host, address: Address) -> None:
+    try:
+        await host.listen(address)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(address)) from None
 
 
 def connect(options: Any) -> int:
-    """One migration of a made-up guest. Ctrl-C cancels it."""
+    """One migration of a made-up guest. Ctrl-C cancels it. Raises ValueError, OSError."""
     setup = _setup(options, at_source=True)
-    trace = Telling("", not options.json)
 
-    async def work(stop: asyncio.Event) -> int:
+    async def work(stop: asyncio.Event, trace: Telling) -> int:
         host = _host(options, setup, True, trace)
         try:
             host.feed(Start())
@@ -138,7 +202,7 @@ def connect(options: Any) -> int:
         finally:
             await _close(host)
 
-    return _run(work, options.address)
+    return _run(options, work)
 
 
 def certificates(options: Any) -> int:
@@ -153,25 +217,23 @@ def certificates(options: Any) -> int:
     return 0
 
 
-def _run(work: Any, address: str) -> int:
+def _run(options: Any, work: Callable[[asyncio.Event, Telling], Coroutine[Any, Any, int]]) -> int:
     async def whole() -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        return int(await work(stop))
+        with closing(Telling(not options.json, options.pcap)) as trace:
+            trace.unheard = stop.set
+            return await work(stop, trace)
 
-    try:
-        return asyncio.run(whole())
-    except OSError as error:
-        print(f"simlib: {address}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    return asyncio.run(whole())
 
 
 async def _ended(host: Host, stop: asyncio.Event) -> None:
-    """Until it has ended or somebody says stop."""
+    """Until it has ended, or nobody can come any more, or somebody says stop."""
     stopped = asyncio.ensure_future(stop.wait())
-    while host.endpoint.finished is None and not stop.is_set():
+    while host.endpoint.finished is None and not host.over and not stop.is_set():
         host.changed.clear()
         changed = asyncio.ensure_future(host.changed.wait())
         await asyncio.wait({changed, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -188,8 +250,6 @@ async def _close(host: Host) -> None:
 
 def _report(options: Any, host: Host, trace: Trace, stopped: bool) -> int:
     end = host.endpoint.finished
-    if options.pcap:
-        _capture(options.pcap, host, trace)
     good = end is not None and end.status == "completed"
     if options.json:
         errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
@@ -222,16 +282,3 @@ def table(errors: tuple[Error, ...]) -> list[str]:
         if error is not None:
             lines += [f"      {line}" for line in textwrap.wrap(f"{error.code}: {error.text} {error.hint}", 100)]
     return lines
-
-
-def _capture(path: Path, host: Host, trace: Trace) -> None:
-    """What crossed the wire; with TLS its keys are inside, so that Wireshark reads it."""
-    segments = []
-    seen: set[int] = set()
-    for p in trace.packets:
-        if p.connection not in seen:  # the kernel's own, which nobody here saw
-            seen.add(p.connection)
-            for from_source, kind in ((True, "syn"), (False, "syn-ack"), (True, "ack")):
-                segments.append(Segment(round(p.time_s * 1e9), p.connection, from_source, kind))
-        segments.append(Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, p.data, p.fill))
-    write(path, segments, "simlib, real sockets", b"".join(host.secrets))

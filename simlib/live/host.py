@@ -6,7 +6,6 @@ import asyncio
 import socket
 import subprocess
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from .. import host
 from ..handshake import interface as i
 from ..host import Endpoint, Guest
 from ..trace import Packet, Trace
-from .address import Address, connect, given, listen
+from .address import Address, AddressError, connect, given, listen
 from .link import Link, words
 from .tls import Credentials, Tls
 
+EXEC_ENDS_S = 2.0  # a command that was told to end; then it is killed
 RETRY_ACCEPT_S = 0.1  # after the process ran out of descriptors
 Names = dict[object, str]  # a socket's own name -> what it is for; both sides of a run in one process share it
 
 
 class Host(host.Host):
     """`peer`: where the source connects. `trip_s`: how long a TCP connection takes to be made, where the link only
-    pretends to be long. `record` keeps what crosses the wire in `trace.packets`."""
+    pretends to be long. `record` gives what crosses the wire to `trace.keep`."""
 
     def __init__(
         self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest, *, peer: Address | None = None,
@@ -46,7 +46,6 @@ class Host(host.Host):
         self.processes: list[subprocess.Popen[bytes]] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.timers: dict[int, asyncio.TimerHandle] = {}
-        self.secrets: list[bytes] = []
         self.contexts: SSL.Context | None = None
         self.changed = asyncio.Event()  # it was told something
         self.received_bytes = 0
@@ -95,9 +94,17 @@ class Host(host.Host):
             if link.transport is not None:
                 link.transport.abort()
         for process in self.processes:
-            with suppress(OSError):
-                process.terminate()
-            process.wait()
+            process.terminate()
+            try:
+                process.wait(EXEC_ENDS_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    @property
+    def over(self) -> bool:
+        """The one pair of pipes that it was given is gone, and nobody else can come."""
+        return self.accepted > 0 and self.listener is None and not (self.links or self.timers)
 
     def stop_listening(self) -> None:
         if self.listener is not None:
@@ -179,12 +186,13 @@ class Host(host.Host):
         def record(outgoing: bool, kind: str, data: bytes, fill: int) -> None:
             if self.record == "both" or (self.record and outgoing):
                 from_source = outgoing == (self.side == "source")
-                self.trace.packets.append(Packet(self.now_s, conn, from_source, kind, data, fill))
+                self.trace.keep(Packet(self.now_s, conn, from_source, kind, data, fill))
 
         return Link(conn, self.feed, record, lambda: self._forget(conn))
 
     def _forget(self, conn: int) -> None:
         self.links.pop(conn, None)
+        self.changed.set()
         if self.called.get(conn) not in self.names:
             self.called.pop(conn, None)
 
@@ -208,8 +216,8 @@ class Host(host.Host):
             assert self.peer is not None
             try:
                 sock, process = await connect(self.peer, lambda own: self.names.__setitem__(own, o.channel))
-            except OSError as error:
-                self.feed(i.Broken(o.conn, words(error)))
+            except (OSError, AddressError) as error:
+                self.feed(i.Broken(o.conn, words(error) if isinstance(error, OSError) else str(error)))
                 return
             self.processes += [process] if process else []
             if self.trip_s:
@@ -222,7 +230,7 @@ class Host(host.Host):
         assert self.credentials is not None, "settings and credentials belong together"
         server = self.side == "destination"
         if self.contexts is None:
-            self.contexts = self.credentials.context(server, self.secrets.append)
+            self.contexts = self.credentials.context(server, self.trace.keep_secret)
         self.links[o.conn].start_tls(Tls(self.contexts, server, self.credentials.hostname, o.alpn))
 
     def _send(self, o: i.Send) -> None:

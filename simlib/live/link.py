@@ -22,6 +22,7 @@ CHUNK = 1 << 18
 ZEROS = memoryview(bytes(CHUNK))
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 LINGER_S = 1.0
+ANSWERS_LIMIT_BYTES = 1 << 20  # that wait for a peer who does not read: then nothing more of it is read either
 
 
 class Link(asyncio.Protocol):
@@ -37,6 +38,8 @@ class Link(asyncio.Protocol):
         self.sock: socket.socket | None = None
         self.queue: deque[tuple[bytes, int]] = deque()
         self.tls: Tls | None = None
+        self.waiting_bytes = 0  # real ones of the queue
+        self.paused = self.choked = False  # by the endpoint; by answers that the peer does not read
         self.full = self.draining = self.ending = self.said_end = self.heard_end = False
         self.gone = self.lost = False  # dropped by us or broken; its transport is no more
 
@@ -95,8 +98,12 @@ class Link(asyncio.Protocol):
     def send(self, data: bytes, fill: int) -> None:
         if not (self.gone or self.ending):
             self.queue.append((data, fill))
+            self.waiting_bytes += len(data)
             self.draining = True
             self._pump()
+            if self.waiting_bytes > ANSWERS_LIMIT_BYTES and not self.choked:
+                self.choked = True
+                self._read_or_not()
 
     def end(self) -> None:
         """No more from here, once all was sent."""
@@ -123,11 +130,19 @@ class Link(asyncio.Protocol):
             self.transport.abort()
 
     def pause(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
+        self.paused = True
+        self._read_or_not()
 
     def resume(self) -> None:
-        if not self.heard_end and not self.transport.is_closing():
+        self.paused = False
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.paused or self.choked:
+            self.transport.pause_reading()
+        elif not self.heard_end:
             self.transport.resume_reading()
 
     def start_tls(self, tls: Tls) -> None:
@@ -141,6 +156,7 @@ class Link(asyncio.Protocol):
             data, fill = self.queue.popleft()
             piece = data[:CHUNK] if data else ZEROS[: min(fill, CHUNK)]
             rest = (data[CHUNK:], fill) if data else (b"", fill - len(piece))
+            self.waiting_bytes -= len(piece) if data else 0
             if rest[0] or rest[1]:
                 self.queue.appendleft(rest)
             if self.tls is None:
@@ -151,6 +167,9 @@ class Link(asyncio.Protocol):
                 self._flush()
         if self.queue or self.full or self.transport is None or self.transport.is_closing():
             return
+        if self.choked:
+            self.choked = False
+            self._read_or_not()
         if self.draining and not self.gone:
             self.draining = False
             asyncio.get_running_loop().call_soon(self._drained)

@@ -78,7 +78,7 @@ class Cell:
 
     @property
     def agrees(self) -> bool:
-        return not self.left_out and set(self.real) <= set(self.simulated)
+        return bool(self.real) and set(self.real) <= set(self.simulated)
 
     @property
     def reason(self) -> str:

@@ -189,6 +189,6 @@ def _run(options: Any, work: Any) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
             async with AsyncExitStack() as stack:
-                return int(await work(stop, stack, Path(folder), Telling("", not options.json)))
+                return int(await work(stop, stack, Path(folder), Telling(not options.json)))
 
     return asyncio.run(whole())

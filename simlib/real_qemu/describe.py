@@ -24,9 +24,7 @@ DOUBTS_SHOWN = 6
 
 # --- inspect --------------------------------------------------------------------------------------------------------
 def inspect(options: Any) -> int:
-    """Raises SavedError, OSError, ValueError."""
-    if options.offset < 0:
-        raise ValueError(f"--offset {options.offset}: a stream starts at 0 or behind it")
+    """Raises SavedError, OSError."""
     saved = read(options.file, options.offset)
     if options.json:
         told = {k: v for k, v in dataclasses.asdict(saved).items() if k not in ("described", "manifest")}

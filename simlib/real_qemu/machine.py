@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ..endpoints import Setup
-from ..handshake.stream import version_number
+from ..handshake.machine import version_number
 from ..live.tls import make_credentials
 from ..profiles import profile
 from ..scenario import Scenario, Side

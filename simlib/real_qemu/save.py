@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..handshake.machine import Machine, Settings
-from ..handshake.stream import VALIDATED, version_number
+from ..handshake.machine import Machine, Settings, version_number
+from ..handshake.stream import VALIDATED
 from ..handshake.v2 import manifest
 from ..profiles import ProfileError, described
 from .again import of_process

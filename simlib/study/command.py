@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..compare import Runner
-from ..scenario import ScenarioError
 from . import sweep as engine
 from .design import load
 from .store import StoreError
@@ -25,8 +24,6 @@ class Interrupted(KeyboardInterrupt):
 def sweep(options: Any, runners: Mapping[str, Callable[[], Runner]]) -> int:
     """`simlib sweep`. Raises ValueError for what was asked wrongly, StoreError for what could not be done."""
     design = load(options.sweep)
-    if options.workers < 0:
-        raise ScenarioError(f"--workers {options.workers}: must be 0 (none: run here) or more")
     try:
         import pyarrow  # noqa: F401  # now, not after hours of runs
     except ModuleNotFoundError:
@@ -41,6 +38,10 @@ def sweep(options: Any, runners: Mapping[str, Callable[[], Runner]]) -> int:
     log = engine.opened(identified, options.out)
     try:
         before, bar = log.done, _Bar()
+        if log.damaged_bytes:
+            print(
+                f"{log.path}: {log.damaged_bytes:,} bytes were damaged; what stood there is run again", file=sys.stderr
+            )
         if before:
             print(f"going on: {before:,} of {design.runs:,} rows are there", file=sys.stderr)
         if before < design.runs:

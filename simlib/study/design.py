@@ -21,20 +21,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import tomllib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..outcome import Row
-from ..scenario import MANAGERS, PROTOCOLS, Scenario, ScenarioError, dumps, find, with_key
+from ..scenario import Scenario, ScenarioError, dumps, find, read_table, with_key
 
 RUNNERS = ("world", "live", "real-qemu")
 KEYS = {"title", "scenario", "runner", "protocols", "versions", "managers", "repetitions", "seed", "set", "grid",
         "point", "sample"}  # fmt: skip
 SAMPLERS = ("latin-hypercube", "sobol")
-RUNS_LIMIT = 10**9
+POINTS_LIMIT, RUNS_LIMIT = 1 << 22, 10**9
 Values = tuple[tuple[str, Any], ...]
 
 
@@ -115,15 +115,7 @@ def applied(base: Scenario, values: Values, file: str) -> Scenario:
 # --- reading --------------------------------------------------------------------------------------------------------
 def load(path: Path) -> Design:
     """The sweep in a TOML file. Raises ScenarioError with one sentence that names file and key."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ScenarioError(f"{path}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(f"{path}: is not UTF-8 text") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ScenarioError(f"{path}: is not TOML: {error}") from None
-    return _design(table, path)
+    return _design(read_table(path), path)
 
 
 def _design(table: dict[str, Any], path: Path) -> Design:
@@ -139,39 +131,45 @@ def _design(table: dict[str, Any], path: Path) -> Design:
     runner = table.get("runner", "world")
     if runner not in RUNNERS:
         raise ScenarioError(f"{path}: 'runner' is {runner!r}; choose one of {', '.join(RUNNERS)}")
-    seed = _whole(table, "seed", 1, 0, path)
+    seed, asked = _whole(table, "seed", 1, 0, path), base
+    for key in ("protocols", "versions", "managers"):
+        if key in table:
+            asked = with_key(asked, key, table[key], str(path))
+            if len(set(table[key])) < max(len(table[key]), 1):
+                raise ScenarioError(f"{path}: '{key}' names none, or one twice")
+    managers = asked.managers if "managers" in table else base.managers[:1]
+    many, repetitions = _count(table, path), _whole(table, "repetitions", 1, 1, path)
+    runs = many * len(asked.protocols) * len(asked.versions) * len(managers) * repetitions
+    for found, limit, what in ((many, POINTS_LIMIT, "points"), (runs, RUNS_LIMIT, "runs")):
+        if found > limit:
+            raise ScenarioError(f"{path}: {found:,} {what} are more than a sweep may have ({limit:,})")
     points = tuple(_points(table, seed, path))
-    made = Design(
-        str(table.get("title", path.stem)), base, runner, points, _names(table, "protocols", base.protocols, path),
-        _names(table, "versions", base.versions, path), _names(table, "managers", base.managers[:1], path),
-        _whole(table, "repetitions", 1, 1, path), seed,
-    )  # fmt: skip
-    for key, given, allowed in (("protocols", made.protocols, PROTOCOLS), ("managers", made.managers, MANAGERS)):
-        for one in given:
-            if one not in allowed:
-                raise ScenarioError(f"{path}: '{key}' has {one!r}; allowed are {', '.join(allowed)}")
-    for one in made.versions:
-        if not all(part.replace(".", "").isdigit() for part in one.split(">")):
-            raise ScenarioError(f'{path}: \'versions\' has {one!r}; write "7.2" or "7.2>10.0"')
-    if made.runs > RUNS_LIMIT:
-        raise ScenarioError(f"{path}: {made.runs:,} runs are more than a sweep may have ({RUNS_LIMIT:,})")
     for point in points:
         applied(base, point, str(path))
-    return made
+    return Design(str(table.get("title", path.stem)), base, runner, points, asked.protocols, asked.versions, managers,
+                  repetitions, seed)  # fmt: skip
 
 
-def _points(table: dict[str, Any], seed: int, path: Path) -> Iterator[Values]:
+def _count(table: dict[str, Any], path: Path) -> int:
+    """How many points there will be, before one is made. Raises ScenarioError."""
     grid = table.get("grid", {})
     for key, values in _values(grid, path, "grid"):
         if not isinstance(values, list) or not values:
             raise ScenarioError(f"{path}: 'grid.{key}' must be a list of values, as in [1, 10, 100]")
-    explicit = table.get("point", [{}])
+    explicit, sample = table.get("point", [{}]), table.get("sample", {})
     if not isinstance(explicit, list) or not explicit:
         raise ScenarioError(f"{path}: 'point' must be written as [[point]], once for each")
-    axes = [[(key, value) for value in values] for key, values in grid.items()]
+    if not isinstance(sample, dict) or set(sample) - {"method", "points", "ranges"}:
+        raise ScenarioError(f"{path}: [sample] has the keys method, points and ranges")
+    drawn = _whole(sample, "points", 0, 1, path) if "sample" in table else 1
+    return math.prod((len(explicit), drawn, *(len(values) for values in grid.values())))
+
+
+def _points(table: dict[str, Any], seed: int, path: Path) -> Iterator[Values]:
+    axes = [[(key, value) for value in values] for key, values in table.get("grid", {}).items()]
     sampled = _sample(table["sample"], seed, path) if "sample" in table else [()]
     for combined in itertools.product(*axes):
-        for one in explicit:
+        for one in table.get("point", [{}]):
             for drawn in sampled:
                 found = (*combined, *_values(one, path, "point"), *drawn)
                 if len(dict(found)) < len(found):
@@ -181,9 +179,7 @@ def _points(table: dict[str, Any], seed: int, path: Path) -> Iterator[Values]:
 
 def _sample(table: Any, seed: int, path: Path) -> list[Values]:
     """Points spread over ranges: [sample] method, points; [sample.ranges] "key" = { from, to, log, whole }."""
-    if not isinstance(table, dict) or set(table) - {"method", "points", "ranges"}:
-        raise ScenarioError(f"{path}: [sample] has the keys method, points and ranges")
-    method, ranges, many = table.get("method"), table.get("ranges"), _whole(table, "points", 0, 1, path)
+    method, ranges, many = table.get("method"), table.get("ranges"), table["points"]
     if method not in SAMPLERS:
         raise ScenarioError(f"{path}: 'sample.method' is {method!r}; choose one of {', '.join(SAMPLERS)}")
     if not isinstance(ranges, dict) or not ranges:
@@ -191,7 +187,8 @@ def _sample(table: Any, seed: int, path: Path) -> list[Values]:
     for key, one in ranges.items():
         if not isinstance(one, dict) or set(one) - {"from", "to", "log", "whole"} or not {"from", "to"} <= set(one):
             raise ScenarioError(f"{path}: 'sample.ranges.{key}' needs from and to, and may have log and whole")
-        if not all(isinstance(one[k], int | float) for k in ("from", "to")) or not one["from"] < one["to"]:
+        ends = one["from"], one["to"]
+        if not all(isinstance(end, int | float) for end in ends) or not -1e15 < ends[0] < ends[1] < 1e15:
             raise ScenarioError(f"{path}: 'sample.ranges.{key}': from must be a number below to")
         if one.get("log") and one["from"] <= 0:
             raise ScenarioError(f"{path}: 'sample.ranges.{key}': a logarithmic range begins above 0")
@@ -221,16 +218,11 @@ def _values(table: Any, path: Path, where: str) -> Values:
     for key, value in table.items():
         if isinstance(value, dict):
             raise ScenarioError(f"{path}: '{where}.{key}': write the whole key in quotes, as in \"link.delay-ms\" = 5")
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise ScenarioError(f"{path}: '{where}.{key}': no key of a scenario is a date or a time") from None
     return tuple(table.items())
-
-
-def _names(table: dict[str, Any], key: str, default: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    found = table.get(key, list(default))
-    if not isinstance(found, list) or not found or not all(isinstance(f, str) for f in found):
-        raise ScenarioError(f"{path}: '{key}' must be a list of texts")
-    if len(set(found)) < len(found):
-        raise ScenarioError(f"{path}: '{key}' names one twice")
-    return tuple(found)
 
 
 def _whole(table: dict[str, Any], key: str, default: int, least: int, path: Path) -> int:

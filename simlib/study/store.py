@@ -1,7 +1,8 @@
 """What a sweep has done so far, safe against being killed at any moment: one append-only log beside the result.
 
-A record is a chunk of rows: a header (first run, run after the last, length, checksum) and the rows' columns as
-compressed JSON. A record that was being written when the process died is cut off when the log is opened again. In the
+A record is a chunk of rows: a header (first run, run after the last, length, checksum of all) and the rows' columns as
+compressed JSON. A record that was being written when the process died is cut off when the log is opened again; one that
+was damaged since costs its own rows, which are run again, and no other's. In the
 end the records are merged, in the order of the runs and without ever holding more than a row group, into one Parquet
 file that appears whole or not at all.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import struct
 import typing
 import zlib
@@ -22,8 +24,9 @@ from typing import Any
 
 from ..outcome import Row
 
-HEADER = struct.Struct(">QQII")  # first run, run after the last, bytes, checksum of the bytes
-MAGIC = b"simlib-sweep-2\n"
+SPAN = struct.Struct(">QQI")  # first run, run after the last, bytes
+HEADER_BYTES = SPAN.size + 4  # and the checksum
+MAGIC = b"simlib-sweep-3\n"
 GROUP_ROWS = 1 << 14
 
 
@@ -44,6 +47,12 @@ def _same(column: tuple[Any, ...]) -> bool:
             and len({*map(type, column)}) == 1)  # fmt: skip
 
 
+def _sealed(first: int, after: int, body: bytes) -> bytes:
+    """A record's header."""
+    span = SPAN.pack(first, after, len(body))
+    return span + zlib.crc32(body, zlib.crc32(span)).to_bytes(4, "big")
+
+
 class Log:
     """The rows that are done. One process writes; a second one is refused."""
 
@@ -51,6 +60,7 @@ class Log:
         self.path = path
         self.at = array("Q")  # four numbers a chunk: first run, run after the last, offset, bytes
         self.done = 0  # rows
+        self.damaged_bytes = 0  # passed over between good records
         try:
             self.file = path.open("a+b")
         except OSError as error:
@@ -70,38 +80,46 @@ class Log:
     def _head(self, identity: dict[str, Any]) -> dict[str, Any]:
         begin = self.file.read(len(MAGIC) + 8)
         length, check = struct.unpack(">II", begin[len(MAGIC) :]) if len(begin) == len(MAGIC) + 8 else (0, 0)
-        told = self.file.read(length)
-        if begin.startswith(MAGIC) and len(told) == length and zlib.crc32(told) == check:
-            found: dict[str, Any] = json.loads(told)
+        size = self.path.stat().st_size
+        held = self.file.read(min(length, size))
+        if begin.startswith(MAGIC) and len(held) == length and zlib.crc32(held) == check:
+            found: dict[str, Any] = json.loads(held)
             return found
         if begin and not (MAGIC.startswith(begin[: len(MAGIC)])):
             raise StoreError(f"{self.path}: is not a sweep's; remove it, or choose another --out")
-        self.file.truncate(0)  # it died before it had begun
         told = json.dumps(identity).encode()
+        if size > len(MAGIC) + 8 + len(told):
+            raise StoreError(f"{self.path}: its head is damaged, so nobody can say whose rows these are; remove it to "
+                             "begin anew")  # fmt: skip
+        self.file.truncate(0)  # it died before it had begun
         self._write(MAGIC + struct.pack(">II", len(told), zlib.crc32(told)) + told)
         return identity
 
     def _scan(self) -> None:
-        end = self.path.stat().st_size
-        good = self.file.tell()
-        while True:
-            head = self.file.read(HEADER.size)
-            if len(head) < HEADER.size:
-                break
-            first, after, length, check = HEADER.unpack(head)
-            body = self.file.read(length)
-            if len(body) < length or zlib.crc32(body) != check:
-                break
-            self._know(first, after, good + HEADER.size, length)
-            good = self.file.tell()
-        if good < end:
+        good, size = self.file.tell(), self.path.stat().st_size
+        at = good
+        with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            while at + HEADER_BYTES < size:
+                first, after, length = SPAN.unpack_from(data, at)
+                body = at + HEADER_BYTES
+                if (
+                    first < after
+                    and 0 < length <= size - body
+                    and _sealed(first, after, data[body : body + length]) == data[at:body]
+                ):
+                    self._know(first, after, body, length)
+                    self.damaged_bytes += at - good
+                    good = at = body + length
+                else:
+                    at += 1  # until the next good one
+        if good < size:
             self.file.truncate(good)
         self.file.seek(good)
 
     def add(self, first: int, after: int, body: bytes) -> None:
         """Keep a chunk. Raises StoreError when the disk is full; what was kept before stays good."""
-        offset = self._write(HEADER.pack(first, after, len(body), zlib.crc32(body)) + body)
-        self._know(first, after, offset + HEADER.size, len(body))
+        offset = self._write(_sealed(first, after, body) + body)
+        self._know(first, after, offset + HEADER_BYTES, len(body))
 
     def _know(self, *chunk: int) -> None:
         self.at.extend(chunk)
@@ -159,7 +177,8 @@ def schema(columns: tuple[str, ...], examples: dict[str, list[Any]], metadata: d
     def kind(column: str) -> Any:
         if column in examples:
             kinds = {type(v) for v in examples[column] if v is not None}
-            return named[kinds.pop()] if len(kinds) == 1 else named[float if kinds == {int, float} else str]
+            one = kinds.pop() if len(kinds) == 1 else float if kinds == {int, float} else str
+            return named.get(one, named[str])
         if column in hints:
             hint = hints[column]
             return named[typing.get_args(hint)[0] if isinstance(hint, UnionType) else hint]
@@ -204,7 +223,7 @@ def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
 
 
 def _array(column: list[Any], kind: Any) -> Any:
-    """A column's values; a parameter that is now a number, now a word, is told as text."""
+    """A column's values; a parameter that is a list, or now a number and now a word, is told as text."""
     import pyarrow
 
     if kind == pyarrow.string():

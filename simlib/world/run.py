@@ -73,13 +73,13 @@ class World:
                             (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
             if at_s >= 0:
                 self.env.call(at_s, self._order(input))
-        for attempt in range(1, management.retries + 1):
+        for attempt in range(1, management.retries + 1 if self.file is None else 1):  # nobody listens behind a file
             self._run_until_source_ends()
             self._retry(attempt)
         self.env.run(until=self.env.now + management.observe_s)
         if self.file is not None:
             self.file.load()
-            self.env.run(until=2 * management.observe_s)
+            self.env.run(until=self.env.now + management.observe_s)
 
     def _retry(self, attempt: int) -> None:
         """The manager tries again: a new migration at the source, the same process at the destination."""

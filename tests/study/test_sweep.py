@@ -141,6 +141,35 @@ def test_a_torn_record_is_done_again_and_a_whole_one_is_not(tmp_path: Path) -> N
     assert rows(out) == swept(design, tmp_path / "whole.parquet", HERE)
 
 
+def test_a_damaged_bit_anywhere_costs_one_chunk_or_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(path, {"sweep": {"title": "t"}})
+    records_at = path.stat().st_size
+    for n in range(0, 50, 5):
+        log.add(n, n + 5, bytes(range(n, n + 40)))
+    log.close()
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        try:
+            log = Log(path, {"sweep": {"title": "t"}})
+        except StoreError as error:
+            assert at < records_at and ("head is damaged" in str(error) or "not a sweep's" in str(error))
+            assert len(path.read_bytes()) == len(whole)  # nothing was cut
+            continue
+        (first, after), *more = log.gaps(50)
+        log.close()
+        assert records_at <= at and after == first + 5 and not more
+        assert log.damaged_bytes or after == 50  # the last one is as if it were torn
+
+
+def test_a_parameter_may_be_a_list_and_is_text_in_the_result(tmp_path: Path) -> None:
+    more = '"both.capabilities" = [["multifd"], ["events", "multifd"], []]\n"source.cpu" = ["qemu64", "max"]\n'
+    found = swept(load(written(tmp_path, 1, more)), tmp_path / "out.parquet", HERE)
+    assert {r["both.capabilities"] for r in found} == {'["multifd"]', '["events", "multifd"]', "[]"}
+    assert {r["source.cpu"] for r in found} == {"qemu64", "max"} and not any(r["error"] for r in found)
+
+
 def test_what_is_missing_between_chunks_is_found_in_whatever_order_they_came(tmp_path: Path) -> None:
     log = Log(tmp_path / "log", {})
     for first in (10, 0, 30):
@@ -243,7 +272,14 @@ def descendants(pid: int) -> list[int]:
 def bad_sweeps() -> Iterator[tuple[str, str]]:
     yield "nonsense = 1", "unknown key 'nonsense'"
     yield 'scenario = "matchd"', "did you mean 'matched'"
-    yield 'scenario = "matched"\nprotocols = ["v3"]', "'v3'; allowed are v1, v2"
+    yield 'scenario = "matched"\nprotocols = ["v3"]', "'v3'; allowed are 'v1', 'v2'"
+    yield 'scenario = "matched"\nversions = ["7,2"]', "'7,2'; write \"7.2\""
+    yield 'scenario = "matched"\nmanagers = []', "'managers' names none"
+    yield 'scenario = "matched"\n[grid]\n"link.delay-ms" = [2020-01-01]', "no key of a scenario is a date"
+    yield 'scenario = "matched"\n[grid]\n"guest.ram-mib" = [100000000000000000000]', "a number from 0 to"
+    yield 'scenario = "matched"\nrepetitions = 1000000000000', "2,000,000,000,000 runs are more than"
+    yield 'scenario = "matched"\n[sample]\nmethod = "sobol"\npoints = 1125899906842624', "points are more than"
+    yield 'scenario = "matched"\n[sample]', "'points' must be a whole number"
     yield 'scenario = "matched"\n[grid]\n"link.delay" = [1]', "unknown key 'link.delay'; did you mean 'delay_ms'?"
     yield 'scenario = "matched"\n[grid]\n"link.delay-ms" = 1', "must be a list"
     yield 'scenario = "matched"\n[grid]\n"link.delay-ms" = ["far"]', "must be a number"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..stream import version_number
+from ..machine import version_number
 
 
 @dataclass(frozen=True, slots=True)

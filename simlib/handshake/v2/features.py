@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from ..capabilities import known_capabilities
 from ..errors import Error
-from ..machine import Settings
-from ..stream import version_number
+from ..machine import Settings, version_number
 
 FORBID, ALLOW, PREFER, REQUIRE = "forbid", "allow", "prefer", "require"
 NEEDS = (FORBID, ALLOW, PREFER, REQUIRE)
