@@ -242,7 +242,7 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
             for r in mine
         )
         told.append(
-            f"<h2 id='{s.name}'>{escape(s.title)}</h2><p>{escape(s.about.strip())} <small>{', '.join(s.claims)} · "
-            f"QEMU {s.versions[0]}</small></p><table><tr>{cells}</tr></table>"
+            f"<h2 id='{escape(s.name)}'>{escape(s.title)}</h2><p>{escape(s.about.strip())} "
+            f"<small>{escape(', '.join(s.claims))} · QEMU {s.versions[0]}</small></p><table><tr>{cells}</tr></table>"
         )
     return "\n".join(told)

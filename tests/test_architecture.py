@@ -68,6 +68,7 @@ OWNERS = {
     "service_identity": "simlib.live",
     "trustme": "simlib.live",
     "qemu": "simlib.real_qemu",
+    "msgspec": "simlib.real_qemu",
     "pandas": "simlib.study",
     "matplotlib": "simlib.study",
     "numpy": "simlib.study",

@@ -74,15 +74,19 @@ class Credentials:
 
 
 def make_credentials(folder: Path, *hostnames: str) -> Credentials:
-    """A new CA with one server and one client; for trials and tests, the CA's own key is thrown away."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A new CA with one server and one client; for trials and tests, the CA's own key is thrown away. Raises
+    CredentialsError, OSError; a folder with ca-cert.pem has all of them."""
     ca = trustme.CA()
-    ca.cert_pem.write_to_path(folder / "ca-cert.pem")
-    for name, names in (("server", hostnames or ("localhost", "127.0.0.1", "::1")), ("client", ("client",))):
-        made = ca.issue_cert(*names)
+    try:
+        server = ca.issue_cert(*(hostnames or ("localhost", "127.0.0.1", "::1")))
+    except ValueError as error:
+        raise CredentialsError(f"{' '.join(hostnames)}: not the name or the address of a host: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, made in (("server", server), ("client", ca.issue_cert("client"))):
         made.private_key_pem.write_to_path(folder / f"{name}-key.pem")
         (folder / f"{name}-key.pem").chmod(0o600)
         (folder / f"{name}-cert.pem").write_bytes(b"".join(c.bytes() for c in made.cert_chain_pems))
+    ca.cert_pem.write_to_path(folder / "ca-cert.pem")
     return Credentials(folder)
 
 

@@ -6,9 +6,10 @@ device's entry, or one nested description inside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from . import shapes
 
 Json = dict[str, Any]
 
@@ -16,18 +17,10 @@ Json = dict[str, Any]
 def devices(text: bytes) -> list[Json] | None:
     """The devices that the text describes, or None if it is none: a stream may come from anywhere."""
     try:
-        found = json.loads(text)["devices"]
-        for device in found:
-            if not isinstance(device["name"], str) or sent_bytes(device) < 0:
-                return None
-            _ = (
-                device["instance_id"] + device.get("version", 0),
-                list(sent_subsections(device)),
-                list(sent_nested(device)),
-            )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found: list[Json] = shapes.decoded(text, shapes.Description)["devices"]
+    except shapes.WRONG:
         return None
-    return list(found)
+    return found
 
 
 def sent_bytes(vmsd: Mapping[str, Any]) -> int:

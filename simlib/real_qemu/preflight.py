@@ -19,8 +19,11 @@ from ..handshake.v2 import manifest
 from ..handshake.v2.features import SHARED, resolve, stances
 from ..handshake.v2.inventory import compare, verdict
 from ..profiles import ProfileError, described
+from . import shapes
 from .description import sent_nested
 from .saved import Saved, SavedError, manifest_head, read
+
+PROFILE_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -57,24 +60,24 @@ def party(word: str) -> Party:
     place = Path(path)
     with place.open("rb") as file:
         head = file.read(8)
-    if head[:1] not in (b"{", b" ", b"\n", b"\t"):
-        return _of_saved(place)
+        if head[:1] not in (b"{", b" ", b"\n", b"\t"):
+            return _of_saved(place)
+        text = head + file.read(PROFILE_LIMIT_BYTES)
+    if len(text) > PROFILE_LIMIT_BYTES:
+        raise ProfileError(f"{place}: is longer than a profile can be ({PROFILE_LIMIT_BYTES >> 20} MiB)")
     try:
-        told = json.loads(place.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ProfileError(f"{place}: is not JSON: {error}") from None
-    machine = described(told, configuration, path)
-    try:
-        entry = next(m for m in told["machines"] if m["name"] == configuration or not configuration)
-        on = tuple(c["name"] for c in told["capabilities"] if c["default"])
-        listed = tuple(str(c["name"]) for c in told["capabilities"])
-        types = tuple(str(m[k]) for m in told["machine-types"] for k in ("name", "alias") if k in m)
-        version = ".".join(str(told["version"]).split(".")[:2])
-        settings = Settings(version, machine, on)
-        silent = tuple(what for what, key in (("the CPU", "cpu"), ("CPU features", "cpu-features")) if key not in entry)
-        return Party(word, settings, listed, types, silent, tuple(map(str, told.get("notes", ()))))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ProfileError(f"{path}: is no profile as `simlib qemu profile` writes it ({error!r})") from None
+        found = shapes.decoded(text, shapes.Profile)
+    except shapes.WRONG as error:
+        raise ProfileError(f"{place}: is no profile as `simlib qemu profile` writes it: {error}") from None
+    machine = described(json.loads(text), configuration, path)
+    entry = next(m for m in found.machines if m.name == configuration or not configuration)
+    on = tuple(c.name for c in found.capabilities if c.default)
+    types = tuple(name for m in found.machine_types for name in (m.name, m.alias) if name)
+    version = ".".join(found.version.split(".")[:2])
+    silent = tuple(what for what, given in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features))
+                   if given is None)  # fmt: skip
+    return Party(word, Settings(version, machine, on), tuple(c.name for c in found.capabilities), types, silent,
+                 tuple(found.notes))  # fmt: skip
 
 
 def _of_saved(path: Path) -> Party:

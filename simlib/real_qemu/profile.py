@@ -22,7 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..handshake.errors import clean
 from ..profiles import ProfileError
+from . import shapes
 from .description import Json, sent_bytes, sent_fields, sent_nested, sent_subsections
 from .saved import Saved, SavedError, read
 
@@ -56,6 +58,7 @@ OF_TOPOLOGY = {"ht", "cmp-legacy"}
 PATIENCE_S = 60.0
 SAVE_S = 600.0  # a TiB of memory that was never touched
 GREETING_S = 5.0
+LINE_LIMIT_BYTES = 16 << 20  # of QMP: query-machines takes 100 KiB
 
 
 def die_with_us() -> None:
@@ -99,6 +102,14 @@ class Binary:
             self.told(["-M", machine_type, *ALWAYS, "-dump-vmstate", dump.name])
             self._dumps[machine_type] = dump.read_bytes()
         return self._dumps[machine_type]
+
+    def known(self, machine_type: str) -> Json:
+        """What its -dump-vmstate says. Raises ProfileError."""
+        try:
+            found: Json = shapes.decoded(self.dump_vmstate(machine_type), shapes.Dump)
+            return found
+        except shapes.WRONG as error:
+            raise ProfileError(f"{self.name}: its -dump-vmstate is not as QEMU writes it: {error}") from None
 
     @contextmanager
     def running(self, arguments: Sequence[str]) -> Iterator[Monitor]:
@@ -162,12 +173,11 @@ def _why(printed: str) -> str:
 
 
 class Monitor:
-    """QMP, one question after the other; needs nothing that has to be installed."""
+    """QMP, one question after the other."""
 
     def __init__(self, connection: socket.socket, name: str) -> None:
         self.name, self.connection = name, connection
-        connection.settimeout(PATIENCE_S)
-        self.lines = connection.makefile("rw", encoding="utf-8")
+        self.held = bytearray()  # of the next lines
 
     @classmethod
     def at(cls, address: str) -> Monitor:
@@ -194,34 +204,49 @@ class Monitor:
         return int.from_bytes(self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
 
     def __enter__(self) -> Monitor:
-        self.connection.settimeout(GREETING_S)  # a monitor serves one manager at a time, and is silent to others
-        try:
-            if '"QMP"' not in self.lines.readline():
-                raise ProfileError(f"{self.name}: something answers there, but it is no QMP monitor")
-        except (OSError, UnicodeDecodeError):
+        try:  # a monitor serves one manager at a time, and is silent to others
+            greeting = self._line(time.monotonic() + GREETING_S)
+        except OSError:
             raise ProfileError(f"{self.name}: no QMP greeting: another manager holds it, or it hangs") from None
-        self.connection.settimeout(PATIENCE_S)
+        if b'"QMP"' not in greeting:
+            raise ProfileError(f"{self.name}: something answers there, but it is no QMP monitor")
         self.ask("qmp_capabilities")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
-        self.lines.close()
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Raises ProfileError."""
+        until = time.monotonic() + PATIENCE_S
         try:
-            self.lines.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-            self.lines.flush()
-            for line in self.lines:
-                answer = json.loads(line)
+            self.connection.settimeout(PATIENCE_S)
+            self.connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+            while line := self._line(until):
+                answer = shapes.decoded(line, dict[str, Any])
                 if "error" in answer:
-                    raise ProfileError(f"{self.name}: {command}: {answer['error']['desc']}")
+                    why = shapes.convert(answer["error"], shapes.Refusal).desc
+                    raise ProfileError(f"{self.name}: {command}: {clean(why)}")
                 if "return" in answer:
-                    return answer["return"]
+                    return shapes.convert(answer["return"], shapes.ANSWERS.get(command, Any))
         except OSError as error:
             raise ProfileError(f"{self.name}: {command}: no answer ({error})") from None
+        except shapes.WRONG as error:
+            raise ProfileError(f"{self.name}: {command}: is not answered as QEMU does: {error}") from None
         raise ProfileError(f"{self.name}: ended before it answered {command}")
+
+    def _line(self, until_s: float) -> bytes:
+        """The next line, or nothing when no more comes. Raises OSError, ProfileError."""
+        while b"\n" not in self.held:
+            if len(self.held) > LINE_LIMIT_BYTES:
+                raise ProfileError(f"{self.name}: a line of more than {LINE_LIMIT_BYTES >> 20} MiB is not QMP")
+            self.connection.settimeout(max(until_s - time.monotonic(), 1e-3))
+            more = self.connection.recv(1 << 16)
+            if not more:
+                return b""
+            self.held += more
+        line, _, self.held = self.held.partition(b"\n")
+        return bytes(line) or b"{}"
 
 
 # --- -dump-vmstate: what is known -----------------------------------------------------------------------------------
@@ -315,7 +340,7 @@ def machine(binary: Binary, name: str, machine_type: str, added: Sequence[str], 
         "arguments": arguments,
         "parameters": {key: value for key, value in parameters.items() if usual.get(key) != value},
         "ram-blocks": [{"name": block.name, "size": block.size_bytes} for block in saved.blocks],
-        "devices": devices(saved, json.loads(binary.dump_vmstate(machine_type))),
+        "devices": devices(saved, binary.known(machine_type)),
     }
 
 
@@ -371,7 +396,7 @@ def of_command_line(
         resizable = _resizable(monitor.ask("human-monitor-command", **{"command-line": "info ramblock"}))
         notes = _differences(original, monitor) if original else []
         saved = binary.saved(monitor)
-    dump = json.loads(binary.dump_vmstate(guest["machine-type"]))
+    dump = binary.known(guest["machine-type"])
     told = of_saved(found, guest | {"name": name, "arguments": list(arguments)}, saved, dump, resizable)
     return {**told, "command": command, **({"notes": notes} if notes else {})}
 

@@ -6,7 +6,6 @@ no file:), and the manifest is written last, from what the stream really holds.
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 import time
@@ -65,8 +64,7 @@ def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Json]:
         it = of_process(monitor.pid)
         binary = Binary(it.program, it.data_dirs, folder, it.environment)
         machine_type = monitor.ask("qom-get", path="/machine", property="type").removesuffix("-machine")
-        dump: Json = json.loads(binary.dump_vmstate(machine_type))
-        return cpu_flags(binary), dump
+        return cpu_flags(binary), binary.known(machine_type)
     except ProfileError:
         return set(), {}
 

@@ -285,13 +285,15 @@ class _Walk:
         found.described = devices(text) or []
         found.description_bytes = len(text)
         at = where - 1  # the byte EOF
-        for entry in reversed(found.described[-LIST_LIMIT:]):
+        for entry in reversed(found.described):
             at = self._device(entry, at)
+        found.devices.reverse()
         if 0 <= self.at < at:
             found.notes.append(f"bytes {self.at} to {at} are sections that the description does not have")
 
     def _device(self, entry: dict[str, Any], end: int) -> int:
-        """Note a device whose section ends at `end`; where it starts, or -1. slirp's version is on the wire alone."""
+        """Note a device whose section ends at `end`, behind those after it; where it starts, or -1. slirp's version is
+        on the wire alone."""
         found, name, size, at = self.found, entry["name"].encode(), sent_bytes(entry), -1
         head = bytes([len(name) & 0xFF]) + name + struct.pack(">I", entry["instance_id"] & 0xFFFFFFFF)
         if end >= 0:
@@ -302,7 +304,7 @@ class _Walk:
                 at = -1
             else:
                 entry.setdefault("version", int.from_bytes(self.data[behind : behind + 4], "big"))
-        found.devices.insert(0, Section(
+        found.devices.append(Section(
             clean(entry["name"], 255), entry["instance_id"], entry.setdefault("version", 0), size,
             tuple(sorted(set(sent_subsections(entry)))), at,
         ))  # fmt: skip
@@ -314,10 +316,10 @@ class _Walk:
         least = max(self.at - 1, end - DESCRIPTION_LIMIT_BYTES)
         mark = bytes([v1.EOF, v1.VMDESCRIPTION])
         at = data.rfind(mark, least)
-        while at >= 0:
-            if int.from_bytes(data[at + 2 : at + 6], "big") == end - at - 6 and devices(data[at + 6 :]) is not None:
-                return at + 1
-            at = data.rfind(mark, least, at)
+        for _ in range(3):  # JSON has no byte 0: it is the last one, unless the length behind it looks like one too
+            if at >= 0 and int.from_bytes(data[at + 2 : at + 6], "big") == end - at - 6:
+                return at + 1 if devices(data[at + 6 :]) is not None else -1
+            at = data.rfind(mark, least, at + 1) if at > 0 else -1
         return -1
 
     def _without_description(self) -> None:

@@ -64,7 +64,7 @@ class Log:
         try:
             self.file = path.open("a+b")
         except OSError as error:
-            raise StoreError(f"{path}: can't be written: {error.strerror}") from None
+            raise StoreError(f"{path}: can't be written: {error.strerror or error}") from None
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.file.seek(0)

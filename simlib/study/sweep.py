@@ -6,7 +6,9 @@ what order. At most a few chunks per worker are under way, so that memory does n
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import pickle
 import platform
@@ -14,14 +16,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from operator import attrgetter
 from pathlib import Path
 from subprocess import DEVNULL, SubprocessError, check_output
@@ -37,6 +46,7 @@ from .store import Log, StoreError, metadata_of, packed, schema, write
 CHUNK_S = 0.2
 CHUNK_RUNS = 20_000
 IN_FLIGHT = 3  # chunks per worker
+CLUSTER_S = 5.0  # until a Dask scheduler has answered
 _told = attrgetter(*TOLD)
 _read = lru_cache(maxsize=1)(pickle.loads)
 HERE = Path(__file__).resolve().parents[1]
@@ -124,8 +134,16 @@ def _begin(parent: int) -> None:
 def processes(workers: int) -> Iterator[Place]:
     """Processes on this machine."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is ours alone, from their first moment
+    for _ in range(workers):
+        pool.submit(int)  # which starts one
+    signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
     try:
         yield Place(pool, workers)
+    except BaseException:  # what they still do nobody waits for: a second Ctrl-C ends it at once
+        for child in active_children():
+            child.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -146,18 +164,31 @@ def cluster(address: str) -> Iterator[Place]:
         import distributed
     except ModuleNotFoundError:
         raise StoreError("Dask is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
-    try:
+    async def asked() -> Any:
+        rpc: Any = distributed.rpc
+        async with rpc(address) as scheduler:
+            return await scheduler.identity()
+
+    async def in_time() -> Any:
+        return await asyncio.wait_for(asked(), CLUSTER_S)
+
+    try:  # before a Client, which waits for ever for whoever is silent
+        asyncio.run(in_time())
         client_of: Any = distributed.Client
-        client = client_of(address, timeout=5, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise StoreError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
+        client = client_of(address, timeout=CLUSTER_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        why = (str(error) or f"no answer in {CLUSTER_S:g} s").splitlines()[0]
+        raise StoreError(f"no Dask scheduler answers at {address}: {why}") from None
+    logging.disable()  # of a scheduler that dies it tells in pages what is said below in a sentence
     try:
         many = sum(client.ncores().values())
         if not many:
             raise StoreError(f"the Dask cluster at {address} has no workers")
         yield Place(client.get_executor(pure=False), many)
     finally:
-        client.close()
+        with suppress(OSError):  # it may be gone
+            client.close(timeout=CLUSTER_S)
+        logging.disable(logging.NOTSET)
 
 
 # --- a sweep --------------------------------------------------------------------------------------------------------
@@ -185,9 +216,9 @@ def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lamb
         left = {f for f in flying if not f.cancel()}
         _keep(wait(left, timeout=10).done, flying, log, size)
         raise
-    except BrokenProcessPool:
-        raise StoreError(f"a worker process died (killed, or out of memory?); {log.done:,} rows are kept, and the same "
-                         "command goes on") from None  # fmt: skip
+    except (BrokenExecutor, CancelledError):
+        raise StoreError(f"a worker died (killed, out of memory, or its scheduler gone?); {log.done:,} rows are kept, "
+                         "and the same command goes on") from None  # fmt: skip
 
 
 def _keep(done: set[Future[Any]], flying: dict[Future[Any], tuple[int, int]], log: Log, size: _Size) -> None:
@@ -255,6 +286,8 @@ def complete(design: Design, identified: dict[str, Any], out: Path) -> bool:
     """Whether the result is there already. Raises StoreError if what is there came from elsewhere."""
     if not out.exists():
         return False
+    if not out.is_file():
+        raise StoreError(f"{out}: is no file; choose another --out")
     held = metadata_of(out)
     same = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
     if held.get("identity") != digest(identified):
