@@ -220,16 +220,15 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("Side", "vcpus"): (0, 4096), ("Link", "loss"): (0, 0.99), ("Link", "syn_loss"): (0, 0.99),
     ("Link", "shape"): (0.01, 100), ("Link", "rate_mib_s"): (1e-3, 1 << 20), ("Link", "buffer_kib"): (1, 1 << 24),
     ("Management", "retries"): (0, 1000), ("Management", "observe_s"): (1e-3, 1e5), ("Fault", "retries"): (0, 255),
-    ("Scenario", "detect_timeout_s"): (1e-6, 1e5),
 }  # fmt: skip
 VERSION = r"\d{1,3}(\.\d{1,3}){0,3}"
-CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt"
+CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt|control|stranger(\[\d{1,3}\])?"
 PATTERNS = {
     ("Scenario", "name"): (r"(?!\.)[^/\x00-\x1f]{1,100}", "up to 100 characters, none of them a /, the first no dot"),
     ("Scenario", "versions"): (f"{VERSION}(>{VERSION})?", '"7.2" or "7.2>10.0"'),
     ("Side", "uuid"): ("([0-9a-f]{32})?", "32 hexadecimal digits"),
     **dict.fromkeys((("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")), (
-        CHANNEL, "a channel's name: main, multifd[0], preempt (postcopy-preempt in 7.2)")),
+        CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)")),
 }  # fmt: skip
 PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts, "management": Management}
 
@@ -329,7 +328,9 @@ def with_key(scenario: Scenario, path: str, value: Any, file: str) -> Scenario:
 def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
     word, rest = words[0], words[1:]
     if isinstance(part, dict):
-        return {**part, word: value if not rest else _with(part.get(word, {}), rest, value, file, path)}
+        if rest:
+            return {**part, word: _with(part.get(word, {}), rest, value, file, path)}
+        return {**part, word: _parameter(word, value, file, path) if "parameters" in path.split(".") else value}
     if isinstance(part, tuple):
         if not word.isdigit() or int(word) >= len(part) or not rest:
             raise ScenarioError(f"{file}: '{path}': the scenario has {len(part)} of these, counted from 0")

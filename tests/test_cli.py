@@ -71,11 +71,35 @@ def test_unreadable_and_huge_and_binary_files_are_refused(tmp_path: Path) -> Non
      ["run", "matched", "--manager", "ovirt"], ["compare", "nonsense"], ["fly"], ["run"],
      ["run", "matched", "--seed", "x"], ["explore", "matchd"], ["explore", "matched", "--protocol", "v9"],
      ["explore", "matched", "--order", "dance"], ["explore", "matched", "--stranger", "rude"],
-     ["explore", "matched", "--cuts", "some"]],
+     ["explore", "matched", "--cuts", "some"], ["explore", "matched", "--room", "-1"],
+     ["explore", "matched", "--limit", "0"], ["qemu", "check", "--repeats", "0"], ["qemu", "check", "--jobs", "0"],
+     ["qemu", "migrate", "--source-qmp", "x", "--to", "y", "--postcopy-after", "nan"],
+     ["inspect", "x", "--offset", "-1"],
+     ["sweep", "x", "--out", "y", "--workers", "-1"], ["connect", "tcp:127.0.0.1:1", "--ram-mib", "nan"],
+     ["connect", "tcp:127.0.0.1:1", "--channels", "-5"], ["serve", "tcp:127.0.0.1:0", "--qemu", "7,2"],
+     ["run", "/dev/zero"]],
 )  # fmt: skip
 def test_wrong_usage_is_exit_2_and_no_traceback(args: list[str]) -> None:
     got = simlib(*args)
     assert got.returncode == 2 and got.stderr and "Traceback" not in got.stderr
+
+
+@pytest.mark.parametrize(("words", "status"), [
+    ("list > /dev/full", 1), ("list --json > /dev/full", 1), ("run matched --json > /dev/full", 1),
+    ("list >&-", 0), ("list --json >&-", 0), ("list 2>&-", 0), ("list --json | head -c 5", 1),
+])  # fmt: skip
+def test_an_output_that_is_full_closed_or_gone_is_no_traceback(words: str, status: int) -> None:
+    command = f"{sys.executable} -m simlib {words}; exit ${{PIPESTATUS[0]}}"
+    got = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert got.returncode == status and got.stderr == (
+        "simlib: output: No space left on device\n" if "full" in words else ""
+    )
+
+
+def test_what_is_piped_in_is_read_like_a_file() -> None:
+    command = f"{sys.executable} -m simlib run <(echo 'title = \"piped\"')"
+    got = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert got.returncode == 0 and "piped: migrated" in got.stdout
 
 
 def test_an_output_folder_that_cannot_be_written_is_exit_1(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Telling(Trace):
         """Raises OSError."""
         super().__init__()
         self.shown, self.pcap = shown, pcap
+        self.lost = False
         self.unheard: Callable[[], object] = lambda: None
         self.capture = Capture(pcap, "simlib, real sockets") if pcap else None
         self.held: list[Segment] = []  # until the secrets that open them are there
@@ -45,7 +46,7 @@ class Telling(Trace):
             try:
                 print(self.line(self.steps.pop()), flush=True)
             except OSError as error:
-                self.shown = False
+                self.shown, self.lost = False, True
                 print(f"simlib: output: {error.strerror}: nothing more is told", file=sys.stderr)
                 self.unheard()
         elif len(self.steps) >= 2 * KEPT_STEPS:
@@ -225,7 +226,8 @@ def _run(options: Any, work: Callable[[asyncio.Event, Telling], Coroutine[Any, A
             loop.add_signal_handler(number, stop.set)
         with closing(Telling(not options.json, options.pcap)) as trace:
             trace.unheard = stop.set
-            return await work(stop, trace)
+            status = await work(stop, trace)
+            return 1 if trace.lost else status
 
     return asyncio.run(whole())
 

@@ -164,6 +164,7 @@ def cluster(address: str) -> Iterator[Place]:
         import distributed
     except ModuleNotFoundError:
         raise StoreError("Dask is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
+
     async def asked() -> Any:
         rpc: Any = distributed.rpc
         async with rpc(address) as scheduler:

@@ -214,3 +214,19 @@ def test_what_is_passed_at_a_glance_is_what_a_close_look_would_pass(data: st.Dat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(body, "_is_tame", lambda payload: False)
         assert read(payload, type) == found
+
+
+def test_memory_blocks_without_bytes_do_not_go_on_for_ever() -> None:
+    from simlib.handshake.machine import RamBlock
+    from simlib.handshake.stream import BLOCKS_LIMIT, Loader, StreamError, header
+
+    machine = Machine(ram_blocks=(RamBlock("rom", 4096, resizable=True),))
+    told = header(Settings(machine=machine)) + b"\x01\0\0\0\2\3ram\0\0\0\0\0\0\0\4" + b"\0\0\1" + bytes(5)
+    loader = Loader(Settings(machine=machine))
+    loader.feed(told)
+    assert loader.next_event() == ("machine", machine.type) and loader.next_event() is None
+    with pytest.raises(StreamError, match="memory blocks"):
+        for _ in range(BLOCKS_LIMIT + 1):
+            for byte in b"\3rom" + bytes(8):
+                loader.feed(bytes([byte]))
+                loader.next_event()

@@ -6,10 +6,13 @@ import gc
 import json
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,16 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@contextmanager
+def killed(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    """It is gone afterwards, whatever it did."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def both(address: str, serve: tuple[str, ...] = (), connect: tuple[str, ...] = ()) -> tuple[Any, Any]:
@@ -102,6 +115,7 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
     ["connect", "tcp:127.0.0.1"], ["connect", "pigeon:x"], ["serve", "fd:x"], ["connect", "tcp:[::1]:99999"],
     ["connect", "tcp:127.0.0.1:1", "--tls", "/nowhere"], ["serve", "tcp:127.0.0.1:0", "--profile", "none"],
     ["connect", "exec:cat", "--channels", "2"], ["connect", "tcp:127.0.0.1:1", "--psk-file", "/nowhere"],
+    ["connect", "tcp:a..b:1"], ["connect", "fd:99"], ["serve", "fd:99999999999999999999"], ["connect", "tcp:h:²"],
 ])  # fmt: skip
 def test_wrong_usage_is_exit_2_and_one_sentence(args: list[str]) -> None:
     got = subprocess.run(simlib(*args), capture_output=True, text=True, timeout=60)
@@ -117,6 +131,70 @@ def test_a_port_in_use_and_nobody_there_are_exit_1() -> None:
     assert got.returncode == 1 and "Address already in use" in got.stderr and "Traceback" not in got.stderr
     got = subprocess.run(simlib("connect", address), capture_output=True, text=True, timeout=60)
     assert got.returncode == 1 and "Connection refused" in got.stdout and "Traceback" not in got.stderr
+
+
+def test_a_capture_that_can_not_be_written_is_told_before_anybody_is_listened_to(tmp_path: Path) -> None:
+    command = simlib("serve", "tcp:127.0.0.1:0", "--pcap", str(tmp_path / "no" / "c.pcapng"))
+    got = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and got.stderr == f"simlib: {tmp_path}/no/c.pcapng: No such file or directory\n"
+
+
+def test_a_capture_on_a_full_disk_takes_nothing_from_the_report() -> None:
+    (code, source), _ = both(f"tcp:127.0.0.1:{free_port()}", (), ("--pcap", "/dev/full"))
+    assert code == 0 and source["status"] == "completed" and source["steps"]
+
+
+def test_a_command_that_ends_at_once_is_not_waited_for() -> None:
+    got = subprocess.run(simlib("serve", "exec:false"), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and "exec:false: its other end is gone" in got.stderr
+
+
+def test_a_command_that_heeds_no_signal_is_killed() -> None:
+    command = simlib("connect", "exec:trap '' TERM INT; while true; do sleep 0.1; done")
+    with killed(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as source:
+        assert source.stdout is not None and "setup" in source.stdout.readline()
+        source.send_signal(signal.SIGINT)
+        told, err = source.communicate(timeout=60)
+    assert source.returncode == 130 and "cancelled" in told and not err
+
+
+def test_a_listener_whose_reader_is_gone_ends() -> None:
+    command = simlib("serve", f"tcp:127.0.0.1:{(port := free_port())}")
+    with killed(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as server:
+        assert server.stdout is not None and server.stderr is not None
+        server.stderr.readline()
+        server.stdout.close()
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"hello, this is no handshake at all")
+            err = server.stderr.read()
+        server.wait(timeout=60)
+    assert server.returncode == 1 and err == "simlib: output: Broken pipe: nothing more is told\n"
+
+
+def test_who_asks_and_never_reads_is_not_read_any_more(tmp_path: Path) -> None:
+    """v1's PING, answered each time: the answers of gigabytes would not be a peer's to store with us."""
+    ping = struct.pack(">BHHI", 8, 2, 4, 1)
+    head = b"QEVM" + struct.pack(">IBI", 3, 7, 13) + b"pc-i440fx-7.2" + struct.pack(">BHH", 8, 1, 0)
+    command = simlib("serve", f"unix:{tmp_path}/s", "--protocol", "v1", "--json")
+    with killed(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)) as server:
+        assert server.stderr is not None and server.stderr.readline()
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(f"{tmp_path}/s")
+            stranger.settimeout(5)
+            stranger.sendall(head)
+            with pytest.raises(TimeoutError):
+                for _ in range(64):
+                    stranger.sendall(ping * (1 << 17))
+            pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=60)
+    assert pages * 4096 < 300 << 20
+
+
+@pytest.mark.parametrize("name", ["bad..name", "a b"])
+def test_a_name_that_no_host_has_leaves_no_half_made_folder(name: str, tmp_path: Path) -> None:
+    got = subprocess.run(simlib("certificates", str(tmp_path / "c"), name), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 2 and got.stderr.count("\n") == 1 and name in got.stderr and not (tmp_path / "c").exists()
 
 
 def test_a_command_at_each_end_carries_the_handshake_inline(tmp_path: Path) -> None:

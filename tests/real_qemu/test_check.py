@@ -8,7 +8,7 @@ import pytest
 
 from simlib import world
 from simlib.endpoints import Setup
-from simlib.real_qemu.check import KNOWN, Checker, left_out, work
+from simlib.real_qemu.check import KNOWN, Cell, Checker, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
 from simlib.real_qemu.run import play
 from simlib.scenario import Scenario, find, load_all, pair
@@ -55,6 +55,10 @@ def test_real_qemu_ends_as_the_simulated_one_everywhere_else(
 @pytest.mark.parametrize("number", [pytest.param(n, marks=RACES.get(n, ())) for n in range(1, 31)])
 def test_a_situation_that_nobody_wrote_down_ends_as_in_the_world(number: int, qemus: dict[str, str]) -> None:
     agrees(*situation(number, pairs(VERSIONS)), qemus)
+
+
+def test_a_cell_of_which_nothing_ran_does_not_agree() -> None:
+    assert not Cell("matched", "7.2", "v1", (), (), "", "", None, 0).agrees
 
 
 def test_there_are_many_cells_and_few_differ() -> None:

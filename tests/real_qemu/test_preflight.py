@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from simlib.handshake.machine import Settings
 from simlib.handshake.v2 import manifest
 from simlib.handshake.v2.inventory import verdict
 from simlib.profiles import DATA, ProfileError, machine
-from simlib.real_qemu.preflight import Answer, answers, party
+from simlib.real_qemu.describe import page
+from simlib.real_qemu.preflight import Answer, answers, as_json, party
 from simlib.scenario import Scenario, Side
 
 Json = dict[str, Any]
@@ -244,6 +246,40 @@ def test_what_is_no_profile_gets_one_sentence(text: str, tmp_path: Path) -> None
     (tmp_path / "bad").write_text(text)
     with pytest.raises(ProfileError, match="bad"):
         party(str(tmp_path / "bad"))
+
+
+NONSENSE = (None, True, 0, -1, 1 << 63, 10**30, 1.5, "", "x", "\x1b[31m", "7.2", [], {}, [None], [1, 2], [["x", 1]],
+            {"name": "x", "version": 1})  # fmt: skip
+
+
+def with_nonsense(value: Any, rng: random.Random) -> Any:
+    """The same with one place, at any depth, absent or something else."""
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.1:
+        return rng.choice(NONSENSE)
+    key = rng.choice(sorted(value)) if isinstance(value, dict) else rng.randrange(len(value))
+    changed = copy.copy(value)
+    if rng.random() < 0.05:
+        del changed[key]
+    else:
+        changed[key] = with_nonsense(value[key], rng)
+    return changed
+
+
+def test_a_profile_with_nonsense_anywhere_is_judged_or_refused_in_one_sentence(tmp_path: Path) -> None:
+    good, host, refused = one("7.2", "pc-i440fx-7.2"), party(committed("10.0", "pc-i440fx-7.2")), 0
+    for seed in range(400):
+        bad = written(with_nonsense(good, random.Random(seed)), tmp_path / "bad.json")
+        try:
+            guest = party(bad)
+        except ProfileError as error:
+            refused += 1
+            assert "bad.json: is no" in str(error) and str(error).isprintable(), seed
+            continue
+        for one_way in ((guest, host), (host, guest)):
+            found = answers(one_way[0], [one_way[1]])
+            json.dumps(as_json(one_way[0], found), allow_nan=False)
+            assert all(line.replace("\n", "").isprintable() for line in page(one_way[0], found)), seed
+    assert 100 < refused < 400
 
 
 @pytest.mark.slow

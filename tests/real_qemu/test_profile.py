@@ -8,9 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,50 @@ def test_mistakes_get_one_sentence() -> None:
                        (("--qmp", "/no/such/monitor"), 1), (("/bin/true", "--", "-M", "q35"), 1)):  # fmt: skip
         found = simlib("profile", *args)
         assert (found.returncode, found.stderr.count("\n")) == (code, 1), found.stderr
+
+
+GREETING = b'{"QMP": {"version": {}}}\n{"return": {}}\n'
+NO_QEMU = {
+    "no JSON": (b"hello\n", "is not answered as QEMU does"),
+    "NaN": (b'{"return": NaN}\n', "is not answered as QEMU does"),
+    "a list": (b"[]\n", "is not answered as QEMU does"),
+    "an error of another shape": (b'{"error": 3}\n', "is not answered as QEMU does"),
+    "another shape": (b'{"return": {"qemu": {"major": "ten"}}}\n', r"Expected `int`, got `str` - at `\$.qemu.major`"),
+    "nothing more": (b"", "ended before it answered"),
+    "a line without end": (b"{" * (4 << 20), "a line of more than 1 MiB is not QMP"),
+    "events for ever": (b'{"event": "STOP"}\n' * (1 << 16), "no answer"),
+    "a drop at a time": (None, "no answer"),
+    "colours": (b'{"error": {"desc": "no \\u001b[31m"}}\n', r"query-version: no  \[31m$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_QEMU)
+def test_whoever_answers_nonsense_gets_one_sentence_in_good_time(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simlib.real_qemu.profile.PATIENCE_S", 1.0)
+    monkeypatch.setattr("simlib.real_qemu.profile.LINE_LIMIT_BYTES", 1 << 20)
+    told, expected = NO_QEMU[name]
+
+    def serve() -> None:
+        with suppress(OSError), listener.accept()[0] as peer:
+            peer.sendall(GREETING)
+            asked = b""
+            while b"query-version" not in asked:
+                asked += peer.recv(1000)
+            while told is None or "ever" in name:
+                peer.sendall(told or b" ")
+                time.sleep(0.1)
+            peer.sendall(told)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "qmp"))
+        listener.listen()
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(ProfileError, match=expected), Monitor.at(str(tmp_path / "qmp")) as monitor:
+            monitor.ask("query-version")
+        server.join()
 
 
 # --- with QEMU ------------------------------------------------------------------------------------------------------

@@ -9,13 +9,16 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from simlib.handshake.stream import FOOTER, FULL, VMDESCRIPTION
 from simlib.profiles import DATA
-from simlib.real_qemu.describe import knowable
+from simlib.real_qemu import saved as saved_module
+from simlib.real_qemu.describe import _told, knowable
+from simlib.real_qemu.preflight import machine_of
 from simlib.real_qemu.saved import Saved, SavedError, read
 
 STREAMS = sorted((DATA / "captures/streams").glob("*.xz"))
@@ -146,6 +149,41 @@ def test_a_description_nested_without_end_is_no_description(tmp_path: Path) -> N
     path.write_bytes(CONFIGURED + b"\0\6" + struct.pack(">I", len(text)) + text)
     with pytest.raises(SavedError, match="cut short"):
         read(path)
+
+
+def test_a_description_with_nonsense_anywhere_is_read_or_left_alone(tmp_path: Path) -> None:
+    from tests.real_qemu.test_preflight import with_nonsense
+
+    data = unpacked("7.2-exec", tmp_path).read_bytes()
+    at = data.rfind(b"\0\6")
+    good, taken = json.loads(data[at + 6 :]), 0
+    for seed in range(300):
+        text = json.dumps(with_nonsense(good, random.Random(seed))).encode()
+        path = tmp_path / "made-up"
+        path.write_bytes(data[: at + 2] + struct.pack(">I", len(text)) + text)
+        try:
+            saved = read(path)
+        except SavedError as error:
+            assert "cut short" in str(error)
+            continue
+        taken += 1
+        told = [*_told(saved), *knowable(saved)]
+        assert all(line.isprintable() for line in told) and json.dumps([asdict(d) for d in saved.devices]), seed
+        assert len(machine_of(saved).devices) == len(saved.devices), seed
+    assert taken > 20
+
+
+def test_of_a_million_marks_of_a_description_the_last_one_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(saved_module, "devices", lambda text: looked.append(len(text)))
+    many = 1 << 20
+    path = tmp_path / "marks"
+    path.write_bytes(CONFIGURED + b"".join(b"\0\6" + struct.pack(">I", 6 * n) for n in reversed(range(many))))
+    with pytest.raises(SavedError, match="cut short"):
+        read(path)
+    assert len(looked) <= 3
 
 
 def test_a_file_of_8_gib_is_read_in_little_memory(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,60 @@ def test_a_dask_cluster_of_separate_processes_changes_no_row(tmp_path: Path) -> 
         subprocess.run(command(sweep, one), check=True)
         subprocess.run(command(sweep, two, "--cluster", address), check=True, timeout=120)
         assert rows(one) == rows(two) and one.read_bytes() != b""
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_silent_or_dies_is_told_and_takes_no_row(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    from tests.study.million import dask
+
+    sweep, out = written(tmp_path, 5000), tmp_path / "out.parquet"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        got = subprocess.run(command(sweep, out, "--cluster", address), capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and got.stderr == f"simlib: no Dask scheduler answers at {address}: no answer in 5 s\n"
+    log = engine.log_path(out)
+    with (
+        dask(2) as address,
+        subprocess.Popen(command(sweep, out, "--cluster", address), stderr=subprocess.PIPE, text=True) as running,
+    ):
+        try:
+            until_rows(log, running)
+            scheduler = subprocess.run(["pgrep", "-f", "dask scheduler"], capture_output=True, text=True, check=True)
+            for pid in scheduler.stdout.split():
+                os.kill(int(pid), signal.SIGKILL)
+            _, told = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 1 and told.count("\n") == 1 and "rows are kept, and the same command goes on" in told
+
+
+def until_rows(log: Path, running: subprocess.Popen[Any]) -> None:
+    while not (log.exists() and log.stat().st_size > 6000) and running.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.2, 0.4, 0.6, 0.8])  # the workers start, too, in that time
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_of_a_terminal_at_any_moment_ends_it_with_one_sentence(
+    after_s: float, times: int, tmp_path: Path
+) -> None:
+    asked = command(written(tmp_path, 5000), tmp_path / "out.parquet")
+    with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        try:
+            while not engine.log_path(tmp_path / "out.parquet").exists():
+                time.sleep(0.01)
+            time.sleep(after_s)
+            for _ in range(times):
+                os.killpg(running.pid, signal.SIGINT)
+                time.sleep(0.1)
+            _, told = running.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode in (130, -signal.SIGINT)  # the latter: another one while Python was ending
+    assert told.startswith("simlib: interrupted") and told.count("\n") == 1
 
 
 def test_killed_five_times_it_has_each_row_once(tmp_path: Path) -> None:
