@@ -277,19 +277,25 @@ def _run(options: Any) -> int:
     for number, at_source in zip(scenario.pair(given["version"]), (True, False), strict=True):
         found.settings(at_source, number)
     result = world.run(found, seed=options.seed, **given)
-    if options.out:
-        _write(options.out, result)
-    if options.json:
-        json.dump({"row": result.row.as_dict(), "steps": result.trace.rows()}, sys.stdout, indent=1)
-        print()
-    else:
-        print(result.trace)
-        print(f"\n{found.title}: {result.row.outcome}, the guest is at: {result.row.guest_at}")
-        if result.row.source_text:
-            print(f"the source is told: {result.row.source_text}")
-        again = f"simlib run {options.scenario} --protocol {given['protocol']} --qemu '{given['version']}'"
-        print(f"again: {again} --manager {given['manager']} --seed {options.seed}")
+    try:
+        if options.out:
+            _write(options.out, result)
+    finally:  # a folder that can't be written takes none of it
+        if options.json:
+            json.dump({"row": result.row.as_dict(), "steps": result.trace.rows()}, sys.stdout, indent=1)
+            print()
+        else:
+            again = f"simlib run {options.scenario} --protocol {given['protocol']} --qemu '{given['version']}'"
+            _tell_run(result, found.title, f"{again} --manager {given['manager']} --seed {options.seed}")
     return 0
+
+
+def _tell_run(result: Any, title: str, again: str) -> None:
+    print(result.trace)
+    print(f"\n{title}: {result.row.outcome}, the guest is at: {result.row.guest_at}")
+    if result.row.source_text:
+        print(f"the source is told: {result.row.source_text}")
+    print(f"again: {again}")
 
 
 def _write(out: Path, result: Any) -> None:

@@ -102,10 +102,16 @@ def test_what_is_piped_in_is_read_like_a_file() -> None:
     assert got.returncode == 0 and "piped: migrated" in got.stdout
 
 
-def test_an_output_folder_that_cannot_be_written_is_exit_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "told"), [
+    ("compare matched", ""), ("run matched", "again: simlib run matched"),
+    ("explore matched_multifd --cuts 1 --limit 3000", "states, "),
+])  # fmt: skip
+def test_an_output_folder_that_cannot_be_written_is_exit_1_and_takes_no_report(
+    words: str, told: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    got = simlib("compare", "matched", "--out", str(tmp_path / "file" / "out"))
-    assert got.returncode == 1 and "file" in got.stderr and "Traceback" not in got.stderr
+    got = simlib(*words.split(), "--out", str(tmp_path / "file" / "out"))
+    assert got.returncode == 1 and "file" in got.stderr and "Traceback" not in got.stderr and told in got.stdout
 
 
 def test_run_prints_a_trace_and_writes_chart_and_capture(tmp_path: Path) -> None:

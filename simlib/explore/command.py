@@ -59,14 +59,16 @@ def _one(options: Any) -> int:
     found, seconds = search.found, time.monotonic() - started
     _clear()
     stories = [Story(model, violation) for violation in found.violations.values()]
-    if options.out:
-        for told in stories:
-            _save(told, options.out)
-    if options.json:
-        json.dump(_as_json(options, found, stories), sys.stdout, indent=1)
-        print()
-    else:
-        _tell(options, found, stories, seconds)
+    try:
+        if options.out:
+            for told in stories:
+                _save(told, options.out)
+    finally:  # a folder that can't be written takes none of it
+        if options.json:
+            json.dump(_as_json(options, found, stories), sys.stdout, indent=1)
+            print()
+        else:
+            _tell(options, found, stories, seconds)
     return 130 if interrupted else 0
 
 

@@ -131,14 +131,29 @@ def _begin(parent: int) -> None:
 
 
 @contextmanager
+def _unheard_while_starting() -> Iterator[None]:
+    """Ctrl-C of a terminal goes to the whole group. Who is started in here is deaf to it from its first moment, by the
+    mask that it inherits; for us it comes afterwards (to any thread, so the mask alone would not keep it off)."""
+    pressed: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, usual)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def processes(workers: int) -> Iterator[Place]:
     """Processes on this machine."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
-    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is ours alone, from their first moment
-    for _ in range(workers):
-        pool.submit(int)  # which starts one
-    signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
     try:
+        with _unheard_while_starting():
+            for _ in range(workers):
+                pool.submit(int)  # which starts one
         yield Place(pool, workers)
     except BaseException:  # what they still do nobody waits for: a second Ctrl-C ends it at once
         for child in active_children():
