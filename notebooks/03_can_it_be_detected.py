@@ -20,11 +20,12 @@ lab = Lab(world.run)
 #
 # Both sides are new, and the jitter of each way is lognormal with a tenth of the round trip as its scale. Left: the source
 # waits for the destination's greeting (c) and gives up too soon, so that v1 is spoken where v2 could be. Right: the
-# destination probes (a), and the two sides give up at different moments, so that the migration fails or the guest is lost.
+# destination probes (a), and the two sides give up at different moments, so that the migration fails or the guest is lost. 64 runs a
+# cell.
 
 # %%
 timeouts_s, rtts_s = (0.01, 0.03, 0.1, 0.3, 1, 3), (0.002, 0.01, 0.05, 0.2, 1, 2)
-table = curves.grid(lab, timeouts_s, rtts_s, runs=8)
+table = curves.grid(lab, timeouts_s, rtts_s, runs=64)
 panels = (("missed", "(c) does not find v2"), ("harmed", "(a) fails or loses the guest"))
 figures.heat_maps(table, panels, curves.limit(rtts_s))
 

@@ -9,7 +9,7 @@
 # %%
 from IPython.display import Markdown
 
-from simlib.study.real import agreement, cells, costs, costs_figure, ran, told
+from simlib.study.real import agreement, by_version, cells, costs, costs_figure, ran, told
 
 found = cells()
 agreement(found)
@@ -26,13 +26,13 @@ differ[["scenario", "version", "protocol", "outcome", "simulated", "reason"]].st
 
 # %%
 kept = ran(found)
-kept[kept.protocol == "v1"].groupby(["outcome", "version"]).size().unstack(fill_value=0)
+by_version(kept, "v1")
 
 # %% [markdown]
 # ## How v2 ends in the same situations, beside the same QEMUs
 
 # %%
-kept[kept.protocol == "v2"].groupby(["outcome", "version"]).size().unstack(fill_value=0)
+by_version(kept, "v2")
 
 # %% [markdown]
 # ## What a mismatch costs

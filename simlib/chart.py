@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from html import escape
+from textwrap import wrap
 
 from .trace import Step, Trace
 
@@ -156,11 +157,13 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
             f"<circle cx='{x}' cy='{y}' r='4' fill='{colour}'/><text {where} fill='{colour}'{bold}>{_safe(text)}</text>"
         )
     if s.kind == "print":
-        text = s.text if len(s.text) <= 46 else s.text[:43] + "…"
+        told = [s.text] if len(s.text) <= 46 else wrap(s.text, 54, max_lines=2, placeholder=" …")
+        size, first = (11, y + 4) if len(told) == 1 else (10, y - 2)
+        text = "".join(f"<tspan x='{x}' y='{first + 11 * n}'>{_safe(t)}</tspan>" for n, t in enumerate(told))
         return (
-            f"<g><title>{_safe(s.text)}</title><rect x='{x - 165}' y='{y - 11}' width='330' height='22' rx='4' "
-            f"fill='#fff8e1' stroke='#b08800' stroke-dasharray='4 3'/><text x='{x}' y='{y + 4}' text-anchor='middle' "
-            f"font-size='11'>{_safe(text)}</text></g>"
+            f"<g><title>{_safe(s.text)}</title><rect x='{x - 165}' y='{y - 12}' width='330' height='24' rx='4' "
+            f"fill='#fff8e1' stroke='#b08800' stroke-dasharray='4 3'/><text text-anchor='middle' "
+            f"font-size='{size}'>{text}</text></g>"
         )
     colour = "#1a7f37" if s.kind == "guest" else "#888"
     anchor, dx = {

@@ -47,7 +47,7 @@ class Telling(Trace):
                 print(self.line(self.steps.pop()), flush=True)
             except OSError as error:
                 self.shown, self.lost = False, True
-                print(f"simlib: output: {error.strerror}: nothing more is told", file=sys.stderr)
+                _complain(f"output: {error.strerror}: nothing more is told")
                 self.unheard()
         elif len(self.steps) >= 2 * KEPT_STEPS:
             del self.steps[:KEPT_STEPS]
@@ -89,11 +89,17 @@ class Telling(Trace):
             self.capture.add(segment)
 
     def _uncaptured(self, error: OSError | ValueError) -> None:
-        print(f"simlib: {self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there", file=sys.stderr)
+        _complain(f"{self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there")
         capture, self.capture = self.capture, None
         if capture is not None:
             with suppress(OSError):  # it was told
                 capture.close()
+
+
+def _complain(text: str) -> None:
+    """In the middle of a run, which goes on even if stderr is gone too."""
+    with suppress(OSError):
+        print(f"simlib: {text}", file=sys.stderr, flush=True)
 
 
 def _setup(options: Any, at_source: bool) -> Setup:

@@ -9,7 +9,9 @@ import pandas
 from IPython.display import SVG
 from matplotlib.figure import Figure
 
+from ..handshake.machine import version_number
 from ..profiles import DATA
+from ..scenario import pair
 from . import figures
 
 V1, V2 = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
@@ -35,6 +37,12 @@ def agreement(found: pandas.DataFrame) -> pandas.DataFrame:
     told["differ"] = told.cells - told.agree
     told["not playable"] = found[found.left_out != ""].groupby("protocol").size()
     return told
+
+
+def by_version(kept: pandas.DataFrame, protocol: str) -> pandas.DataFrame:
+    """How many cells end how, a column a pair of versions, oldest first."""
+    table = kept[kept.protocol == protocol].groupby(["outcome", "version"]).size().unstack(fill_value=0)
+    return table[sorted(table, key=lambda version: [version_number(v) for v in pair(version)])]
 
 
 def costs(found: pandas.DataFrame) -> pandas.DataFrame:

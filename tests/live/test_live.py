@@ -158,17 +158,20 @@ def test_a_command_that_heeds_no_signal_is_killed() -> None:
     assert source.returncode == 130 and "cancelled" in told and not err
 
 
-def test_a_listener_whose_reader_is_gone_ends() -> None:
+@pytest.mark.parametrize("both_streams", [False, True])
+def test_a_listener_whose_reader_is_gone_ends(both_streams: bool) -> None:
     command = simlib("serve", f"tcp:127.0.0.1:{(port := free_port())}")
-    with killed(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as server:
-        assert server.stdout is not None and server.stderr is not None
-        server.stderr.readline()
+    stderr = subprocess.STDOUT if both_streams else subprocess.PIPE
+    with killed(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)) as server:
+        assert server.stdout is not None
+        while "listening" not in (server.stdout if both_streams else server.stderr).readline():
+            pass
         server.stdout.close()
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(b"hello, this is no handshake at all")
-            err = server.stderr.read()
-        server.wait(timeout=60)
-    assert server.returncode == 1 and err == "simlib: output: Broken pipe: nothing more is told\n"
+            server.wait(timeout=60)
+        told = "" if both_streams else server.stderr.read()
+    assert server.returncode == 1 and told == "simlib: output: Broken pipe: nothing more is told\n" * (not both_streams)
 
 
 def test_who_asks_and_never_reads_is_not_read_any_more(tmp_path: Path) -> None:
