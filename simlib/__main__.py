@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     add_inspect(verbs, _of_real)
     _add_qemu(verbs)
     _add_study(verbs)
-    shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows.")
+    shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows, and "
+                             "which claims of June 2023 (P, D: `simlib claims`) and which guarantees of order (S, L: "
+                             "`simlib explore`) it is about.")  # fmt: skip
     shown.add_argument("--json", action="store_true", help="as JSON")
     shown.set_defaults(call=_list)
     return parser

@@ -232,6 +232,8 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
         "h2{border-top:1px solid #ccc;padding-top:1em}small{color:#555}</style>",
         f"<h1>v1 against v2</h1><p><small>made by <code>{escape(command)}</code></small></p>",
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in summary(rows)) + "</ul>",
+        "<p><small>P and D name claims of June 2023 (<code>simlib claims</code>), S and L guarantees of order "
+        "(<code>simlib explore</code>, notebook 02).</small></p>",
         "<p><img src='outcomes.svg' alt='outcome of each scenario under v1 and v2'></p>",
     ]
     for s in scenarios:

@@ -134,6 +134,9 @@ def _begin(parent: int) -> None:
 def _unheard_while_starting() -> Iterator[None]:
     """Ctrl-C of a terminal goes to the whole group. Who is started in here is deaf to it from its first moment, by the
     mask that it inherits; for us it comes afterwards (to any thread, so the mask alone would not keep it off)."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
     pressed: list[int] = []
     usual = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -149,6 +149,7 @@ def test_a_command_that_ends_at_once_is_not_waited_for() -> None:
     assert got.returncode == 1 and "exec:false: its other end is gone" in got.stderr
 
 
+@pytest.mark.slow
 def test_a_command_that_heeds_no_signal_is_killed() -> None:
     command = simlib("connect", "exec:trap '' TERM INT; while true; do sleep 0.1; done")
     with killed(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as source:
@@ -174,6 +175,7 @@ def test_a_listener_whose_reader_is_gone_ends(both_streams: bool) -> None:
     assert server.returncode == 1 and told == "simlib: output: Broken pipe: nothing more is told\n" * (not both_streams)
 
 
+@pytest.mark.slow
 def test_who_asks_and_never_reads_is_not_read_any_more(tmp_path: Path) -> None:
     """v1's PING, answered each time: the answers of gigabytes would not be a peer's to store with us."""
     ping = struct.pack(">BHHI", 8, 2, 4, 1)

@@ -130,7 +130,7 @@ NO_QEMU = {
 def test_whoever_answers_nonsense_gets_one_sentence_in_good_time(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simlib.real_qemu.profile.PATIENCE_S", 1.0)
+    monkeypatch.setattr("simlib.real_qemu.profile.PATIENCE_S", 0.5)
     monkeypatch.setattr("simlib.real_qemu.profile.LINE_LIMIT_BYTES", 1 << 20)
     told, expected = NO_QEMU[name]
 
