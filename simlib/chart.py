@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from html import escape
-from textwrap import wrap
 
 from .trace import Step, Trace
 
@@ -157,6 +156,8 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
             f"<circle cx='{x}' cy='{y}' r='4' fill='{colour}'/><text {where} fill='{colour}'{bold}>{_safe(text)}</text>"
         )
     if s.kind == "print":
+        from textwrap import wrap  # here: whoever draws no chart need not wait for it
+
         told = [s.text] if len(s.text) <= 46 else wrap(s.text, 54, max_lines=2, placeholder=" …")
         size, first = (11, y + 4) if len(told) == 1 else (10, y - 2)
         text = "".join(f"<tspan x='{x}' y='{first + 11 * n}'>{_safe(t)}</tspan>" for n, t in enumerate(told))
