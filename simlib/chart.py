@@ -57,7 +57,7 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
         gap = left_out > 1 and number == LIMIT * 2 // 3
         if gap or line.step.time_s - before > 1:
             told = f"… {left_out} more steps" if gap else f"… {line.step.time_s - before:.0f} s later"
-            parts.append(f"<text x='{width / 2}' y='{y - ROW / 2 + 4}' text-anchor='middle' fill='#999'>{told}</text>")
+            parts.append(f"<text x='6' y='{y - ROW / 2 + 4}' fill='#888' font-size='11'>{told}</text>")
         before = line.step.time_s
         parts.append(
             f"<text x='78' y='{y + 4}' text-anchor='end' fill='#888' font-size='11'>{before * 1e3:.2f} ms</text>"
