@@ -2,9 +2,9 @@
 
 A record is a chunk of rows: a header (first run, run after the last, length, checksum of all) and the rows' columns as
 compressed JSON. A record that was being written when the process died is cut off when the log is opened again; one that
-was damaged since costs its own rows, which are run again, and no other's. In the
-end the records are merged, in the order of the runs and without ever holding more than a row group, into one Parquet
-file that appears whole or not at all.
+was damaged since costs its own rows, which are run again, and no other's. In the end the records are merged, in the
+order of the runs and without ever holding more than a row group, into one Parquet file that appears whole or not at
+all.
 """
 
 from __future__ import annotations
