@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
-from .options import add_inspect, add_live, add_profiles, within
+from .options import add_channels, add_inspect, add_live, add_profiles, within
 
 T = TypeVar("T")
 
@@ -136,9 +136,7 @@ def _add_qemu(verbs: Any) -> None:
     migrate.add_argument(
         "--to", metavar="ADDRESS", help="instead: where an agent of another host listens (tcp:HOST:PORT)"
     )
-    migrate.add_argument(
-        "--channels", type=within(0, 255), default=0, metavar="N", help="multifd channels (%(default)s)"
-    )
+    add_channels(migrate)
     migrate.add_argument(
         "--postcopy-after",
         type=within(0, 1e6, float),

@@ -83,6 +83,11 @@ def add_profiles(qemu: Any, of_real: Call) -> None:
     save.set_defaults(call=of_real("save_guest"))
 
 
+def add_channels(verb: Any) -> None:
+    """As many as QEMU's multifd-channels allows (migration/options.c)."""
+    verb.add_argument("--channels", type=within(0, 255), default=0, metavar="N", help="multifd channels (%(default)s)")
+
+
 def add_live(verbs: Any, call_connect: Verb, call_serve: Verb, call_certificates: Verb) -> None:
     serve = verbs.add_parser(
         "serve", help="the destination, on a real socket", description="Listens for a real handshake and takes the "
@@ -111,9 +116,7 @@ def add_live(verbs: Any, call_connect: Verb, call_serve: Verb, call_certificates
     serve.add_argument("--accept", default="v2", choices=("v2", "v2-or-v1"), help="what it takes (%(default)s)")
     serve.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="v2: of doubts (%(default)s)")
     for verb in (serve, connect):
-        verb.add_argument(
-            "--channels", type=within(0, 255), default=0, metavar="N", help="multifd channels (%(default)s)"
-        )
+        add_channels(verb)
     connect.add_argument(
         "--ram-mib", type=within(0, 1 << 24, float), default=64.0, metavar="N", help="the guest's memory (%(default)s)"
     )

@@ -230,6 +230,7 @@ PATTERNS = {
     **dict.fromkeys((("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")), (
         CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)")),
 }  # fmt: skip
+NOT_EMPTY = {(Scenario, "versions"), (Scenario, "protocols"), (Scenario, "managers")}
 PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts, "management": Management}
 
 
@@ -242,9 +243,6 @@ def load(path: Path) -> Scenario:
     assert isinstance(found, Scenario)
     if not found.title:
         raise ScenarioError(f"{path}: lacks the key 'title', one line that says what happens")
-    for key in ("versions", "protocols", "managers"):
-        if not getattr(found, key):
-            raise ScenarioError(f"{path}: '{key}' names none; leave it out for the usual ones")
     for version in found.versions:
         for side, number in zip((True, False), pair(version), strict=True):
             found.settings(side, number)
@@ -379,6 +377,8 @@ def _value(owner: type, key: str, hint: Any, value: Any, file: str, at: str) -> 
     if origin is tuple:
         if not isinstance(value, list):
             raise ScenarioError(f"{file}: '{at}' must be a list, as in {key} = [...]; it is {_kind(value)}")
+        if not value and (owner, key) in NOT_EMPTY:
+            raise ScenarioError(f"{file}: '{at}' names none; leave it out for the usual ones")
         return tuple(_value(owner, key, inner[0], v, file, f"{at}[{n}]") for n, v in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -53,45 +53,43 @@ class Telling(Trace):
             del self.steps[:KEPT_STEPS]
 
     def keep(self, packet: Packet) -> None:
-        if self.capture is None:
-            return
-        segments, self.held = self.held, []
-        time_ns, connection = round(packet.time_s * 1e9), packet.connection
-        try:
-            self._write(segments)
-            if connection not in self.known:  # its opening is the kernel's own, which nobody here saw
-                self.known.add(connection)
-                for from_source, kind in ((True, "syn"), (False, "syn-ack"), (True, "ack")):
-                    self.held.append(Segment(time_ns, connection, from_source, kind))
-            self.held.append(Segment(time_ns, connection, *packet[2:]))
-        except (OSError, ValueError) as error:  # a full disk; more connections than ports
-            self._uncaptured(error)
+        def written(capture: Capture) -> None:
+            for segment in self.held:
+                capture.add(segment)
+            self.held = [*self._segments(packet)]
+
+        self._captured(written)
 
     def keep_secret(self, line: bytes) -> None:
-        if self.capture is not None:
-            try:
-                self.capture.add_secrets(line)
-            except OSError as error:
-                self._uncaptured(error)
+        self._captured(lambda capture: capture.add_secrets(line))
 
     def close(self) -> None:
         """What is still held is written."""
-        if self.capture is not None:
-            try:
-                self._write(self.held)
-                self.capture.close()
-            except OSError as error:
-                self._uncaptured(error)
 
-    def _write(self, segments: list[Segment]) -> None:
-        assert self.capture is not None
-        for segment in segments:
-            self.capture.add(segment)
+        def ended(capture: Capture) -> None:
+            for segment in self.held:
+                capture.add(segment)
+            capture.close()
 
-    def _uncaptured(self, error: OSError | ValueError) -> None:
-        _complain(f"{self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there")
-        capture, self.capture = self.capture, None
-        if capture is not None:
+        self._captured(ended)
+
+    def _segments(self, packet: Packet) -> Iterator[Segment]:
+        time_ns, connection = round(packet.time_s * 1e9), packet.connection
+        if connection not in self.known:  # its opening is the kernel's own, which nobody here saw
+            self.known.add(connection)
+            for from_source, kind in ((True, "syn"), (False, "syn-ack"), (True, "ack")):
+                yield Segment(time_ns, connection, from_source, kind)
+        yield Segment(time_ns, connection, *packet[2:])
+
+    def _captured(self, act: Callable[[Capture], object]) -> None:
+        """If there is a capture. It ends where it can't go on; the run does not."""
+        if self.capture is None:
+            return
+        try:
+            act(self.capture)
+        except (OSError, ValueError) as error:  # a full disk; more connections than ports
+            _complain(f"{self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there")
+            capture, self.capture = self.capture, None
             with suppress(OSError):  # it was told
                 capture.close()
 

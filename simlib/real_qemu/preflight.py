@@ -6,7 +6,6 @@ source says here the live handshake says too, since `handshake.v2.inventory` and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,10 +65,11 @@ def party(word: str) -> Party:
     if len(text) > PROFILE_LIMIT_BYTES:
         raise ProfileError(f"{place}: is longer than a profile can be ({PROFILE_LIMIT_BYTES >> 20} MiB)")
     try:
-        found = shapes.decoded(text, shapes.Profile)
+        told = shapes.decoded(text, Any)
+        found = shapes.convert(told, shapes.Profile)
     except shapes.WRONG as error:
         raise ProfileError(f"{place}: is no profile as `simlib qemu profile` writes it: {error}") from None
-    machine = described(json.loads(text), configuration, path)
+    machine = described(told, configuration, path)
     entry = next(m for m in found.machines if m.name == configuration or not configuration)
     on = tuple(c.name for c in found.capabilities if c.default)
     types = tuple(name for m in found.machine_types for name in (m.name, m.alias) if name)

@@ -276,14 +276,11 @@ class _Walk:
 
     def _devices(self) -> None:
         """By the description, from the back: each section must begin with the header that it gives."""
-        found, at, text = self.found, self.at, b""
-        where = self._description()
+        found, where = self.found, self._description()
         if where < 0:
             self._without_description()
             return
-        text = self.data[where + 5 :]
-        found.described = devices(text) or []
-        found.description_bytes = len(text)
+        found.description_bytes = len(self.data) - where - 5
         at = where - 1  # the byte EOF
         for entry in reversed(found.described):
             at = self._device(entry, at)
@@ -311,14 +308,16 @@ class _Walk:
         return at
 
     def _description(self) -> int:
-        """Where the section VMDESCRIPTION stands, or -1."""
+        """Read it; where the section VMDESCRIPTION stands, or -1."""
         data, end = self.data, len(self.data)
         least = max(self.at - 1, end - DESCRIPTION_LIMIT_BYTES)
         mark = bytes([v1.EOF, v1.VMDESCRIPTION])
         at = data.rfind(mark, least)
         for _ in range(3):  # JSON has no byte 0: it is the last one, unless the length behind it looks like one too
             if at >= 0 and int.from_bytes(data[at + 2 : at + 6], "big") == end - at - 6:
-                return at + 1 if devices(data[at + 6 :]) is not None else -1
+                described = devices(data[at + 6 :])
+                self.found.described = described or []
+                return -1 if described is None else at + 1
             at = data.rfind(mark, least, at + 1) if at > 0 else -1
         return -1
 

@@ -135,8 +135,8 @@ def _design(table: dict[str, Any], path: Path) -> Design:
     for key in ("protocols", "versions", "managers"):
         if key in table:
             asked = with_key(asked, key, table[key], str(path))
-            if len(set(table[key])) < max(len(table[key]), 1):
-                raise ScenarioError(f"{path}: '{key}' names none, or one twice")
+            if len(set(table[key])) < len(table[key]):
+                raise ScenarioError(f"{path}: '{key}' names one twice")
     managers = asked.managers if "managers" in table else base.managers[:1]
     many, repetitions = _count(table, path), _whole(table, "repetitions", 1, 1, path)
     runs = many * len(asked.protocols) * len(asked.versions) * len(managers) * repetitions

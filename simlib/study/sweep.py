@@ -183,16 +183,13 @@ def cluster(address: str) -> Iterator[Place]:
     except ModuleNotFoundError:
         raise StoreError("Dask is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
 
-    async def asked() -> Any:
+    async def asked() -> None:
         rpc: Any = distributed.rpc
-        async with rpc(address) as scheduler:
-            return await scheduler.identity()
-
-    async def in_time() -> Any:
-        return await asyncio.wait_for(asked(), CLUSTER_S)
+        async with asyncio.timeout(CLUSTER_S), rpc(address) as scheduler:
+            await scheduler.identity()
 
     try:  # before a Client, which waits for ever for whoever is silent
-        asyncio.run(in_time())
+        asyncio.run(asked())
         client_of: Any = distributed.Client
         client = client_of(address, timeout=CLUSTER_S, set_as_default=False)
     except (OSError, ValueError) as error:
