@@ -41,14 +41,14 @@ PLAIN_MULTIFD = "Zero copy only available for non-compressed non-TLS multifd mig
 EVER, NEVER = (0, 0), (99, 0)
 RULES: tuple[tuple[str, str, str, tuple[int, int], tuple[int, int]], ...] = (
     ("postcopy-ram", "x-ignore-shared", "Postcopy is not compatible with ignore-shared", EVER, NEVER),
-    ("postcopy-ram", "multifd", "Postcopy is not yet compatible with multifd", (8, 0), (10, 1)),
+    ("postcopy-ram", "multifd", "Postcopy is not yet compatible with multifd", (8, 1), (10, 1)),
     ("x-colo", "!return-path", "Capability 'x-colo' requires capability 'return-path'", (11, 0), NEVER),
     *(("background-snapshot", other, f"Background-snapshot is not compatible with {other}", EVER, NEVER)
       for other in SNAPSHOT_EXCLUDES),
     *(("zero-copy-send", other, PLAIN_MULTIFD, EVER, NEVER) for other in ("!multifd", "compress", "xbzrle")),
     ("postcopy-preempt", "!postcopy-ram", "Postcopy preempt requires postcopy-ram", EVER, NEVER),
     ("postcopy-preempt", "compress", "Postcopy preempt not compatible with compress", EVER, NEVER),
-    ("multifd", "compress", "Multifd is not compatible with compress", (7, 1), NEVER),
+    ("multifd", "compress", "Multifd is not compatible with compress", (7, 2), NEVER),
     ("switchover-ack", "!return-path", "Capability 'switchover-ack' requires capability 'return-path'", EVER, NEVER),
     ("dirty-limit", "auto-converge", "dirty-limit conflicts with auto-converge either of then available currently",
      EVER, NEVER),

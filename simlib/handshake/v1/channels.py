@@ -28,14 +28,15 @@ def wrong_initial(packet: bytes, settings: Settings, rules: Behaviour, taken: tu
     index = packet[24]
     version = struct.unpack(">I", packet[4:8])[0]
     uuid = settings.machine.uuid or "0" * 32
-    off_by_one = 1 if rules.since < (10, 1) else 0  # mended in 11.1; in between it then hits "already setup"
     if packet[:4] != stream.MULTIFD_MAGIC:
         return f"received packet magic {packet[:4].hex()} expected 11223344", len(taken)
     if version != 1:
         return f"received packet version {version} expected 1", index
     if packet[8:24].hex() != uuid:
         return f"received uuid '{packet[8:24].hex()}' and expected uuid '{uuid}'", index
-    if index >= settings.channels + off_by_one:
+    if rules.checks_number and index >= settings.channels:
+        return f"received channel id {index} exceeds channel count {settings.channels}", index
+    if index > settings.channels:
         return f"received channel id {index} is greater than number of channels {settings.channels}", index
     if index in taken or index >= settings.channels:
         return f"received id '{index}' already setup'", index

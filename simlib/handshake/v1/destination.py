@@ -86,7 +86,7 @@ class Destination(Endpoint):
     def _complete(self) -> bool:
         """Main and all multifd channels are there (migration_has_all_channels); with multifd 7.2 forgets preempt."""
         multifd = sum(c.kind == "multifd" for c in self.connections)
-        preempt = self.rules.waits_for_preempt and self.settings.has("postcopy-preempt") and not multifd
+        preempt = self.rules.preempt_at_start and self.settings.has("postcopy-preempt") and not multifd
         there = not preempt or any(c.kind == "preempt" for c in self.connections)
         return self.main is not None and multifd >= self.settings.channels and there
 
@@ -117,7 +117,7 @@ class Destination(Endpoint):
         self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
         self._close(failed.conn)
         self.held_by = None
-        if self.rules.tls_multifd_crashes and self.settings.channels:
+        if self.rules.tls_multifd_crashes and self.settings.channels and self.main is None:
             self._exit("Segmentation fault", aborted=True)
 
     def _identify(self, conn: int) -> None:
@@ -143,11 +143,11 @@ class Destination(Endpoint):
     def _missing_multifd(self) -> bool:
         """By position, multifd goes before preempt: 7.2 takes a silent preempt connection for a multifd channel."""
         multifd = sum(c.kind in ("multifd", "initial") for c in self.connections)
-        return self.settings.channels > 0 and (self.rules.since < (8, 0) or multifd < self.settings.channels)
+        return self.settings.channels > 0 and (self.rules.by_position or multifd < self.settings.channels)
 
     @property
     def _wants_preempt(self) -> bool:
-        if self.settings.channels and self.rules.waits_for_preempt:
+        if self.settings.channels and self.rules.by_position:
             return False
         return self.settings.has("postcopy-preempt") and not any(c.kind == "preempt" for c in self.connections)
 
@@ -212,13 +212,13 @@ class Destination(Endpoint):
         if len(packet) < stream.MULTIFD_INITIAL_BYTES:
             if found.ended:
                 self.held_by = None
-                self._fail_multifd(conn, "failed to receive packet: " + found.ended)
+                self._fail_channel(conn, "failed to receive packet: " + found.ended)
             return
         self.held_by = None
         taken = tuple(c.number for c in self.connections if c.kind == "multifd")
         wrong, index = wrong_initial(packet, self.settings, self.rules, taken)
         if wrong:
-            self._fail_multifd(conn, f"failed to receive packet via multifd channel {index}: multifd: {wrong}")
+            self._fail_channel(conn, f"failed to receive packet via multifd channel {index}: multifd: {wrong}")
             return
         self._set(conn, kind="multifd", number=index, buffer=Buffer(),
                   lane=stream.Lane(found.buffer.skip(stream.MULTIFD_INITIAL_BYTES)))  # fmt: skip
@@ -282,7 +282,7 @@ class Destination(Endpoint):
         try:
             lane = found.lane.read(self.settings.compression, found.number, self.syncs)
         except stream.StreamError as error:
-            self._fail_multifd(conn, str(error))
+            self._fail_channel(conn, str(error))
             return
         self.ram_bytes += lane.ram_bytes - found.lane.ram_bytes
         self._set(conn, lane=lane)
@@ -366,9 +366,11 @@ class Destination(Endpoint):
                 self.waiting_for_preempt = True
         elif number == stream.POSTCOPY_LISTEN:
             self.postcopy = True
+            self._enter("postcopy-device" if self.rules.loads_first else "postcopy-active")
             self._out += [Resume(conn) for conn, c in enumerate(self.connections) if c.kind == "preempt"]
         elif number == stream.POSTCOPY_RUN:
-            self._enter("postcopy-active")
+            if self.status == "postcopy-device":
+                self._enter("postcopy-active")
             self._out += [Load(sum(d.size_bytes for d in self.settings.machine.devices))]
 
     def _advise(self, payload: bytes) -> None:
@@ -442,20 +444,13 @@ class Destination(Endpoint):
         self._out += [Said(main, named), Send(main, struct.pack(">HH", kind, len(payload)) + payload)]
 
     def _fail_channel(self, conn: int, text: str) -> None:
-        """An incoming connection that makes no sense."""
+        """An incoming connection that makes no sense: 9.2 prints, lets go of it, and leaves the others open and unread:
+        nobody is told."""
         self._close(conn)
         if self.rules.exits_on_channel_error:
             self._fail(text)
         else:
             self._out.append(Printed(text))
-
-    def _fail_multifd(self, conn: int, text: str) -> None:
-        """7.2 prints, lets go of this connection and leaves the others open and unread: nobody is told."""
-        if self.rules.exits_on_channel_error:
-            self._fail(text)
-            return
-        self._out.append(Printed(text))
-        self._close(conn)
 
     def _fail(self, text: str) -> None:
         """The load is over. What was printed is all there is; the wire carries one number, or nothing."""

@@ -20,6 +20,7 @@ from .versions import behaviour
 
 MAIN = 0
 FIRST_PING = 1
+PACKAGE_LOADED = 0x42  # the PING at a package's end (QEMU_VM_PING_PACKAGED_LOADED, savevm.h 10.2)
 DESCRIPTION = b'{"page_size": 4096, "devices": []}'
 
 
@@ -81,14 +82,14 @@ class Source(Endpoint):
     def _on_continue(self, _: i.Continue) -> None:
         if self.status == "pre-switchover":
             self.holds = False
-            if self.stage == "stopping":
+            if self.stage == "stopping" or self.rules.says_device:
                 self._enter("device", self.stage)
             self._advance()
 
     @property
     def _in_postcopy(self) -> bool:
         """Begun, not only asked for: once the rest fits, who asks is too late (migration_iteration_run)."""
-        return self.status in ("postcopy-active", "postcopy-paused")
+        return self.status.startswith("postcopy-")
 
     # --- the link ---------------------------------------------------------------------------------------------------
     def _on_opened(self, opened: i.Opened) -> None:
@@ -126,7 +127,7 @@ class Source(Endpoint):
         if self.settings.channels and self.settings.transport in ("exec", "fd"):
             self._fail("", "none")  # 7.2 fails here without a word; newer ones refused at `migrate`
             return
-        early = not self.rules.waits_for_channels or self.settings.machine.machine_version <= (7, 2)
+        early = self.rules.preempt_at_start or self.settings.machine.machine_version <= (7, 2)
         if self.settings.has("postcopy-preempt") and early:
             self._open("preempt")
         for index in range(self.settings.channels):
@@ -163,6 +164,8 @@ class Source(Endpoint):
             self.shut = True
         elif kind == 2:
             self.ponged = True
+            if value == PACKAGE_LOADED and self.status == "postcopy-device":
+                self._enter("postcopy-active", self.stage)
         elif kind == 7:
             self.acked = True
 
@@ -246,8 +249,7 @@ class Source(Endpoint):
 
     def _stage_channels(self) -> None:
         """Header first (7.2), or first all connections (10.0)."""
-        multifd = [c for c, name in enumerate(self.channels) if name.startswith("multifd")]
-        there = all(c in self.ready for c in multifd)
+        there = all(c in self.ready for c in self._multifd())
         if self.rules.waits_for_channels and not there:
             return
         if self.settings.return_path:
@@ -258,7 +260,7 @@ class Source(Endpoint):
             self.stage = "setup"
 
     def _stage_late_channels(self) -> None:
-        if all(c in self.ready for c, name in enumerate(self.channels) if name.startswith("multifd")):
+        if all(c in self.ready for c in self._multifd()):
             self.stage = "setup"
 
     def _opening(self) -> tuple[bytes, str]:
@@ -276,7 +278,7 @@ class Source(Endpoint):
     def _stage_setup(self) -> None:
         """Setup sections; a SYNC on each multifd channel goes before main's first flush."""
         self._write_multifd(0)
-        data = stream.ram_start(self._ram_section, self.settings, self._flushes)
+        data = stream.ram_start(self.rules.ram_section, self.settings, self._flushes)
         named = "START ram"
         if not self.settings.return_path:
             opening, named = self._opening()
@@ -297,17 +299,20 @@ class Source(Endpoint):
 
     def _stage_pass(self) -> None:
         if self.postcopy:
-            self._start_postcopy()
+            self.stage = "wait-pong"
             return
         self.stage = "collect"
         self._out.append(i.CollectRam(first=not self.collected))
         self.collected = True
 
     def _stage_switch(self) -> None:
+        self._stop("stopping")
+
+    def _stop(self, stage: str) -> None:
         if not self.stopped:
-            self.stage = "stopping"
+            self.stage = stage
             if self.rules.says_device and not self.holds:
-                self._enter("device", "stopping")
+                self._enter("device", stage)
             self._out.append(i.StopGuest())
 
     def _stage_wait_ack(self) -> None:
@@ -326,19 +331,14 @@ class Source(Endpoint):
             self.stage = "collect-last"
             self._out.append(i.CollectRam(last=True))
 
-    def _start_postcopy(self) -> None:
+    def _stage_wait_pong(self) -> None:
         """The preempt channel of newer machine types waits for the first PONG: proof that main is up (D4)."""
         preempt = self.settings.has("postcopy-preempt")
-        if preempt and self.rules.waits_for_channels and not self.ponged:
-            self.stage = "wait-pong"
+        if preempt and not self.rules.preempt_at_start and not self.ponged:
             return
         if preempt and "preempt" not in self.channels:
             self._open("preempt")
         self.stage = "wait-preempt"
-
-    def _stage_wait_pong(self) -> None:
-        if self.ponged:
-            self._start_postcopy()
 
     def _stage_wait_preempt(self) -> None:
         if self.preempt_error is not None:  # postcopy_preempt_wait_channel
@@ -346,21 +346,23 @@ class Source(Endpoint):
             return
         if self.settings.has("postcopy-preempt") and self.channels.index("preempt") not in self.ready:
             return
-        if not self.stopped:
-            self._out.append(i.StopGuest())
-            self.stage = "wait-stop"
+        self._stop("wait-stop")
 
     def _stage_wait_stop(self) -> None:
-        """The package: device state first, so that the guest can run there while its memory is still here."""
+        """The package: device state first, so that the guest can run there while its memory is still here. Before 10.2
+        the guest was given up with it; since then when the destination says that all of it is loaded."""
         if not self.stopped or self._held():
             return
         devices = stream.joined(stream.device_state(3, self.settings.machine))
         inner = stream.command(stream.POSTCOPY_LISTEN)
-        size = len(inner) + sum(len(d) + f for d, f in devices) + len(stream.command(stream.POSTCOPY_RUN))
+        run = stream.command(stream.POSTCOPY_RUN)
+        if self.rules.loads_first:
+            run = stream.command(stream.PING, struct.pack(">I", PACKAGE_LOADED)) + run
+        size = len(inner) + sum(len(d) + f for d, f in devices) + len(run)
         start = stream.command(stream.PACKAGED, struct.pack(">I", size)) + inner
-        self._write_pieces([(start, 0), *devices, (stream.command(stream.POSTCOPY_RUN), 0)], "PACKAGED devices, RUN")
+        self._write_pieces([(start, 0), *devices, (run, 0)], "PACKAGED devices, RUN")
         if self.finished is None:
-            self._enter("postcopy-active", "collect-last")
+            self._enter("postcopy-device" if self.rules.loads_first else "postcopy-active", "collect-last")
             self._out.append(i.CollectRam(last=True))
 
     def _stage_devices(self) -> None:
@@ -394,10 +396,6 @@ class Source(Endpoint):
 
     # --- writing ----------------------------------------------------------------------------------------------------
     @property
-    def _ram_section(self) -> int:
-        return 2 if self.rules.since < (8, 0) else 1
-
-    @property
     def _flushes(self) -> bool:
         """Machine types from 8.1 on say when channels synchronise; for older ones every end of section does."""
         return bool(self.settings.channels) and self.settings.machine.machine_version > (8, 0)
@@ -423,7 +421,7 @@ class Source(Endpoint):
             urgent = size_bytes // 8 & ~4095
             self._write_urgent(urgent)
         on_main = 0 if lanes else size_bytes - urgent
-        pieces = stream.ram_pass(self._ram_section, self.settings, on_main, self._flushes and bool(lanes), kind)
+        pieces = stream.ram_pass(self.rules.ram_section, self.settings, on_main, self._flushes and bool(lanes), kind)
         self._write_pieces(pieces, "END ram" if last else "PART ram")
 
     def _write_urgent(self, size_bytes: int) -> None:
@@ -483,9 +481,11 @@ class Source(Endpoint):
             self._enter("postcopy-paused", "paused")
             self._close_all()
             return
-        self._enter("failed", "done")
+        self._enter("failing" if self.rules.says_failing else "failed", "done")
         self._close_all()
         self._out.append(i.ResumeGuest())
+        if self.rules.says_failing:
+            self._enter("failed", "done")
         self._finish(i.Finished("failed", text, reason))
 
     def _close_all(self) -> None:

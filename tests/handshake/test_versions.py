@@ -1,0 +1,162 @@
+"""What v1's endpoints do from which QEMU on: each at its release, between 5.2 and the one after 11.1.
+
+Read in QEMU's history (git log -S in migration/, from v5.2.0 to v10.2.0), measured on 5.2, 7.2, 10.0 and 11.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from simlib.handshake import interface as i
+from simlib.handshake import stream
+from simlib.handshake.capabilities import known_capabilities, refusal
+from simlib.handshake.machine import Device, Machine, RamBlock, Settings
+from simlib.handshake.v1.destination import Destination
+from simlib.handshake.v1.source import Source
+from simlib.scenario import find
+from simlib.world.run import World
+
+RELEASES = ("5.2", "6.0", "6.1", "6.2", "7.0", "7.1", "7.2", "8.0", "8.1", "8.2", "9.0", "9.1", "9.2", "10.0", "10.1",
+            "10.2", "11.0", "11.1", "11.2")  # fmt: skip
+MACHINE = Machine(type="pc-q35-8.1", ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(Device("timer"),))
+MAIN = stream.header(Settings(machine=MACHINE))
+
+
+def settings(version: str, *capabilities: str, tls: bool = False) -> Settings:
+    parameters = (("multifd-channels", 2), *((("tls-creds", "psk"),) if tls else ()))
+    return Settings(version, MACHINE, capabilities, parameters)
+
+
+def told(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
+    """All inputs in turn; whatever is sent is taken at once."""
+    out: list[i.Output] = []
+    for one in (i.Start(), *inputs):
+        found = to.handle(one)
+        while found:
+            out += found
+            drained = {o.conn for o in found if isinstance(o, i.Send)}
+            found = [o for conn in sorted(drained) for o in to.handle(i.Drained(conn))]
+    return out
+
+
+def sent(out: list[i.Output]) -> bytes:
+    return b"".join(o.data for o in out if isinstance(o, i.Send))
+
+
+def entered(out: list[i.Output]) -> list[str]:
+    return [o.status for o in out if isinstance(o, i.Entered)]
+
+
+def main_and_multifd(version: str, *packets: bytes) -> Destination:
+    found = Destination(settings(version, "multifd"))
+    inputs: list[i.Input] = [i.Opened(0), i.Received(0, MAIN)]
+    for conn, packet in enumerate(packets, 1):
+        inputs += [i.Opened(conn), i.Received(conn, packet)]
+    told(found, *inputs)
+    return found
+
+
+def packet(number: int) -> bytes:
+    return stream.multifd_initial(MACHINE, number)
+
+
+def stays_open(version: str) -> bool:
+    return not main_and_multifd(version, packet(0), packet(1)).closed
+
+
+def outlives_tls(version: str) -> bool:
+    found = Destination(settings(version, "multifd", tls=True))
+    told(found, i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received."))
+    return found.finished is None
+
+
+def looks_at_multifd(version: str) -> bool:
+    found = Destination(settings(version, "multifd"))
+    told(found, i.Opened(0), i.Received(0, packet(0)), i.Opened(1), i.Received(1, MAIN))
+    return found.main == 1
+
+
+def looks_at_all(version: str) -> bool:
+    found = Destination(settings(version))
+    told(found, i.Opened(0))
+    return found.main is None
+
+
+def waits_to_connect_preempt(version: str) -> bool:
+    out = told(Source(settings(version, "postcopy-ram", "postcopy-preempt")), i.Opened(0))
+    return len([o for o in out if isinstance(o, i.Open)]) == 1
+
+
+def tells_its_manager(version: str) -> bool:
+    found = Source(settings(version, "return-path"))
+    told(found, i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.Ended(0), i.RamCollected(0, True))
+    assert found.finished is not None and found.finished.status == "failed"
+    return bool(found.finished.text)
+
+
+def connects_before_it_writes(version: str) -> bool:
+    return not sent(told(Source(settings(version, "multifd", "return-path")), i.Opened(0)))
+
+
+def has_no_block_migration(version: str) -> bool:
+    return b"\x01\x00\x00\x00\x01\x03ram" in sent(told(Source(settings(version)), i.Opened(0)))
+
+
+def says_that_it_failed(version: str) -> bool:
+    found = Destination(settings(version))
+    command = stream.command(stream.OPEN_RETURN_PATH)
+    return sent(told(found, i.Opened(0), i.Received(0, MAIN + command + b"\xff"))) == b"\0\1\0\4\0\0\0\1"
+
+
+def ends_for_a_wrong_channel(version: str) -> bool:
+    return main_and_multifd(version, packet(0), packet(0)).finished is not None
+
+
+def is_device_at_the_end(version: str) -> bool:
+    out = told(Source(settings(version)), i.Opened(0), i.RamCollected(0, True), i.GuestStopped())
+    return "device" in entered(out)
+
+
+def gives_a_postcopy_guest_back(version: str) -> bool:
+    scenario = find("device_only_at_source").vary(
+        source__capabilities=("postcopy-ram",), destination__capabilities=("postcopy-ram",),
+        guest__dirty_mib_s=4000.0, guest__working_set_mib=64.0, link__rate_mib_s=20.0, management__postcopy_at_s=1.0,
+    )  # fmt: skip
+    row = World(scenario, "v1", version, "naive", 1).run().row
+    assert (row.outcome, row.guest_at) in (("hung", "paused"), ("failed", "source"))
+    return row.outcome == "failed"
+
+
+def fails_in_two_steps(version: str) -> bool:
+    out = told(Source(settings(version)), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, False))
+    return entered(out)[-2:] == ["failing", "failed"]
+
+
+def counts_channels_from_zero(version: str) -> bool:
+    out = main_and_multifd(version, packet(2)).finished
+    return out is not None and "exceeds channel count 2" in out.text
+
+
+def refuses_compress(version: str) -> bool:
+    return bool(refusal(settings(version, "multifd", "compress"), at_source=True))
+
+
+def refuses_postcopy(version: str) -> bool:
+    return bool(refusal(settings(version, "multifd", "postcopy-ram"), at_source=True))
+
+
+@pytest.mark.parametrize(("behaviour", "since", "until"), [
+    (stays_open, "6.1", ""), (outlives_tls, "6.1", ""),
+    (refuses_compress, "7.2", ""), (refuses_postcopy, "8.1", "10.1"),
+    (looks_at_multifd, "8.0", ""), (waits_to_connect_preempt, "8.0", ""), (tells_its_manager, "8.2", ""),
+    (connects_before_it_writes, "9.0", ""), (has_no_block_migration, "9.1", ""), (says_that_it_failed, "9.1", ""),
+    (ends_for_a_wrong_channel, "10.0", ""), (is_device_at_the_end, "10.0", ""), (looks_at_all, "10.1", ""),
+    (gives_a_postcopy_guest_back, "10.2", ""), (fails_in_two_steps, "11.0", ""),
+    (counts_channels_from_zero, "11.1", ""),
+])  # fmt: skip
+def test_each_of_v1_s_ways_begins_at_its_release(behaviour: Callable[[str], bool], since: str, until: str) -> None:
+    there = [r for r in RELEASES if "preempt" not in behaviour.__name__ or "postcopy-preempt" in known_capabilities(r)]
+    end = there.index(until) if until else len(there)
+    assert [r for r in there if behaviour(r)] == there[there.index(since) : end]
