@@ -125,10 +125,13 @@ class Agent(Host):
         super().close()
         if self.server is not None:
             self.server.close()
+        self._hang_up()
+        self.path.unlink(missing_ok=True)
+
+    def _hang_up(self) -> None:
         for pipe in self.pipes.values():
             if pipe.writer is not None:
                 pipe.writer.transport.abort()
-        self.path.unlink(missing_ok=True)
 
     async def _set(self, config: tuple[tuple[str, object], ...]) -> None:
         """Raises QemuError. Every capability that it has is told, so that nothing is left from another attempt."""
@@ -237,7 +240,7 @@ class Agent(Host):
 
     def _resume_guest(self, _: i.ResumeGuest) -> None:
         """After the switch to postcopy QEMU takes no guest back ("the source machine is not recoverable", migration.c);
-        7.2 does while its connection stands."""
+        7.2 does while its connection stands, and 10.2 until the whole package is loaded."""
 
         async def resumed() -> None:
             until_s = self.now_s + RESUME_S
@@ -245,6 +248,8 @@ class Agent(Host):
                 while (found := await self.qemu.status()) and not found["running"] and self.now_s < until_s:
                     if found.get("status") in (None, "none", *ENDED):
                         await self.qemu.ask("cont")
+                    elif found.get("status") == "postcopy-device":  # it fails when its connection is gone
+                        self._hang_up()
                     else:
                         await self.qemu.ask("migrate_cancel")
                     await asyncio.sleep(POLL_S)

@@ -10,7 +10,7 @@ import pytest
 from simlib.handshake.interface import SwitchToPostcopy
 from simlib.real_qemu.migrate import Wish, until_finished
 from simlib.scenario import Scenario
-from tests.real_qemu.conftest import Pair
+from tests.real_qemu.conftest import Pair, needs
 from tests.real_qemu.test_migrate import PAIRS, Two, breaks, go, until
 
 SLOW = Scenario(name="slow").vary(link__rate_mib_s=20.0)
@@ -53,8 +53,8 @@ def test_a_guest_runs_there_before_its_memory_has_come_and_arrives_whole(
 def test_whatever_breaks_it_never_runs_in_two_places_and_what_can_be_known_is_told(
     two: Two, versions: tuple[str, str], what: str, phase: str
 ) -> None:
-    """From the switch on QEMU takes no guest back ("the source machine is not recoverable", migration.c), whoever asks:
-    where nothing of the destination is left, such a guest stands still at the source."""
+    """From the switch on 7.2 and 10.0 take no guest back ("the source machine is not recoverable", migration.c): where
+    nothing of the destination is left, such a guest stands still at the source."""
 
     async def work() -> None:
         async with two(versions) as pair:
@@ -73,5 +73,24 @@ def test_whatever_breaks_it_never_runs_in_two_places_and_what_can_be_known_is_to
                 assert any(s.text == "guest runs here" for s in pair.trace.steps)
             elif here:
                 assert await pair.counts_on(pair.source)
+
+    go(work())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["the connection", "the destination QEMU"])
+def test_since_10_2_a_guest_comes_back_until_its_devices_are_loaded(two: Two, what: str) -> None:
+    """postcopy-device (migration.c): the source QEMU gives its guest up only when the other has the whole package."""
+    needs("11.1")
+
+    async def work() -> None:
+        async with two(("11.1", "11.1")) as pair:
+            agent = await switched(pair, WAYS["ram"])
+            await asyncio.wait_for(until(pair, "source QEMU is postcopy-device"), 20)
+            breaks(pair, agent, what)
+            end = await asyncio.wait_for(until_finished(agent), 20)
+            assert end is not None and end.status == "failed" and end.errors, str(pair.trace)
+            await asyncio.wait_for(until(pair, "guest runs on here"), 20)
+            assert (await pair.running()) == (True, False) and await pair.counts_on(pair.source)
 
     go(work())
