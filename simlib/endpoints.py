@@ -21,6 +21,7 @@ from .host import MIB, Guest
 from .scenario import Scenario, ScenarioError, Side, pair
 
 ALONE = ("exec", "fd", "file")  # no listening socket
+STEP_S = 0.05  # how long one ram_save_iterate writes before it looks up (MAX_WAIT in ram.c)
 NOT_PROBED = ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram")
 
 
@@ -111,11 +112,14 @@ class Setup:
 
     def guest(self, at_source: bool) -> Guest:
         """The simulated guest below one side."""
-        facts, side = self.scenario.guest, self.scenario.destination
+        facts, side, settings = self.scenario.guest, self.scenario.destination, self.settings(at_source)
+        rate_bytes_s = int(self.scenario.link.rate_mib_s * MIB)
+        steps = settings.has("postcopy-ram") and not settings.channels  # no other is looked up for
         return Guest(
             ram_bytes=int(facts.ram_mib * MIB), dirty_bytes_s=facts.dirty_mib_s * MIB,
             working_set_bytes=int(facts.working_set_mib * MIB),
-            downtime_bytes=int(self.scenario.link.rate_mib_s * MIB * 0.3), load_s=facts.load_ms / 1e3,
+            downtime_bytes=int(rate_bytes_s * 0.3), load_s=facts.load_ms / 1e3,
+            step_bytes=int(rate_bytes_s * STEP_S) if steps else 1 << 62,
             post_load_error=facts.post_load_error, apply_error=side.apply_error, apply_code=side.apply_code,
             answers_ms=facts.source_ms if at_source else facts.destination_ms, jitter_s=facts.jitter_ms / 1e3,
             rng=random.Random(f"{self.seed} {at_source}") if facts.jitter_ms else None,

@@ -43,6 +43,8 @@ class Guest:
     dirty_bytes_s: float = 0.0
     working_set_bytes: int = 0
     downtime_bytes: int = 32 << 20  # what fits the downtime limit
+    step_bytes: int = 1 << 62  # of a pass, at most so much at once: a switch to postcopy comes between two steps
+    left_bytes: int = 0  # of the pass
     load_s: float = 0.001
     post_load_error: str = ""
     apply_error: str = ""
@@ -61,19 +63,19 @@ class Guest:
         return self.rng.random() * self.jitter_s if self.rng else 0.0
 
     def collect(self, now_s: float, last: bool) -> i.RamCollected:
-        """The pages dirtied since the last pass; the first pass is everything."""
-        since = now_s - self.collected_s
-        if self.passes == 0:
-            size = self.ram_bytes
-        else:
-            size = min(self.working_set_bytes, int(self.dirty_bytes_s * since)) & ~4095
-        converged = last or (self.passes > 0 and size <= self.downtime_bytes)
-        if not last and converged:
-            return i.RamCollected(0, True)
-        self.passes += 1
-        self.collected_s = now_s
-        self.collected_bytes += size
-        return i.RamCollected(size, converged)
+        """The pages dirtied since the last pass, or the next step of that; the first pass is everything."""
+        size = self.left_bytes
+        if last or not size:
+            dirty = min(self.working_set_bytes, int(self.dirty_bytes_s * (now_s - self.collected_s))) & ~4095
+            size = min(size + dirty, max(self.ram_bytes, dirty)) if self.passes else self.ram_bytes
+            if not last and self.passes and size <= self.downtime_bytes:
+                return i.RamCollected(0, True)
+            self.passes += 1
+            self.collected_s = now_s
+        step = size if last else min(size, self.step_bytes)
+        self.left_bytes = size - step
+        self.collected_bytes += step
+        return i.RamCollected(step, last)
 
 
 class Host:

@@ -273,7 +273,8 @@ class _Run:
         runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
         dead = not self.destination.alive
         told = Finished("failed", self.destination.stderr) if dead or there.get("status") == "failed" else None
-        complete = await whole(self.destination, self.scenario) if runs_there else False
+        arrived = runs_there and end is not None and end.status == "completed"  # 11.1 lets nobody look before
+        complete = arrived and await whole(self.destination, self.scenario)
         settings = self.setup.settings(True), self.setup.settings(False)
         facts = Facts(end, told, runs_here, runs_there, dead, complete, as_asked(self.setup, *settings))
         for line in (self.source.stderr, self.destination.stderr):

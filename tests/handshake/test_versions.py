@@ -129,6 +129,13 @@ def gives_a_postcopy_guest_back(version: str) -> bool:
     return row.outcome == "failed"
 
 
+def refuses_to_cancel_postcopy(version: str) -> bool:
+    found = Source(settings(version, "postcopy-ram"))
+    told(found, i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped(), i.Cancel())
+    assert found.finished is None or found.finished.status == "cancelled"
+    return found.finished is None
+
+
 def fails_in_two_steps(version: str) -> bool:
     out = told(Source(settings(version)), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, False))
     return entered(out)[-2:] == ["failing", "failed"]
@@ -153,8 +160,8 @@ def refuses_postcopy(version: str) -> bool:
     (looks_at_multifd, "8.0", ""), (waits_to_connect_preempt, "8.0", ""), (tells_its_manager, "8.2", ""),
     (connects_before_it_writes, "9.0", ""), (has_no_block_migration, "9.1", ""), (says_that_it_failed, "9.1", ""),
     (ends_for_a_wrong_channel, "10.0", ""), (is_device_at_the_end, "10.0", ""), (looks_at_all, "10.1", ""),
-    (gives_a_postcopy_guest_back, "10.2", ""), (fails_in_two_steps, "11.0", ""),
-    (counts_channels_from_zero, "11.1", ""),
+    (refuses_to_cancel_postcopy, "10.0", ""), (gives_a_postcopy_guest_back, "10.2", ""),
+    (fails_in_two_steps, "11.0", ""), (counts_channels_from_zero, "11.1", ""),
 ])  # fmt: skip
 def test_each_of_v1_s_ways_begins_at_its_release(behaviour: Callable[[str], bool], since: str, until: str) -> None:
     there = [r for r in RELEASES if "preempt" not in behaviour.__name__ or "postcopy-preempt" in known_capabilities(r)]

@@ -60,7 +60,11 @@ class Source(Endpoint):
         self._out.append(i.Open(MAIN, "main"))
 
     def _on_cancel(self, cancel: i.Cancel) -> None:
-        if self._in_postcopy:  # "Postcopy migration in progress, cannot cancel."
+        if self._in_postcopy:  # "Postcopy migration in progress, cannot cancel."; before 10.0 it ends, without a guest
+            if self.status == "postcopy-active" and not self.rules.keeps_postcopy:
+                self._enter("cancelling", "done")
+                self._close_all()
+                self._finish(i.Finished("cancelled", "", "none"))
             return
         self.cancelled = True
         self._enter("cancelling", self.stage)
@@ -118,8 +122,9 @@ class Source(Endpoint):
                 self._out.append(i.Pause(MAIN))  # nobody reads it: what comes is still unread when it closes
             self._open_channels()
             self.stage = "channels"
-        elif self.channels[conn].startswith("multifd"):
-            self._write(conn, stream.multifd_initial(self.settings.machine, self._index(conn)), 0, "initial packet")
+        elif conn in self._multifd():
+            packet = stream.multifd_initial(self.settings.machine, self._multifd().index(conn))
+            self._write(conn, packet, 0, "initial packet")
         self._advance()
 
     def _open_channels(self) -> None:
@@ -143,8 +148,7 @@ class Source(Endpoint):
         self.replies = self.replies.add(received.data, received.fill)
         while self.return_path_error is None and len(self.replies) >= 4:
             kind, size = struct.unpack(">HH", self.replies.peek(4))
-            wrong = return_path.wrong(kind, size)
-            if wrong:
+            if wrong := return_path.wrong(kind, size):
                 self._return_path_failed(wrong, "specific")
                 self._out.append(i.Pause(MAIN))  # nobody reads it any more
             elif len(self.replies) < 4 + size:
@@ -349,8 +353,7 @@ class Source(Endpoint):
         self._stop("wait-stop")
 
     def _stage_wait_stop(self) -> None:
-        """The package: device state first, so that the guest can run there while its memory is still here. Before 10.2
-        the guest was given up with it; since then when the destination says that all of it is loaded."""
+        """The package: device state first, so that the guest can run there while its memory is still here."""
         if not self.stopped or self._held():
             return
         devices = stream.joined(stream.device_state(3, self.settings.machine))
@@ -400,15 +403,12 @@ class Source(Endpoint):
         """Machine types from 8.1 on say when channels synchronise; for older ones every end of section does."""
         return bool(self.settings.channels) and self.settings.machine.machine_version > (8, 0)
 
-    def _index(self, conn: int) -> int:
-        return int(self.channels[conn].partition("[")[2].rstrip("]"))
-
     def _multifd(self) -> list[int]:
         return [c for c, name in enumerate(self.channels) if name.startswith("multifd")]
 
     def _write_multifd(self, size_bytes: int) -> None:
-        lanes = self._multifd()
-        for lane, piece, named in stream.multifd_pass(lanes, size_bytes, self.settings.compression, self.packets):
+        parts = stream.multifd_pass(self._multifd(), size_bytes, self.settings.compression, self.packets)
+        for lane, piece, named in parts:
             self.packets += 1
             self._write(lane, *piece, named)
 

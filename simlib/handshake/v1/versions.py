@@ -27,6 +27,7 @@ class Behaviour:
     exits_on_channel_error: bool = False  # a connection that makes no sense ends the destination; 9.2 only prints
     says_device: bool = False  # status `device` while the last bytes go, without pause-before-switchover too
     loads_first: bool = False  # until a postcopy's package is loaded there, a failure gives the guest back
+    keeps_postcopy: bool = False  # `migrate_cancel` is refused once a postcopy has begun
     says_failing: bool = False  # status `failing` before `failed`
     optional_exit: bool = False  # knows exit-on-error
     postcopy_multifd_crashes: bool = False  # an assertion at the end of the load (measured on 7.2)
@@ -47,7 +48,7 @@ _8_0 = replace(_6_1, since=(8, 0), identify="peek-multifd", preempt_at_start=Fal
 _8_2 = replace(_8_0, since=(8, 2), tells_manager=True)
 _9_0 = replace(_8_2, since=(9, 0), waits_for_channels=True)
 _9_1 = replace(_9_0, since=(9, 1), ram_section=1, sends_shut=True, optional_exit=True, tells_tls_errno=True)
-_10_0 = replace(_9_1, since=(10, 0), exits_on_channel_error=True, says_device=True)
+_10_0 = replace(_9_1, since=(10, 0), exits_on_channel_error=True, says_device=True, keeps_postcopy=True)
 _10_1 = replace(_10_0, since=(10, 1), identify="peek", postcopy_multifd_crashes=False)
 _10_2 = replace(_10_1, since=(10, 2), loads_first=True)
 _11_0 = replace(_10_2, since=(11, 0), says_failing=True)
