@@ -165,8 +165,8 @@ class Host:
 
     def _collect_ram(self, o: i.CollectRam) -> None:
         if o.first:
-            self.guest.passes = self.guest.collected_bytes = 0
-        rest_s = 0.0 if o.last or not self.guest.passes else PASS_S
+            self.guest.passes = self.guest.collected_bytes = self.guest.left_bytes = 0
+        rest_s = 0.0 if o.last or not self.guest.passes or self.guest.left_bytes else PASS_S
         self._guest_answers(rest_s, lambda: self.feed(self.guest.collect(self.now_s, o.last)))
 
     def _stop_guest(self, _: i.StopGuest) -> None:

@@ -55,12 +55,13 @@ def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> M
 def v1_cases() -> list[Case]:
     """Matched sides: versions, channels, return path, preempt, and a stranger who knows multifd's first packet."""
     lost = ("S4 no loss", "S6 same channels", "L2 arrives")
-    hurt = ("S4 no loss", "S6 same channels", "S7 listens again")
+    mixed = ("S4 no loss", "S6 same channels")
     stranger = Faults(strangers=("multifd",))
     preempt = side(0, "postcopy-ram", "postcopy-preempt")
     found = []
     for version in ("5.2", "7.2", "8.2", "10.0", "11.1"):
         old = version in ("5.2", "7.2")
+        hurt = mixed if version == "8.2" else (*mixed, "S7 listens again")  # it only prints what it finds wrong
         found += [
             Case(f"v1 {version}, {n} multifd", v1("v1", version, side(n)), lost if old else (), old)
             for n in (1, 2, 4, 8)

@@ -63,7 +63,7 @@ def test_who_asks_for_postcopy_when_the_guest_is_on_its_way_is_too_late(protocol
                                              link__rate_mib_s=50.0, guest__jitter_ms=30.0)  # fmt: skip
     seen = set()
     for step in range(40):
-        world = World(scenario.vary(management__postcopy_at_s=3.15 + step / 100), protocol, version, "naive", 1)
+        world = World(scenario.vary(management__postcopy_at_s=1.25 + step / 100), protocol, version, "naive", 1)
         assert world.run().row.outcome == "migrated"
         said = b"".join(p.data for p in world.trace.packets if p.from_source)
         assert b"cpu_common" in said or "devices" in " ".join(s.text for s in world.trace.steps if s.side == "source")
