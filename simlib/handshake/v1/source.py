@@ -122,9 +122,9 @@ class Source(Endpoint):
                 self._out.append(i.Pause(MAIN))  # nobody reads it: what comes is still unread when it closes
             self._open_channels()
             self.stage = "channels"
-        elif conn in self._multifd():
-            packet = stream.multifd_initial(self.settings.machine, self._multifd().index(conn))
-            self._write(conn, packet, 0, "initial packet")
+        elif (name := self.channels[conn]).startswith("multifd"):
+            number = int(name.removeprefix("multifd[").removesuffix("]"))
+            self._write(conn, stream.multifd_initial(self.settings.machine, number), 0, "initial packet")
         self._advance()
 
     def _open_channels(self) -> None:
