@@ -38,7 +38,7 @@ by_version(kept, "v2")
 # ## What a mismatch costs
 #
 # Situations in which v2 refuses and v1 did something else. Real seconds, real bytes; a guest of at most 64 MiB on loopback, so that
-# the bytes grow with the guest and the seconds with the network.
+# the bytes grow with the guest and the seconds with the network. v1's end may be a *completed* of a guest that was lost.
 
 # %%
 table = costs(found)

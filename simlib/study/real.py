@@ -59,18 +59,28 @@ def costs(found: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def costs_figure(table: pandas.DataFrame) -> SVG:
-    """Guest bytes on the wire for nothing, v1 against v2, a pair of bars a situation."""
+    """When the source's migration ended, and what was sent by then: a row a situation, a mark a pair of versions."""
+    rows = table.groupby("scenario")[["v1 MiB", "v1 s"]].max().sort_values(["v1 MiB", "v1 s"]).index
+    y = [rows.get_loc(scenario) for scenario, _ in table.index]
+    never_s = 4 * table[["v1 s", "v2 s"]].max(axis=None)
     with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(9, 0.32 * len(table) + 1), layout="constrained")
-        axes = figure.subplots()
-        at = range(len(table))
-        axes.barh([y - 0.2 for y in at], table["v1 MiB"], 0.4, color=V1, label="v1, real QEMU")
-        axes.barh([y + 0.2 for y in at], table["v2 MiB"], 0.4, color=V2, label="v2, agents beside QEMU")
-        axes.set_yticks(list(at), [f"{scenario}, {version}" for scenario, version in table.index])
-        axes.invert_yaxis()
-        axes.set_xlabel("MiB sent before the source knows (or never)")
-        axes.legend(loc="lower right", frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
+        figure = Figure(figsize=(10, 0.3 * len(rows) + 1.2), layout="constrained")
+        sent, ended = figure.subplots(1, 2, sharey=True)
+        for protocol, how, color, mark in (("v1", "real QEMU", V1, "o"), ("v2", "agents beside QEMU", V2, "D")):
+            sent.scatter(table[f"{protocol} MiB"], y, 36, color, mark, label=f"{protocol}, {how}", alpha=0.7)
+            ended.scatter(table[f"{protocol} s"].fillna(never_s), y, 36, color, mark, alpha=0.7)
+        sent.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        sent.set_xlabel("MiB sent by then")
+        ended.set_xscale("log")
+        ticks_s = [10.0**power for power in range(-2, 2)]
+        ended.set_xticks([*ticks_s, never_s], [*(f"{s:g}" for s in ticks_s), "never"])
+        ended.minorticks_off()
+        ended.set_xlabel("s until the source says that it ended, well or not")
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        for axes in (sent, ended):
+            axes.grid(axis="y", color="#eeeeee")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
         return figures.svg(figure, "simlib")
 
 
