@@ -22,7 +22,7 @@ def source(version: str, *capabilities: str, tls: bool = False) -> Source:
     return Source(Settings(version, MACHINE, capabilities, parameters))
 
 
-def told(to: Source, *inputs: i.Input) -> list[i.Output]:
+def told(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
     """All inputs in turn; whatever is sent is taken at once."""
     out: list[i.Output] = []
     for one in inputs:

@@ -17,6 +17,7 @@ from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
 from simlib.scenario import find
 from simlib.world.run import World
+from tests.handshake.test_v1_source import statuses, told
 
 RELEASES = ("5.2", "6.0", "6.1", "6.2", "7.0", "7.1", "7.2", "8.0", "8.1", "8.2", "9.0", "9.1", "9.2", "10.0", "10.1",
             "10.2", "11.0", "11.1", "11.2")  # fmt: skip
@@ -29,24 +30,12 @@ def settings(version: str, *capabilities: str, tls: bool = False) -> Settings:
     return Settings(version, MACHINE, capabilities, parameters)
 
 
-def told(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
-    """All inputs in turn; whatever is sent is taken at once."""
-    out: list[i.Output] = []
-    for one in (i.Start(), *inputs):
-        found = to.handle(one)
-        while found:
-            out += found
-            drained = {o.conn for o in found if isinstance(o, i.Send)}
-            found = [o for conn in sorted(drained) for o in to.handle(i.Drained(conn))]
-    return out
+def begun(endpoint: Source | Destination, *inputs: i.Input) -> list[i.Output]:
+    return told(endpoint, i.Start(), *inputs)
 
 
 def sent(out: list[i.Output]) -> bytes:
     return b"".join(o.data for o in out if isinstance(o, i.Send))
-
-
-def entered(out: list[i.Output]) -> list[str]:
-    return [o.status for o in out if isinstance(o, i.Entered)]
 
 
 def main_and_multifd(version: str, *packets: bytes) -> Destination:
@@ -54,7 +43,7 @@ def main_and_multifd(version: str, *packets: bytes) -> Destination:
     inputs: list[i.Input] = [i.Opened(0), i.Received(0, MAIN)]
     for conn, packet in enumerate(packets, 1):
         inputs += [i.Opened(conn), i.Received(conn, packet)]
-    told(found, *inputs)
+    begun(found, *inputs)
     return found
 
 
@@ -68,46 +57,46 @@ def stays_open(version: str) -> bool:
 
 def outlives_tls(version: str) -> bool:
     found = Destination(settings(version, "multifd", tls=True))
-    told(found, i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received."))
+    begun(found, i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received."))
     return found.finished is None
 
 
 def looks_at_multifd(version: str) -> bool:
     found = Destination(settings(version, "multifd"))
-    told(found, i.Opened(0), i.Received(0, packet(0)), i.Opened(1), i.Received(1, MAIN))
+    begun(found, i.Opened(0), i.Received(0, packet(0)), i.Opened(1), i.Received(1, MAIN))
     return found.main == 1
 
 
 def looks_at_all(version: str) -> bool:
     found = Destination(settings(version))
-    told(found, i.Opened(0))
+    begun(found, i.Opened(0))
     return found.main is None
 
 
 def waits_to_connect_preempt(version: str) -> bool:
-    out = told(Source(settings(version, "postcopy-ram", "postcopy-preempt")), i.Opened(0))
+    out = begun(Source(settings(version, "postcopy-ram", "postcopy-preempt")), i.Opened(0))
     return len([o for o in out if isinstance(o, i.Open)]) == 1
 
 
 def tells_its_manager(version: str) -> bool:
     found = Source(settings(version, "return-path"))
-    told(found, i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.Ended(0), i.RamCollected(0, True))
+    begun(found, i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.Ended(0), i.RamCollected(0, True))
     assert found.finished is not None and found.finished.status == "failed"
     return bool(found.finished.text)
 
 
 def connects_before_it_writes(version: str) -> bool:
-    return not sent(told(Source(settings(version, "multifd", "return-path")), i.Opened(0)))
+    return not sent(begun(Source(settings(version, "multifd", "return-path")), i.Opened(0)))
 
 
 def has_no_block_migration(version: str) -> bool:
-    return b"\x01\x00\x00\x00\x01\x03ram" in sent(told(Source(settings(version)), i.Opened(0)))
+    return b"\x01\x00\x00\x00\x01\x03ram" in sent(begun(Source(settings(version)), i.Opened(0)))
 
 
 def says_that_it_failed(version: str) -> bool:
     found = Destination(settings(version))
     command = stream.command(stream.OPEN_RETURN_PATH)
-    return sent(told(found, i.Opened(0), i.Received(0, MAIN + command + b"\xff"))) == b"\0\1\0\4\0\0\0\1"
+    return sent(begun(found, i.Opened(0), i.Received(0, MAIN + command + b"\xff"))) == b"\0\1\0\4\0\0\0\1"
 
 
 def ends_for_a_wrong_channel(version: str) -> bool:
@@ -115,30 +104,26 @@ def ends_for_a_wrong_channel(version: str) -> bool:
 
 
 def is_device_at_the_end(version: str) -> bool:
-    out = told(Source(settings(version)), i.Opened(0), i.RamCollected(0, True), i.GuestStopped())
-    return "device" in entered(out)
+    out = begun(Source(settings(version)), i.Opened(0), i.RamCollected(0, True), i.GuestStopped())
+    return "device" in statuses(out)
 
 
 def gives_a_postcopy_guest_back(version: str) -> bool:
-    scenario = find("device_only_at_source").vary(
-        source__capabilities=("postcopy-ram",), destination__capabilities=("postcopy-ram",),
-        guest__dirty_mib_s=4000.0, guest__working_set_mib=64.0, link__rate_mib_s=20.0, management__postcopy_at_s=1.0,
-    )  # fmt: skip
-    row = World(scenario, "v1", version, "naive", 1).run().row
+    row = World(find("postcopy_device_at_source"), "v1", version, "naive", 1).run().row
     assert (row.outcome, row.guest_at) in (("hung", "paused"), ("failed", "source"))
     return row.outcome == "failed"
 
 
 def refuses_to_cancel_postcopy(version: str) -> bool:
     found = Source(settings(version, "postcopy-ram"))
-    told(found, i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped(), i.Cancel())
+    begun(found, i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped(), i.Cancel())
     assert found.finished is None or found.finished.status == "cancelled"
     return found.finished is None
 
 
 def fails_in_two_steps(version: str) -> bool:
-    out = told(Source(settings(version)), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, False))
-    return entered(out)[-2:] == ["failing", "failed"]
+    out = begun(Source(settings(version)), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, False))
+    return statuses(out)[-2:] == ["failing", "failed"]
 
 
 def counts_channels_from_zero(version: str) -> bool:
