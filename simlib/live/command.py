@@ -54,8 +54,7 @@ class Telling(Trace):
 
     def keep(self, packet: Packet) -> None:
         def written(capture: Capture) -> None:
-            for segment in self.held:
-                capture.add(segment)
+            self._write_held(capture)
             self.held = [*self._segments(packet)]
 
         self._captured(written)
@@ -67,11 +66,14 @@ class Telling(Trace):
         """What is still held is written."""
 
         def ended(capture: Capture) -> None:
-            for segment in self.held:
-                capture.add(segment)
+            self._write_held(capture)
             capture.close()
 
         self._captured(ended)
+
+    def _write_held(self, capture: Capture) -> None:
+        for segment in self.held:
+            capture.add(segment)
 
     def _segments(self, packet: Packet) -> Iterator[Segment]:
         time_ns, connection = round(packet.time_s * 1e9), packet.connection
