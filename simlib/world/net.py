@@ -2,8 +2,9 @@
 
 Modelled: SYN, SYN-ACK, third ACK and data with delay, jitter, rate, and loss as the kernel's retransmission times; the
 accept queue of listen(n), which holds n + 1; socket buffers that push back on a writer whose reader does not read;
-half-close; reset over unread bytes, which drops what was not yet sent; reset in answer to data for a closed socket.
-Times and gaps are those measured on Linux 6.18. Order is kept inside a connection and nowhere else.
+half-close; reset over unread bytes, which drops what was not yet sent; reset in answer to data for a closed socket;
+the rate of each direction, which all connections share. Times and gaps are those measured on Linux 6.18. Order is kept
+inside a connection and nowhere else.
 
 Stand-in bytes travel in at most 32 pieces a message, so that a large guest costs no more than a small one.
 """
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 from ..scenario import Timing
 from .clock import Clock
+from .shared_rate import SharedRate
 
 SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
 SYN_ACK_GAP_S = 1.0
@@ -53,7 +55,7 @@ class Listener(Protocol):
     def drained(self, end: End) -> None: ...
 
 
-Flight = tuple[float, Callable[..., None], tuple[Any, ...]]  # departure, what it does there, and to what
+Flight = tuple[float, Callable[..., None], tuple[Any, ...]]  # when it began to leave, what it does there, to what
 Message = tuple[bytes, int, int, int]  # what one call sends, or its rest: data, fill, its whole size at first, depth
 
 
@@ -72,8 +74,6 @@ class End:
     held: deque[tuple[bytes, int]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
     in_flight: int = 0
-    departs: float = 0.0  # when the last piece began to leave, and when it has left
-    busy_until: float = 0.0
     last_arrival: float = 0.0
     fin_wanted: bool = False
     fin_sent: bool = False
@@ -134,6 +134,7 @@ class Net:
     def __init__(self, env: Clock, rng: random.Random, there: Path, back: Path) -> None:
         self.env, self.rng = env, rng
         self.paths = {True: there, False: back}
+        self.rates = {at_source: SharedRate(env, path.rate_bytes_s) for at_source, path in self.paths.items()}
         self.connections: list[Connection] = []
         self.shapers = {True: Shaper(), False: Shaper()}
         self.backlog = 1
@@ -258,42 +259,45 @@ class Net:
                 self.env.call(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
         if not end.queue and end.draining and not end.dead:
             end.draining = False
-            waiting = end.busy_until - path.buffer_bytes / path.rate_bytes_s - self.env._now
-            self.env.call(waiting, end.drained)
+            self.rates[end.from_source].when_left(end, path.buffer_bytes, end.drained)
         if not end.queue and end.fin_wanted and not end.fin_sent and not end.dead:
             end.fin_sent = True
             self.packet(end.connection, end.from_source, "fin", b"", 0)
-            arrival = max(self.env.now, end.busy_until, end.last_arrival) + path.delay(self.rng)
-            arrival = self._scheduled(end, arrival)
-            if arrival == LOST:
-                return
-            end.last_arrival = max(arrival, end.last_arrival)
-            self._fly(end, self._fin_arrives, end.peer)
+            self._leave(end, 0, path.delay(self.rng), self._fin_arrives, end.peer)
 
     def _transmit(self, end: End, data: bytes, fill: int, depth: int) -> None:
         shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
-        size, now_s = len(data) + fill, self.env._now
+        size = len(data) + fill
         swallowed = shaper.passed >= shaper.swallow_after
         lost = shaper.passed >= shaper.lose_after
         shaper.passed += size
-        end.departs = max(now_s, end.busy_until)
-        end.busy_until = end.departs + size / path.rate_bytes_s
-        arrival = end.busy_until + path.delay(self.rng)
+        delay_s = path.delay(self.rng)
         if path.loss:
-            arrival += _retransmissions(self.rng, path.loss)
-        if self.schedule:
-            arrival = self._scheduled(end, arrival)
-            if arrival == LOST:
-                return
-        if self.hold and end.from_source:
-            arrival = max(arrival, self.hold.get(end.connection.name, 0.0))
-        arrival = max(arrival, end.last_arrival)
+            delay_s += _retransmissions(self.rng, path.loss)
         end.in_flight += size
         if lost:
             self.env.call(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
-        elif arrival != FOREVER or end.connection.name in self.schedule:
-            end.last_arrival = arrival
-            self._fly(end, self._arrive, end, data, fill, depth, swallowed)
+        else:
+            self._leave(end, size, delay_s, self._arrive, end, data, fill, depth, swallowed)
+
+    def _leave(self, end: End, size: int, delay_s: float, land: Callable[..., None], *told: Any) -> None:
+        """`land(*told)` on the other host, `delay_s` after its last byte has left this one."""
+
+        def left(began_s: float, left_s: float) -> None:
+            if end.dead:
+                return
+            arrival = self._scheduled(end, left_s + delay_s) if self.schedule else left_s + delay_s
+            if arrival == LOST:
+                end.in_flight -= size
+                return
+            if self.hold and end.from_source:
+                arrival = max(arrival, self.hold.get(end.connection.name, 0.0))
+            arrival = max(arrival, end.last_arrival)
+            if arrival != FOREVER or end.connection.name in self.schedule:
+                end.last_arrival = arrival
+                self._fly(end, began_s, land, *told)
+
+        self.rates[end.from_source].send(end, size, left)
 
     def _scheduled(self, end: End, arrival: float) -> float:
         """The arrival of this message: as scheduled, or as the path has it."""
@@ -303,11 +307,11 @@ class Net:
         end.arrived += 1
         return max(turn, self.env.now) if turn >= 0 else LOST
 
-    def _fly(self, end: End, land: Callable[..., None], *told: Any) -> None:
+    def _fly(self, end: End, began_s: float, land: Callable[..., None], *told: Any) -> None:
         """`land(*told)` at `last_arrival`, behind all in flight: rounded times must not let one overtake another."""
         if end.last_arrival == FOREVER:
             return
-        end.flight.append((end.departs, land, told))
+        end.flight.append((began_s, land, told))
         self.env.call(end.last_arrival - self.env._now, end.land)
 
     def _arrive(self, end: End, data: bytes, fill: int, depth: int, swallowed: bool) -> None:
@@ -375,7 +379,7 @@ class Net:
         if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
             return
         end.last_arrival = arrival
-        self._fly(end, self._break, peer, RESET)
+        self._fly(end, self.env._now, self._break, peer, RESET)
 
     def _break(self, end: End, why: str) -> None:
         if end.dead or (why == RESET and self._swallowed(end)):

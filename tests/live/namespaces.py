@@ -1,5 +1,5 @@
-"""Two network namespaces, and between them a relay that holds each packet back: the kernel's own TCP over real latency.
-Needs root, ip(8) and /dev/net/tun."""
+"""Two network namespaces: between them a relay that holds each packet back, or a cable with a token bucket, so that the
+kernel's own TCP has real latency or a real rate. Needs root, ip(8), tc(8) and /dev/net/tun."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ TUN = Path("/dev/net/tun")
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 SOURCE, DESTINATION = "10.99.0.1", "10.99.0.2"
 MTU = 1500
+WIRE_BYTES, PAYLOAD_BYTES = 1514, 1448  # of a full frame: Ethernet, IP, TCP with timestamps; what TCP carries in it
 
 
 def missing() -> str:
     """What stands against it here; empty if nothing."""
-    if os.geteuid() != 0 or not TUN.exists() or shutil.which("ip") is None:
-        return "NO ROOT, NO TUN DEVICES, OR NO ip(8)"
+    if os.geteuid() != 0 or not TUN.exists() or shutil.which("ip") is None or shutil.which("tc") is None:
+        return "NO ROOT, NO TUN DEVICES, OR NO ip(8) AND tc(8)"
     found = subprocess.run(["ip", "netns", "add", "simlib-try"], capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "delete", "simlib-try"], capture_output=True, check=False)
     return f"NO NAMESPACES: {found.stderr.strip()}" if found.returncode else ""
@@ -44,20 +45,40 @@ def namespaces(delay_ms: float) -> Iterator[tuple[list[str], list[str]]]:
         yield (["ip", "netns", "exec", ends[0][0]], ["ip", "netns", "exec", ends[1][0]])
 
 
+@contextmanager
+def rate_limited(payload_mib_s: float) -> Iterator[tuple[list[str], list[str]]]:
+    """The same with a cable whose source end sends at this rate of TCP payload, with all its connections together."""
+    bits_s = round(payload_mib_s * (1 << 20) * 8 * WIRE_BYTES / PAYLOAD_BYTES)
+    names = [f"sl{os.getpid()}{side}" for side in "sd"]
+    with ExitStack() as stack:
+        for name in names:
+            _ip("netns", "add", name)
+            stack.callback(_ip, "netns", "delete", name)
+        cable = ["link", "add", names[0], "type", "veth", "peer", "name", names[1], "netns", names[1]]
+        _ip("-n", names[0], *cable)
+        for name, own in zip(names, (SOURCE, DESTINATION), strict=True):
+            _ip("-n", name, "address", "add", f"{own}/24", "dev", name)
+            _ip("-n", name, "link", "set", name, "up", "mtu", str(MTU))
+        bucket = ["tbf", "rate", f"{bits_s}bit", "burst", "128kb", "latency", "50ms"]
+        subprocess.run(["tc", "-n", names[0], "qdisc", "add", "dev", names[0], "root", *bucket], check=True)
+        yield (["ip", "netns", "exec", names[0]], ["ip", "netns", "exec", names[1]])
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
 def _end(stack: ExitStack, name: str, own: str) -> tuple[str, int]:
     """One namespace with its one device, of the same name; and the device's other side."""
 
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True)
-
-    ip("netns", "add", name)
-    stack.callback(ip, "netns", "delete", name)
+    _ip("netns", "add", name)
+    stack.callback(_ip, "netns", "delete", name)
     device = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
     stack.callback(os.close, device)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
-    ip("link", "set", name, "netns", name)
-    ip("-n", name, "address", "add", f"{own}/24", "dev", name)
-    ip("-n", name, "link", "set", name, "up", "mtu", str(MTU))
+    _ip("link", "set", name, "netns", name)
+    _ip("-n", name, "address", "add", f"{own}/24", "dev", name)
+    _ip("-n", name, "link", "set", name, "up", "mtu", str(MTU))
     return name, device
 
 
