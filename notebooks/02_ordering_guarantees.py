@@ -100,7 +100,7 @@ states_figure(reduced, plain, "v2, every order: states against channels")
 
 # %%
 Markdown("What is looked at in each state, or in those in which nothing more need happen:\n\n"
-         + "\n".join(f"* {' '.join((holds.__doc__ or '').split())}" for holds in PROPERTIES.values()))  # fmt: skip
+         + "\n".join(f"* {' '.join((p.check.__doc__ or '').split())}" for p in PROPERTIES))  # fmt: skip
 
 # %%
 figures.searched(searched({"v1": v1, "detection": probes, "v2": v2s}), "Models searched: every order of events")

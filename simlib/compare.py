@@ -21,13 +21,18 @@ from .scenario import Scenario
 from .trace import Trace
 
 COLOURS = {
-    "migrated": "#2ca25f", "refused": "#3b7dd8", "failed": "#f0a30a", "hung": "#c0392b", "lost": "#7b1fa2",
-    "misconfigured": "#d35400", "corrupted": "#ad1457", "split_brain": "#4a148c", "uncertain": "#607d8b",
-}  # fmt: skip
-MARKS = {
-    "migrated": "✓", "refused": "R", "failed": "F", "hung": "H", "lost": "L", "misconfigured": "M", "corrupted": "C",
-    "split_brain": "S", "uncertain": "?",
-}  # fmt: skip
+    "migrated": "#2ca25f",
+    "refused": "#3b7dd8",
+    "failed": "#f0a30a",
+    "hung": "#c0392b",
+    "lost": "#7b1fa2",
+    "misconfigured": "#d35400",
+    "corrupted": "#ad1457",
+    "split_brain": "#4a148c",
+    "uncertain": "#607d8b",
+    "gone": "#212121",
+}
+MARKS = {outcome: outcome[0].upper() for outcome in COLOURS} | {"migrated": "✓", "uncertain": "?"}
 
 
 class Run(Protocol):

@@ -16,6 +16,7 @@ OUTCOMES = {
     "corrupted": "the guest runs at the destination with wrong memory",
     "split_brain": "the guest runs on both sides",
     "uncertain": "the source doesn't know whether the destination runs the guest, and says so",
+    "gone": "the source's process is gone, and the guest with it",
 }
 BAD = ("hung", "lost", "misconfigured", "corrupted", "split_brain")
 
@@ -73,6 +74,7 @@ class Facts:
     destination_dead: bool
     memory_complete: bool
     as_asked: bool
+    source_dead: bool = False
 
 
 def classify(facts: Facts) -> str:
@@ -80,16 +82,15 @@ def classify(facts: Facts) -> str:
     source = facts.source
     if facts.source_runs and facts.destination_runs:
         return "split_brain"
+    if facts.source_dead:
+        whole = facts.destination is not None and facts.destination.status == "completed"
+        return _arrived(facts) if facts.destination_runs and whole else "gone"
     if source is None:
         return "hung"
     if source.status == "uncertain":
         return "uncertain"
     if source.status == "completed":
-        if not facts.destination_runs:
-            return "lost"
-        if not facts.memory_complete:
-            return "corrupted"
-        return "migrated" if facts.as_asked else "misconfigured"
+        return _arrived(facts) if facts.destination_runs else "lost"
     if facts.destination_runs:
         return "split_brain" if facts.source_runs else "uncertain"
     # "Sibling indicated error 1" is more than an errno, but no reason: v1 has no errors to count here
@@ -98,10 +99,17 @@ def classify(facts: Facts) -> str:
     return "refused" if knows and listening else "failed"
 
 
+def _arrived(facts: Facts) -> str:
+    if not facts.memory_complete:
+        return "corrupted"
+    return "migrated" if facts.as_asked else "misconfigured"
+
+
 def guest_at(facts: Facts) -> str:
     if facts.source_runs and facts.destination_runs:
         return "both"
     if facts.source_runs or facts.destination_runs:
         return "source" if facts.source_runs else "destination"
     # a source that said completed is thrown away by who trusts it; any other paused guest can be resumed
-    return "nowhere" if facts.source is not None and facts.source.status == "completed" else "paused"
+    thrown_away = facts.source is not None and facts.source.status == "completed"
+    return "nowhere" if thrown_away or facts.source_dead else "paused"

@@ -38,7 +38,7 @@ def facts(setup: Setup, source: Host, destination: Host, refused: Finished | Non
     complete = destination.endpoint.ram_bytes >= source.guest.collected_bytes - 4096 * 64
     return Facts(
         end, destination.endpoint.finished, source.guest.running, destination.guest.running, destination.dead, complete,
-        as_asked(setup, source.endpoint.settings, destination.endpoint.settings),
+        as_asked(setup, source.endpoint.settings, destination.endpoint.settings), source.dead,
     )  # fmt: skip
 
 
@@ -59,13 +59,13 @@ def row(setup: Setup, source: Host, destination: Host, refused: Finished | None,
     end, at, after = found.source, guest_at(found), source.finished_s
     if found.destination_runs and destination.finished_s is not None and after is not None:
         after = max(after, destination.finished_s)
-    if at == "nowhere" and setup.manager == "libvirt":
+    if at == "nowhere" and setup.manager == "libvirt" and not source.dead:
         at = "source"  # its Finish phase saw that the destination has nothing, so that Confirm resumes the source
     stopped, started = source.guest.stopped_s, destination.guest.started_s
     printed = (s.text for s in source.trace.steps if s.side == "destination" and s.kind == "print")
     return Row(
         setup.scenario.name, setup.protocol, setup.manager, *setup.versions, setup.seed, classify(found),
-        end.status if end else source.endpoint.status,
+        "gone" if source.dead else end.status if end else source.endpoint.status,
         "gone" if destination.dead else destination.endpoint.status, at, end.reason if end else "none",
         " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "", after, source.first_guest_byte_s,
         round_trips, source.guest_bytes, started - stopped if started is not None and stopped is not None else None,

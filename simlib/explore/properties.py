@@ -1,14 +1,15 @@
 """What must hold in every state, and in those in which nothing more need happen: S1 to S10, L1 to L4 of v2's design.
 
-Each takes the system, a state and whether it is final, and says what is wrong, or nothing. They ask the real endpoints,
-of v1, v2 and the detection variants alike. S9 (negotiation is monotone) is no matter of order: tests/handshake holds
+Each check takes the system, a state and whether it is final. They ask the real endpoints, of v1, v2 and the detection
+variants alike. S9 (negotiation is monotone) is no matter of order: tests/handshake holds
 it. A livelock is found by the search itself, as a cycle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from ..handshake.stream import MAGIC
 from ..handshake.v1.destination import Destination as V1Destination
@@ -18,9 +19,25 @@ from ..handshake.variants import HEADER_4, ProbingDestination, ProbingSource
 from .state import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, State, Wire
 from .system import System
 
-Property = Callable[[System, State, bool], str]
+Check = Callable[[System, State, bool], str]
 LOST = {"connection-lost", "channel-lost", "peer-closed", "connect", "cancelled", "deadline"}
 AGREED = ("started", "ready", "loading", "loaded", "going", "completed")
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """What a search checks. `check(system, state, final)` returns what is wrong, or an empty string.
+
+    `when`: "always", in every state that is visited; "final", only where nothing more need happen.
+    """
+
+    name: str
+    check: Check
+    when: Literal["always", "final"] = "always"
+
+    def __post_init__(self) -> None:
+        if self.when not in ("always", "final"):
+            raise ValueError(f"property {self.name!r}: when is {self.when!r}; write 'always' or 'final'")
 
 
 def _sides(system: System, state: State) -> tuple[Any, Any]:
@@ -30,10 +47,14 @@ def _sides(system: System, state: State) -> tuple[Any, Any]:
 
 def arrived(system: System, state: State) -> bool:
     """The source's guest runs at the destination (and not a rival's)."""
+    return state.runs[DESTINATION] and not _serves_rival(system, state)
+
+
+def _serves_rival(system: System, state: State) -> bool:
     mains = [w for w in state.wires if w.accepted >= 0 and w.name in ("main", "control")]
     first = min((w.accepted for w in mains), default=None)  # of v1 and of the probes that is main
     bound = getattr(_sides(system, state)[1], "control", first)
-    return state.runs[DESTINATION] and not any(w.owner == RIVAL and w.accepted == bound for w in mains)
+    return any(w.owner == RIVAL and w.accepted == bound for w in mains)
 
 
 class Ending(NamedTuple):
@@ -87,7 +108,8 @@ def protocols(system: System, state: State, final: bool) -> str:
     if isinstance(source, V2Source):
         if source.links and source.links[0].peer_nonce == source.links[0].nonce:
             return "the source takes its own preface for the peer's"
-        if source.stage and isinstance(destination, V2Destination) and destination.state in ("accepted", "started"):
+        early = isinstance(destination, V2Destination) and destination.state in ("accepted", "started")
+        if source.stage and early and not _serves_rival(system, state):
             return "the source sends migration data before READY"
     if modes := _modes(system, state):
         shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
@@ -135,7 +157,7 @@ def no_loss(system: System, state: State, final: bool) -> str:
     if end is not None and end.status == "completed" and not arrived(system, state) and (final or gone):
         return "the source says completed and no guest runs at the destination"
     full = isinstance(destination, V2Destination) and not destination.postcopy and state.passes > 1
-    if full and state.runs[DESTINATION] and destination.ram_bytes < PASS_BYTES:
+    if full and destination.ram_bytes < PASS_BYTES and arrived(system, state):
         return f"the guest runs with {destination.ram_bytes} of {PASS_BYTES} bytes"
     return ""
 
@@ -257,11 +279,18 @@ def floods_end(system: System, state: State, final: bool) -> str:
     return "a flood of ignorable frames is still listened to" if kept else ""
 
 
-PROPERTIES: dict[str, Property] = {
-    "S1 agreement": agreement, "S2 protocols apart": protocols, "S3 truth": truth, "S4 no loss": no_loss,
-    "S5 one guest": one_guest, "S6 same channels": same_channels, "S7 listens again": listens_again,
-    "S8 asks gently": asks_gently, "S10 no downgrade": no_downgrade, "L1 no deadlock": no_deadlock,
-    "L2 arrives": arrives, "L3 ends after faults": ends_after_faults, "L4 floods end": floods_end,
-}  # fmt: skip
-AT_THE_END = (truth, listens_again, no_downgrade, no_deadlock, arrives, ends_after_faults)  # hold in all other states
-ALWAYS = {name: holds for name, holds in PROPERTIES.items() if holds not in AT_THE_END}
+PROPERTIES = (
+    Property("S1 agreement", agreement),
+    Property("S2 protocols apart", protocols),
+    Property("S3 truth", truth, "final"),
+    Property("S4 no loss", no_loss),
+    Property("S5 one guest", one_guest),
+    Property("S6 same channels", same_channels),
+    Property("S7 listens again", listens_again, "final"),
+    Property("S8 asks gently", asks_gently),
+    Property("S10 no downgrade", no_downgrade, "final"),
+    Property("L1 no deadlock", no_deadlock, "final"),
+    Property("L2 arrives", arrives, "final"),
+    Property("L3 ends after faults", ends_after_faults, "final"),
+    Property("L4 floods end", floods_end),
+)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import gc
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .properties import ALWAYS, PROPERTIES, Ending, ending
+from .properties import PROPERTIES, Ending, Property, ending
 from .state import SOURCE, Action, Model, State
 from .symmetry import canonical
 from .system import System
@@ -50,10 +50,14 @@ Tell = Callable[[Found, int], None]
 class Search:
     """One search of a model. `run` may be interrupted: `found` then says what was covered."""
 
-    def __init__(self, model: Model, plain: bool = False, stop_at: str = "") -> None:
+    def __init__(
+        self, model: Model, plain: bool = False, stop_at: str = "", properties: Sequence[Property] = PROPERTIES
+    ) -> None:
         self.system = System(model)
         self.plain = plain
         self.stop_at = stop_at  # a property whose first violation is enough
+        self.properties = tuple(properties)
+        self.always = tuple(p for p in self.properties if p.when == "always")
         self.found = Found(complete=False)
         self.numbers: dict[Any, int] = {}
         self.parents = array("l")
@@ -131,11 +135,10 @@ class Search:
         return actions
 
     def _check(self, number: int, state: State, final: bool) -> None:
-        for name, holds in (PROPERTIES if final else ALWAYS).items():
-            if name not in self.found.violations:
-                wrong = holds(self.system, state, final)
-                if wrong:
-                    self.found.violations[name] = Violation(name, wrong, self._path(number))
+        violations = self.found.violations
+        for one in self.properties if final else self.always:
+            if one.name not in violations and (wrong := one.check(self.system, state, final)):
+                violations[one.name] = Violation(one.name, wrong, self._path(number))
         if final:
             key = ending(self.system, state)
             self.found.endings[key] = self.found.endings.get(key, 0) + 1
@@ -168,6 +171,13 @@ class Search:
             self.found.violations["L2 no livelock"] = Violation("L2 no livelock", text, self._path(first))
 
 
-def search(model: Model, *, plain: bool = False, limit: int = 5_000_000, stop_at: str = "") -> Found:
+def search(
+    model: Model,
+    *,
+    plain: bool = False,
+    limit: int = 5_000_000,
+    stop_at: str = "",
+    properties: Sequence[Property] = PROPERTIES,
+) -> Found:
     """Visit every state of a model; the whole search in one call."""
-    return Search(model, plain, stop_at).run(limit)
+    return Search(model, plain, stop_at, properties).run(limit)

@@ -48,8 +48,8 @@ class Host(host.Host):
         self.timers: dict[int, asyncio.TimerHandle] = {}
         self.contexts: SSL.Context | None = None
         self.changed = asyncio.Event()  # it was told something
-        self.received_bytes = 0
-        self.watch: tuple[float, Callable[[], None]] = (float("inf"), lambda: None)  # what to do after so many of them
+        self.passed_bytes = 0  # from the source to the destination: as they leave the one, as they reach the other
+        self.calls: list[tuple[int, Callable[[], object]]] = []  # each after so many of them, once
 
     # --- clock ------------------------------------------------------------------------------------------------------
     @property
@@ -134,12 +134,14 @@ class Host(host.Host):
     def feed(self, input: i.Input, cause: Any = None) -> None:
         super().feed(input, cause)
         self.changed.set()
-        if isinstance(input, i.Received):
-            self.received_bytes += len(input.data) + input.fill
-            limit, act = self.watch
-            if self.received_bytes >= limit:
-                self.watch = (float("inf"), act)
-                act()
+        if isinstance(input, i.Received) and self.side == "destination":
+            self._pass(len(input.data) + input.fill)
+
+    def _pass(self, size: int) -> None:
+        self.passed_bytes += size
+        for entry in [c for c in self.calls if c[0] <= self.passed_bytes]:
+            self.calls.remove(entry)
+            self.loop.call_soon(entry[1])  # not from within a write
 
     def idle(self) -> None:
         self._listen(not (self.taking or self.dead or self.frozen) and bool(getattr(self.endpoint, "accepting", False)))
@@ -184,6 +186,8 @@ class Host(host.Host):
 
     def _link(self, conn: int) -> Link:
         def record(outgoing: bool, kind: str, data: bytes, fill: int) -> None:
+            if outgoing and self.side == "source":
+                self._pass(len(data) + fill)
             if self.record == "both" or (self.record and outgoing):
                 from_source = outgoing == (self.side == "source")
                 self.trace.keep(Packet(self.now_s, conn, from_source, kind, data, fill))

@@ -238,6 +238,7 @@ class Proxy:
         if self.listener is not None:
             self.loop.remove_reader(self.listener)
             self.listener.close()
+            self.listener = None
 
     def _accept(self) -> None:
         assert self.listener is not None

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..endpoints import Setup
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
+from ..host import MIB
 from ..outcome import Row
 from ..result import Result, row
 from ..scenario import Fault, Scenario
@@ -161,7 +162,7 @@ class _Run:
         elif fault.at_s >= 0:
             self._at(fault.at_s, act)
         else:
-            host.watch = (fault.after_mib * (1 << 20), act)
+            host.calls.append((int(max(fault.after_mib, 0) * MIB), act))
 
     async def _stranger(self, fault: Fault, number: int) -> None:
         name = f"stranger[{number}]"

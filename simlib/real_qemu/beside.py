@@ -144,7 +144,8 @@ class Beside:
         runs_there = not there.frozen and bool((await self.destination.status()).get("running"))
         right = await whole(self.destination, self.scenario) if runs_there else False
         dead = not self.destination.alive
-        facts = Facts(end, there.endpoint.finished, runs_here, runs_there, dead, right, True)
+        ended = there.endpoint.finished
+        facts = Facts(end, ended, runs_here, runs_there, dead, right, True, not self.source.alive)
         return Row(
             self.scenario.name, "v2", "naive", *self.setup.versions, self.setup.seed, classify(facts),
             end.status if end else here.endpoint.status, "gone" if dead else there.endpoint.status, guest_at(facts),

@@ -152,6 +152,8 @@ class _Run:
         for fault in self.scenario.faults:
             if fault.kind in ("freeze", "kill") and fault.before:
                 self._stop(fault)
+                if fault.kind == "kill" and fault.side == "destination":
+                    self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
         try:
             await self.source.ask("migrate", uri=str(near))
         except Refused as error:
@@ -276,7 +278,8 @@ class _Run:
         arrived = runs_there and end is not None and end.status == "completed"  # 11.1 lets nobody look before
         complete = arrived and await whole(self.destination, self.scenario)
         settings = self.setup.settings(True), self.setup.settings(False)
-        facts = Facts(end, told, runs_here, runs_there, dead, complete, as_asked(self.setup, *settings))
+        asked = as_asked(self.setup, *settings)
+        facts = Facts(end, told, runs_here, runs_there, dead, complete, asked, not self.source.alive)
         for line in (self.source.stderr, self.destination.stderr):
             if line:
                 self.note("source" if line == self.source.stderr else "destination", "print", line)

@@ -64,15 +64,18 @@ def _stop_process(world: World, fault: Fault) -> None:
     if fault.at_s >= 0:
         world.env.call(fault.at_s, act)
         return
-    shaper = world.net.shapers[True]
-    limit = fault.after_mib * MIB
+    shaper, limit = world.net.shapers[True], int(max(fault.after_mib, 0) * MIB)
+    if host is world.source:
+        shaper.calls.append((limit, act))
+        shaper.idle = False
+        return
 
     def watch() -> None:
         if shaper.passed >= limit:
-            host.watch = None
+            host.watches.remove(watch)
             world.env.call(0, act)
 
-    host.watch = watch
+    host.watches.append(watch)
 
 
 def _order(world: World, fault: Fault) -> None:

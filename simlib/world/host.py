@@ -47,7 +47,7 @@ class Host(host.Host):
         self.taking = False
         self.depth = 0  # one-way trips that led to the latest input
         self.first_guest_depth = 0
-        self.watch: Callable[[], None] | None = None  # a fault that waits for so many bytes
+        self.watches: list[Callable[[], None]] = []  # faults that wait until so many bytes have arrived
 
     @property
     def now_s(self) -> float:
@@ -101,8 +101,8 @@ class Host(host.Host):
     # --- what the net tells -----------------------------------------------------------------------------------------
     def arrived(self, end: End, data: bytes, fill: int) -> None:
         self.depth = max(self.depth, end.depth)
-        if self.watch is not None:
-            self.watch()
+        for watch in tuple(self.watches):
+            watch()
         if end.number in self.tls:
             self._tls_message(end, data)
         else:

@@ -117,12 +117,14 @@ class Shaper:
     lose_after: float = float("inf")  # no packet arrives any more
     cut_after: float = float("inf")
     lost_timeout_s: float = 924.6  # tcp_retries2 = 15
+    calls: list[tuple[int, Callable[[], object]]] = field(default_factory=list)  # each after so many bytes, once
     passed: int = 0
     idle: bool = True  # no fault of this direction is set
 
     def room(self, size: int) -> int:
         """How much of `size` may pass as one piece: up to where something begins to happen."""
-        for limit in (self.swallow_after, self.stall_after, self.lose_after, self.cut_after):
+        calls = (after for after, _ in self.calls)
+        for limit in (self.swallow_after, self.stall_after, self.lose_after, self.cut_after, *calls):
             if self.passed < limit < self.passed + size:
                 size = int(limit - self.passed)
         return size
@@ -257,6 +259,9 @@ class Net:
             if shaper.passed >= shaper.cut_after:
                 shaper.cut_after = float("inf")
                 self.env.call(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
+            for entry in [c for c in shaper.calls if c[0] <= shaper.passed]:
+                shaper.calls.remove(entry)
+                self.env.call(0, entry[1])
         if not end.queue and end.draining and not end.dead:
             end.draining = False
             self.rates[end.from_source].when_left(end, path.buffer_bytes, end.drained)

@@ -128,11 +128,10 @@ class World:
             self.net.listening = self.destination.endpoint.finished is None
 
     def _start(self) -> None:
-        if self.net.listening or self.file is not None:
+        self.refused = None if self.file else self.destination.endpoint.finished
+        if self.refused is None:
             self._phase("Perform: migrate")
             self.source.feed(Start())
-        else:
-            self.refused = self.destination.endpoint.finished
 
     # --- how it ended -----------------------------------------------------------------------------------------------
     def facts(self) -> Facts:

@@ -57,6 +57,7 @@ class Destination(Endpoint):
         self.loading = False  # the main stream is being read
         self.reply_path = False
         self.postcopy = self.running = False
+        self.read_all = False  # the listen thread has read the stream's end
         self.waiting_for_sync = self.waiting_for_preempt = False
         self.syncs = 0
         self.ram_bytes = 0
@@ -273,6 +274,7 @@ class Destination(Endpoint):
             buffer, left = buffer.skip(passed), left - passed
             self.ram_bytes += passed
         self._set(conn, buffer=buffer, left=left)
+        self._complete_when_running()
 
     def _read_packets(self, conn: int) -> None:
         """A multifd thread. It reads on alone until a SYNC and then waits for main to come to the same point."""
@@ -345,8 +347,9 @@ class Destination(Endpoint):
                 self._try_sync()
         elif kind == "eof":
             self._out.append(Heard(main, "EOF"))
+            self.read_all = True
             if self.postcopy:
-                self._loaded_all()
+                self._complete_when_running()
             else:
                 self._out.append(Load(sum(d.size_bytes for d in self.settings.machine.devices)))
 
@@ -415,6 +418,8 @@ class Destination(Endpoint):
             self._on_tlsfailed(TlsFailed(conn, "The TLS connection was non-properly terminated."))
         elif kind == "main":
             self._read_stream()
+        elif kind == "preempt":
+            self._complete_when_running()
 
     # --- the guest, and endings -------------------------------------------------------------------------------------
     def _on_loaded(self, loaded: Loaded) -> None:
@@ -425,10 +430,15 @@ class Destination(Endpoint):
 
     def _on_guestrunning(self, _: GuestRunning) -> None:
         self.running = True
-        if not self.postcopy:
-            self._loaded_all()
+        self._complete_when_running()
 
-    def _loaded_all(self) -> None:
+    def _complete_when_running(self) -> None:
+        """In postcopy the listen thread, which has read all memory, waits for the main thread, which loads the devices
+        (postcopy_ram_listen_thread waits for main_thread_load_event, savevm.c), and for the pages that are still on the
+        preempt channel (postcopy_ram_incoming_cleanup waits for page_requested_count), before it says SHUT."""
+        urgent = any(c.kind == "preempt" and c.left and not c.ended for c in self.connections)
+        if self.finished is not None or not (self.running and self.read_all) or urgent:
+            return
         main = self.main
         assert main is not None
         if self.reply_path:
