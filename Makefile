@@ -2,6 +2,11 @@
 PY := .venv/bin/python
 UV := .venv/bin/uv
 SET_UP := .venv/.set-up
+# A Python built with profile-guided optimisation runs everything here 1.2 to 1.35 times as fast. Debian's, Ubuntu's and
+# Fedora's own are; pyenv's and one's own only with --enable-optimizations.
+PGO := import ensurepip, sys, sysconfig; \
+  optimised = sys.prefix == "/usr" or "--enable-optimizations" in sysconfig.get_config_var("CONFIG_ARGS"); \
+  sys.exit(sys.version_info < (3, 11) or not optimised)
 LITE := .venv/share/jupyter/labextensions/@jupyterlite# the kernel of `make site`: JupyterLab itself can't load it
 
 help: ## show this
@@ -9,7 +14,8 @@ help: ## show this
 .DEFAULT_GOAL := help
 
 $(SET_UP): requirements.lock pyproject.toml
-	@test -x $(PY) || python3 -m venv .venv
+	@test -x $(PY) || { for python in python3 /usr/bin/python3; do $$python -c '$(PGO)' 2>/dev/null && break; python=python3; done; \
+	  $$python -m venv .venv; }
 	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
 	@echo "setting up .venv (about half a minute, once)" >&2
 	@$(UV) pip install --quiet --python .venv --require-hashes -r requirements.lock

@@ -10,13 +10,9 @@
 # the top right is how the run ended; the table below the six says what each means.
 
 # %%
-import pandas
 from IPython.display import Markdown
 
-from simlib.outcome import BAD, OUTCOMES
-from simlib.scenario import find, load_all
-from simlib.study.table import outcomes
-from simlib.study.widget import Explorer
+from simlib.scenario import find
 from simlib.world import run
 
 # %% [markdown]
@@ -127,16 +123,23 @@ run(find("exec_cat_return_path"), protocol="v2", version="10.0")
 # %% [markdown]
 # ## All situations, counted
 #
-# Every scenario that both protocols play, on each of its versions, under a naive manager: one that believes what the source
-# says. Left out are those that compare ways of detecting v2, and those in which the manager lies.
+# Every scenario that both protocols play, on each of its versions. A *naive* manager believes what the source says; one with
+# *libvirt's* rules sets both sides from the same flags, looks at the destination too, and resumes the source when nothing
+# arrived (it plays the scenarios in which that matters). Left out are those that compare ways of detecting v2, and those in
+# which the manager gives the two sides false information.
 
 # %%
+import pandas
+
+from simlib.outcome import BAD, OUTCOMES
+from simlib.scenario import load_all
+from simlib.study.table import counted, outcomes
+
 pandas.options.display.max_colwidth = None
 shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
 table = outcomes(run, shared)
-naive = table[table.manager == "naive"]
-counts = naive.groupby(["outcome", "protocol"]).size().unstack(fill_value=0).reindex(list(OUTCOMES), fill_value=0)
-counts.rename_axis(columns=None).assign(meaning=list(OUTCOMES.values()))
+counts = counted(table)
+counts.assign(meaning=[OUTCOMES[outcome] for outcome in counts.index])
 
 # %% [markdown]
 # ## Try it
@@ -145,12 +148,15 @@ counts.rename_axis(columns=None).assign(meaning=list(OUTCOMES.values()))
 # redraws with every move. Read without a kernel, it stands still where it began.
 
 # %%
+from simlib.study.widget import Explorer
+
 Explorer(run, "stranger_silent", protocol="v1", version="11.1")
 
 # %% [markdown]
 # ## The answer
 
 # %%
+naive = table[table.manager == "naive"]
 v1, v2 = (naive[naive.protocol == p] for p in ("v1", "v2"))
 clean1, clean2 = (t[t.outcome.isin(["failed", "refused"])] for t in (v1, v2))
 known1, known2 = (t[t.error_codes.ne("") | t.source_status.eq("rejected")] for t in (clean1, clean2))

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from .chart import sequence_svg
 from .outcome import BAD, COLUMNS, OUTCOMES, Row
-from .scenario import Scenario
+from .scenario import MANAGERS, PROTOCOLS, Scenario
 from .trace import Trace
 
 COLOURS = {
@@ -32,6 +32,8 @@ COLOURS = {
     "uncertain": "#607d8b",
     "gone": "#212121",
 }
+BADLY = "A run ends badly if it is hung, lost, misconfigured, corrupted or split brain."
+KNOWN = "The source knows the reason if it ends refused or failed with more than an errno."
 MARKS = {outcome: outcome[0].upper() for outcome in COLOURS} | {"migrated": "✓", "uncertain": "?"}
 
 
@@ -139,34 +141,58 @@ def text_table(rows: list[Row]) -> Iterator[str]:
 
 
 class Counts(NamedTuple):
-    """Of one protocol: its runs; those that end badly, and those that do where the manager lied; those that fail
-    cleanly, and those of them whose source is told why."""
+    """Of the runs under one protocol and manager: how many end badly (`BAD`), how many do not migrate but leave the
+    guest safe (refused or failed), and in how many of these the source knows the reason."""
 
     runs: int
     bad: int
-    lied: int
-    clean: int
+    safe: int
     known: int
 
 
-def counts(rows: list[Row], protocol: str) -> Counts:
-    mine = [r for r in rows if r.protocol == protocol]
-    bad = [r.lied for r in mine if r.outcome in BAD]
-    clean = [r.told_why for r in mine if r.outcome in ("failed", "refused")]
-    return Counts(len(mine), bad.count(False), sum(bad), len(clean), sum(clean))
+def groups(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by protocol and, for v1, by manager. A run whose manager gave false information is in none of them: what
+    comes of that says nothing about the protocol."""
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        if not row.lied:
+            by_name.setdefault(f"v1, {row.manager}" if row.protocol == "v1" else row.protocol, []).append(row)
+    order = [*(f"v1, {manager}" for manager in MANAGERS), *PROTOCOLS[1:]]
+    return {name: by_name[name] for name in order if name in by_name}
+
+
+def counts(rows: Iterable[Row]) -> Counts:
+    outcomes = list(rows)
+    safe = [r.told_why for r in outcomes if r.outcome in ("failed", "refused")]
+    return Counts(len(outcomes), sum(r.outcome in BAD for r in outcomes), len(safe), sum(safe))
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
-    """How often each outcome, by protocol; and how many v1 failures told the source why."""
-    for protocol in dict.fromkeys(r.protocol for r in rows):
-        counted = Counter(r.outcome for r in rows if r.protocol == protocol)
-        told = ", ".join(f"{counted[o]} {o}" for o in OUTCOMES if counted[o])
-        found = counts(rows, protocol)
-        yield (
-            f"{protocol}: {found.runs} runs: {told}; {found.bad} of them hang, lose, corrupt or mislead"
-            f"{f' ({found.lied} more where the manager lied)' if found.lied else ''}; of "
-            f"{found.clean} that fail cleanly the source is told why in {found.known}"
-        )
+    """How often each outcome occurs: v1 by manager, and v2; then the detection variants, which few situations run."""
+    by_name = groups(rows)
+    for names in ([n for n in by_name if n.startswith("v")], [n for n in by_name if not n.startswith("v")]):
+        if names:
+            yield from _outcome_table({name: by_name[name] for name in names})
+            yield ""
+    lied = sum(r.lied for r in rows)
+    yield f"Not counted: {lied} runs in which the manager gave the two sides false information."
+
+
+def _outcome_table(by_name: dict[str, list[Row]]) -> Iterator[str]:
+    """One line an outcome, one column a group."""
+    counted = {name: Counter(r.outcome for r in rows) for name, rows in by_name.items()}
+    totals = {name: counts(rows) for name, rows in by_name.items()}
+
+    def line(title: str, cells: Iterable[object]) -> str:
+        return f"{title:26}" + "".join(f"{cell!s:>13}" for cell in cells)
+
+    yield line("", by_name)
+    yield line("runs", (t.runs for t in totals.values()))
+    for outcome in OUTCOMES:
+        if any(c[outcome] for c in counted.values()):
+            yield line(f"  {outcome.replace('_', ' ')}", (c[outcome] for c in counted.values()))
+    yield line("end badly", (t.bad for t in totals.values()))
+    yield line("source knows the reason", (f"{t.known} of {t.safe}" for t in totals.values()))
 
 
 def matrix_svg(rows: list[Row]) -> str:
@@ -236,7 +262,8 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
         "margin:2em auto;padding:0 1em}img{max-width:100%}td{vertical-align:top;padding:.3em}"
         "h2{border-top:1px solid #ccc;padding-top:1em}small{color:#555}</style>",
         f"<h1>v1 against v2</h1><p><small>made by <code>{escape(command)}</code></small></p>",
-        "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in summary(rows)) + "</ul>",
+        f"<pre>{escape(chr(10).join(summary(rows)))}</pre>",
+        f"<p><small>{escape(BADLY)} {escape(KNOWN)}</small></p>",
         "<p><small>P and D name claims of June 2023 (<code>simlib claims</code>), S and L guarantees of order "
         "(<code>simlib explore</code>, notebook 02).</small></p>",
         "<p><img src='outcomes.svg' alt='outcome of each scenario under v1 and v2'></p>",

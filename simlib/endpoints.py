@@ -13,12 +13,13 @@ from .handshake.interface import Finished
 from .handshake.machine import Settings
 from .handshake.v1.destination import Destination as V1Destination
 from .handshake.v1.source import Source as V1Source
+from .handshake.v1.versions import is_modelled, not_modelled
 from .handshake.v2.destination import Destination as V2Destination
 from .handshake.v2.messages import Identity
 from .handshake.v2.source import Source as V2Source
 from .handshake.variants import VARIANTS, ProbingDestination, ProbingSource
 from .host import MIB, Guest
-from .scenario import Scenario, ScenarioError, Side, pair
+from .scenario import MANAGERS, PROTOCOLS, Scenario, ScenarioError, Side, pair, require
 
 ALONE = ("exec", "fd", "file")  # no listening socket
 STEP_S = 0.05  # how long one ram_save_iterate writes before it looks up (MAX_WAIT in ram.c)
@@ -36,7 +37,12 @@ class Setup:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ScenarioError for what the lab does not model."""
+        """Raises ScenarioError for what the lab does not know or does not model."""
+        require("protocol", self.protocol, PROTOCOLS)
+        require("manager", self.manager, MANAGERS)
+        for version in self.versions:
+            if not is_modelled(version):
+                raise ScenarioError(not_modelled(version))
         transport = self.scenario.link.transport
         if transport.startswith(ALONE) and any(f.kind == "stranger" for f in self.scenario.faults):
             raise ScenarioError(f"nobody else can connect where the path is {transport!r}")

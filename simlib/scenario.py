@@ -1,6 +1,7 @@
-"""A scenario: all that a run is given, read from a TOML file that people write.
+"""A scenario: all that a run is given, read from a TOML file that people write or made in Python.
 
-`load(path)` checks every key and value, and says file, key and what would be right. Units stand in the names.
+Every part checks its own fields when it is made, so that a wrong name, type or number never reaches a run, whoever
+wrote it; `load(path)` adds the file and the key as it is spelt there. Units are part of the names.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import re
 import types
 import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from .handshake.machine import Machine, Settings
 from .handshake.stream import COMPRESSION_FLAG
+from .handshake.v1.versions import is_modelled, not_modelled
 from .profiles import DATA, ProfileError, edited, machine
 
 PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'", "f")
@@ -27,8 +30,30 @@ class ScenarioError(ValueError):
     """What is wrong with a scenario, in one sentence that names file and key."""
 
 
+class FieldError(ScenarioError):
+    """What is wrong with one field of a part."""
+
+    def __init__(self, part: type, key: str, text: str) -> None:
+        super().__init__(f"{part.__name__}: '{key}' {text}")
+        self.key, self.text = key, text
+
+
 @dataclass(frozen=True)
-class Side:
+class Part:
+    """A dataclass whose fields are checked when it is made. Raises FieldError."""
+
+    def __post_init__(self) -> None:
+        cls: type = type(self)
+        for key, hint, default in _fields(cls):
+            value = getattr(self, key)
+            if value is not default:
+                checked = _checked(cls, key, hint, value)
+                if checked is not value:
+                    object.__setattr__(self, key, checked)
+
+
+@dataclass(frozen=True)
+class Side(Part):
     """One side: its QEMU, its machine, its migration settings, and how it speaks v2."""
 
     machine: str = "pc-i440fx-7.2"  # a configuration of data/profiles
@@ -55,7 +80,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Link:
+class Link(Part):
     """The way between the hosts. Delays are one way; `delay_law` with its parameters draws the jitter on top."""
 
     transport: str = "tcp"  # tcp, unix, exec-socat, exec-cat, exec-tee, exec-true, file
@@ -73,7 +98,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class GuestFacts:
+class GuestFacts(Part):
     """The guest: what moves, how fast it dirties memory, how its devices load."""
 
     ram_mib: float = 64.0  # that it has touched
@@ -87,7 +112,7 @@ class GuestFacts:
 
 
 @dataclass(frozen=True)
-class Management:
+class Management(Part):
     """What the manager does besides starting both sides; times count from the start of the migration."""
 
     cancel_at_s: float = -1.0
@@ -100,7 +125,7 @@ class Management:
 
 
 @dataclass(frozen=True)
-class Fault:
+class Fault(Part):
     """One thing that goes wrong. `kind`: cut, swallow, stall, lose, freeze, kill, order, hold, late, stranger."""
 
     kind: str
@@ -118,7 +143,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Timing:
+class Timing(Part):
     """When one connection is up and its messages arrive, in ms from the start: replays one order of events exactly.
     A negative time: it is lost in its sender's buffer. What is not listed stays there (to the destination), or takes
     its normal time (to the source)."""
@@ -133,7 +158,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(Part):
     """One situation: two sides, the link between them, their managers, and what goes wrong."""
 
     name: str = ""
@@ -153,12 +178,18 @@ class Scenario:
     detect_timeout_s: float = 1.0
 
     def vary(self, **changes: Any) -> Scenario:
-        """A copy with some keys changed; `link__delay_ms=5` reaches into a part."""
+        """A copy with some keys changed; `link__delay_ms=5` reaches into a part. Raises ScenarioError."""
         flat = {k: v for k, v in changes.items() if "__" not in k}
+        _require_keys(Scenario, flat)
         for key, value in changes.items():
-            part, _, inner = key.partition("__")
+            name, _, inner = key.partition("__")
             if inner:
-                flat[part] = replace(flat.get(part, getattr(self, part)), **{inner: value})
+                _require_keys(Scenario, (name,))
+                part = flat.get(name, getattr(self, name))
+                if not isinstance(part, Part):
+                    raise ScenarioError(f"Scenario: nothing is below '{name}', so that there is no '{key}'")
+                _require_keys(type(part), (inner,))
+                flat[name] = replace(part, **{inner: value})
         return replace(self, **flat)
 
     def settings(self, source: bool, version: str) -> Settings:
@@ -231,7 +262,6 @@ PATTERNS = {
         CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)")),
 }  # fmt: skip
 NOT_EMPTY = {(Scenario, "versions"), (Scenario, "protocols"), (Scenario, "managers")}
-PARTS = {"source": Side, "destination": Side, "link": Link, "guest": GuestFacts, "management": Management}
 
 
 def load(path: Path) -> Scenario:
@@ -286,7 +316,7 @@ def find(name: str) -> Scenario:
     known = [p.stem for p in sorted((DATA / "scenarios").glob("*.toml"))]
     if name in known:
         return load(DATA / "scenarios" / f"{name}.toml")
-    raise ScenarioError(f"there is no scenario {name!r}{_nearest(name, known)}; `simlib list` shows all {len(known)}")
+    raise ScenarioError(f"there is no scenario {name!r}{nearest(name, known)}; `simlib list` shows all {len(known)}")
 
 
 def dumps(scenario: Scenario) -> str:
@@ -328,7 +358,7 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
     if isinstance(part, dict):
         if rest:
             return {**part, word: _with(part.get(word, {}), rest, value, file, path)}
-        return {**part, word: _parameter(word, value, file, path) if "parameters" in path.split(".") else value}
+        return {**part, word: value}
     if isinstance(part, tuple):
         if not word.isdigit() or int(word) >= len(part) or not rest:
             raise ScenarioError(f"{file}: '{path}': the scenario has {len(part)} of these, counted from 0")
@@ -336,91 +366,148 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
     if not is_dataclass(part) or isinstance(part, type):
         raise ScenarioError(f"{file}: '{path}': nothing is below a single value")
     key = word.replace("-", "_")
-    hints = typing.get_type_hints(type(part))
-    if key not in hints:
-        raise ScenarioError(f"{file}: unknown key '{path}'{_nearest(key, list(hints))}")
+    if key not in _names(type(part)):
+        raise ScenarioError(f"{file}: unknown key '{path}'{nearest(key, _names(type(part)))}")
     inner = _with(getattr(part, key), rest, value, file, path) if rest else value
-    checked = inner if rest else _value(type(part), key, hints[key], value, file, path)
-    return replace(part, **{key: checked})
+    try:
+        return replace(part, **{key: inner})
+    except FieldError as error:
+        raise ScenarioError(f"{file}: '{path}' {error.text}") from None
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What a sentence about an unknown word ends with, if a known one is close."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, 1, 0.5)
+    close = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _read(cls: type, table: dict[str, Any], file: str, where: str) -> Any:
-    """A dataclass from a table. Keys may be written with hyphens or underscores."""
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
+def choose(word: str, known: Iterable[str]) -> str:
+    """What a sentence about an unknown word ends with: the closest one that is known, and all of them."""
+    close, everything = nearest(word, known), ", ".join(map(repr, known))
+    return f"{close} Known are {everything}" if close else f"; known are {everything}"
+
+
+def require(what: str, word: str, known: Sequence[str]) -> None:
+    """Raises ScenarioError where a name is none of those that are known."""
+    if word not in known:
+        raise ScenarioError(f"there is no {what} {word!r}{choose(str(word), known)}")
+
+
+def _require_keys(part: type, keys: Iterable[str]) -> None:
+    for key in keys:
+        if key not in _names(part):
+            raise ScenarioError(f"{part.__name__} has no key '{key}'{nearest(key, _names(part))}")
+
+
+@cache
+def _fields(part: type) -> tuple[tuple[str, Any, object], ...]:
+    """Name, type and default of each field; resolving the types costs more than checking a whole scenario."""
+    hints = typing.get_type_hints(part)
+    return tuple((f.name, hints[f.name], f.default) for f in fields(part))
+
+
+def _names(part: type) -> tuple[str, ...]:
+    return tuple(name for name, _, _ in _fields(part))
+
+
+def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
+    """A part from a table. Keys may be written with hyphens or underscores."""
+    hints = {name: hint for name, hint, _ in _fields(part)}
     given: dict[str, Any] = {}
+    spelt: dict[str, str] = {}
     for raw, value in table.items():
         key = raw.replace("-", "_")
-        at = f"{where}{raw}"
-        if key not in known:
-            raise ScenarioError(f"{file}: unknown key '{at}'{_nearest(key, list(known))}")
-        given[key] = _value(cls, key, hints[key], value, file, at)
-    for name, f in known.items():
-        if f.default is MISSING and f.default_factory is MISSING and name not in given:
-            raise ScenarioError(f"{file}: lacks the key '{where}{name}'")
-    return cls(**given)
+        if key not in hints:
+            raise ScenarioError(f"{file}: unknown key '{where}{raw}'{nearest(key, hints)}")
+        given[key], spelt[key] = _part(hints[key], value, file, f"{where}{raw}"), raw
+    for f in fields(part):
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
+            raise ScenarioError(f"{file}: lacks the key '{where}{f.name}'")
+    try:
+        return part(**given)
+    except FieldError as error:
+        key = re.match(r"\w+", error.key)[0]  # type: ignore[index]
+        at = f"{where}{spelt.get(key, key)}{error.key[len(key) :]}"
+        raise ScenarioError(f"{file}: '{at}' {error.text}") from None
 
 
-def _value(owner: type, key: str, hint: Any, value: Any, file: str, at: str) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+def _part(hint: Any, value: Any, file: str, at: str) -> Any:
+    """The parts that a value of a file holds; any other value as it is."""
     if is_dataclass(hint):
         if not isinstance(value, dict):
             raise ScenarioError(f"{file}: '{at}' must be a table, as in [{at}]")
         return _read(typing.cast(type, hint), value, file, f"{at}.")
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and is_dataclass(inner[0]) and isinstance(value, list):
+        return tuple(_part(inner[0], one, file, f"{at}[{n}]") for n, one in enumerate(value))
+    return value
+
+
+def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
+    """The value as the field holds it: a tuple for a list, a float for a whole number. Raises FieldError."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    name = key.partition("[")[0]
+    if is_dataclass(hint):
+        if not isinstance(value, typing.cast(type, hint)):
+            raise FieldError(part, key, f"must be a {typing.cast(type, hint).__name__}; it is {_kind(value)}")
+        return value
     if origin is tuple:
-        if not isinstance(value, list):
-            raise ScenarioError(f"{file}: '{at}' must be a list, as in {key} = [...]; it is {_kind(value)}")
-        if not value and (owner, key) in NOT_EMPTY:
-            raise ScenarioError(f"{file}: '{at}' names none; leave it out for the usual ones")
-        return tuple(_value(owner, key, inner[0], v, file, f"{at}[{n}]") for n, v in enumerate(value))
+        if not isinstance(value, list | tuple):
+            raise FieldError(part, key, f"must be a list, as in {key} = [...]; it is {_kind(value)}")
+        if not value and (part, key) in NOT_EMPTY:
+            raise FieldError(part, key, "names none; leave it out for the usual ones")
+        return tuple(_checked(part, f"{key}[{n}]", inner[0], one) for n, one in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            raise ScenarioError(f"{file}: '{at}' must be a table; it is {_kind(value)}")
-        return {k: _parameter(k, v, file, f"{at}.{k}") for k, v in value.items()} if key == "parameters" else value
+            raise FieldError(part, key, f"must be a table; it is {_kind(value)}")
+        if key == "parameters":
+            for parameter, one in value.items():
+                _check_parameter(part, parameter, one)
+        return value
     wanted = inner if origin is types.UnionType else (hint,)
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1e300 else float("inf")  # no float is as large as a whole number may be
     if not any(isinstance(value, w) and (w is bool or not isinstance(value, bool)) for w in wanted):
         names = " or ".join(_NAMES.get(w, w.__name__) for w in wanted)
-        raise ScenarioError(f"{file}: '{at}' must be {names}; it is {_kind(value)}")
-    allowed = CHOICES.get((owner.__name__, key))
+        raise FieldError(part, key, f"must be {names}; it is {_kind(value)}")
+    allowed = CHOICES.get((part.__name__, name))
     if allowed and value not in allowed:
-        raise ScenarioError(f"{file}: '{at}' is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+        raise FieldError(part, key, f"is {value!r}{choose(value, allowed)}")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        _check_range(owner, key, value, file, at)
-    pattern, meant = PATTERNS.get((owner.__name__, key), ("", ""))
+        _check_range(part, key, value)
+    pattern, meant = PATTERNS.get((part.__name__, name), ("", ""))
     if pattern and not re.fullmatch(pattern, value, re.ASCII):
-        raise ScenarioError(f"{file}: '{at}' is {value[:80]!r}; write {meant}")
+        raise FieldError(part, key, f"is {value[:80]!r}; write {meant}")
+    if (part.__name__, name) == ("Scenario", "versions"):
+        for side in pair(value):
+            if not is_modelled(side):
+                raise FieldError(part, key, f"is {value!r}: {not_modelled(side)}")
     return value
 
 
-def _check_range(owner: type, key: str, value: float, file: str, at: str) -> None:
+def _check_range(part: type, key: str, value: float) -> None:
     """By the key's own range, or by its unit. A time or place that may be "never" is negative then."""
-    units = [most for unit, most in MOST.items() if key.endswith(unit)]  # the last is the longest
-    least, most = RANGES.get((owner.__name__, key), (0, units[-1] if units else 1 << 20))
-    usual = getattr(owner, key, None)
-    if value < 0 and (owner is Timing or (isinstance(usual, float) and usual < 0)):
+    name = key.partition("[")[0]
+    units = [most for unit, most in MOST.items() if name.endswith(unit)]  # the last is the longest
+    least, most = RANGES.get((part.__name__, name), (0, units[-1] if units else 1 << 20))
+    usual = getattr(part, name, None)
+    if value < 0 and (part is Timing or (isinstance(usual, float) and usual < 0)):
         least = -most
     if not least <= value <= most:  # NaN is in no range
-        raise ScenarioError(f"{file}: '{at}' must be a number from {least:,g} to {most:,g}; it is {value}")
+        raise FieldError(part, key, f"must be a number from {least:,g} to {most:,g}; it is {value}")
 
 
-def _parameter(name: str, value: Any, file: str, at: str) -> Any:
+def _check_parameter(part: type, name: str, value: Any) -> None:
     """A migration parameter. Those that the engines read are checked as QMP would."""
+    key = f"parameters.{name}"
     if name == "multifd-channels" and not (type(value) is int and 1 <= value <= 255):
-        raise ScenarioError(f"{file}: '{at}' must be a whole number from 1 to 255; it is {_kind(value)}")
+        raise FieldError(part, key, f"must be a whole number from 1 to 255; it is {_kind(value)}")
     if name == "multifd-compression" and value not in COMPRESSION_FLAG:
-        raise ScenarioError(f"{file}: '{at}' is {value!r}; allowed are {', '.join(map(repr, COMPRESSION_FLAG))}")
+        raise FieldError(part, key, f"is {value!r}{choose(str(value), COMPRESSION_FLAG)}")
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise ScenarioError(f"{file}: '{at}' must be a whole number or a text; it is {_kind(value)}")
-    return value
+        raise FieldError(part, key, f"must be a whole number or a text; it is {_kind(value)}")
 
 
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

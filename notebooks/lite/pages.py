@@ -13,7 +13,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune as html_of
 from pygments.formatters import HtmlFormatter
 
 from simlib import compare, world
-from simlib.compare import counts
+from simlib.compare import counts, groups
 from simlib.outcome import Row
 from simlib.scenario import find, load_all
 
@@ -61,8 +61,10 @@ def first(root: Path, out: Path, rows: list[Row], asked: dict[str, str]) -> str:
     """The page that a mail links to."""
     told = (HERE / "index.html").read_text(encoding="utf-8")
     values: dict[str, object] = {"try": TRY, "claims": claims(root), "situations": len({r.scenario for r in rows})}
+    for name, group in groups(rows).items():
+        short = name.replace("v1, ", "")
+        values |= {f"{short}_{what}": count for what, count in counts(group)._asdict().items()}
     for protocol in ("v1", "v2"):
-        values |= {f"{protocol}_{name}": count for name, count in counts(rows, protocol)._asdict().items()}
         values[f"{protocol}_chart"] = drawn(protocol)
     values["measured"] = sum(1 for _ in (root / "data" / "ground-truth.jsonl").open(encoding="utf-8"))
     links = [(where, *told_of) for where, told_of in ABOUT.items() if (out / where).exists()]

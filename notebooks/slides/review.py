@@ -18,7 +18,7 @@ from simlib.scenario import find, load_all
 from simlib.study import costs, curves, figures, growth, order, real
 from simlib.study.claims import Lab, verdict_text
 from simlib.study.registry import CLAIMS
-from simlib.study.table import outcomes
+from simlib.study.table import counted, outcomes
 from simlib.study.widget import SENSES
 from simlib.world import run
 
@@ -36,15 +36,17 @@ run(find("multifd_only_at_destination_small"), protocol="v1", version="10.0")
 # %%
 shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
 table = outcomes(run, shared)
-naive = table[table.manager == "naive"]
-counts = naive.groupby(["outcome", "protocol"]).size().unstack(fill_value=0).reindex(list(OUTCOMES), fill_value=0)
-rows = "\n".join(f"| {o.replace('_', ' ')} | {n.v1} | {n.v2} | {OUTCOMES[o]} |" for o, n in counts.iterrows())
-ends_badly = {p: int(g.outcome.isin(BAD).sum()) for p, g in naive.groupby("protocol")}
+counts = counted(table)
+rows = "\n".join(f"| {o.replace('_', ' ')} | {' | '.join(map(str, n))} | {OUTCOMES[o]} |" for o, n in counts.iterrows())
+with_rules = table[table.manager == "libvirt"].scenario.nunique()
+ends_badly = ", ".join(
+    f"**{name}: {int(counts.loc[counts.index.isin(BAD), name].sum())} of {counts[name].sum()}**" for name in counts
+)
 
 # %%
-Markdown(f"| outcome | v1 | v2 | |\n|---|--:|--:|---|\n{rows}\n\n{len(shared)} situations on their QEMU versions, naive manager: "
-         f"**{ends_badly['v1']} of {len(naive[naive.protocol == 'v1'])}** hang, lose, corrupt or mislead under v1, "
-         f"**{ends_badly['v2']} of {len(naive[naive.protocol == 'v2'])}** under v2.")  # fmt: skip
+Markdown(f"| outcome | {' | '.join(counts)} | |\n|---|--:|--:|--:|---|\n{rows}\n\n{len(shared)} situations on their QEMU versions. "
+         f"End badly (hung, lost, misconfigured, corrupted, split brain): {ends_badly}. A naive manager trusts the source's status; "
+         f"one with libvirt's rules sets both sides and looks at both; {with_rules} situations have it.")  # fmt: skip
 
 # %% [markdown]
 # ## Find out alone? It hears the same on both paths

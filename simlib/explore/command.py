@@ -29,12 +29,9 @@ def _model(options: Any) -> Model:
     protocol = options.protocol or found.protocols[0]
     setup = Setup(found, protocol, options.qemu or found.versions[0])
     setup.settings(True), setup.settings(False)
-    known = (("--protocol", [protocol], scenario.PROTOCOLS), ("--order", options.order, tuple(ORDERS)),
-             ("--stranger", options.stranger, SAYS))  # fmt: skip
-    for option, given, allowed in known:
-        for word in given:
-            if word not in allowed:
-                raise ValueError(f"{option} {word!r} is not known; choose one of {', '.join(allowed)}")
+    for what, words, known in (("order", options.order, tuple(ORDERS)), ("stranger", options.stranger, SAYS)):
+        for word in words:
+            scenario.require(what, word, known)
     refused = setup.refused()
     if refused:
         raise ValueError(f"{found.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")

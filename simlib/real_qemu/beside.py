@@ -131,6 +131,8 @@ class Beside:
             else:
                 agent.close()
                 await qemu.stop()
+                if fault.before and agent is self.agents[-1] and self.proxy is not None:
+                    self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
             return
         stack.callback((await stranger(self.real, fault.says)).close)
 

@@ -9,8 +9,10 @@ from simlib.explore import PROPERTIES, Faults, Model, Property, System, search
 from simlib.explore.state import SOURCE, State
 from simlib.scenario import find
 
+NOTHING = Faults()
 
-def model(faults: Faults = Faults(), rival: bool = False) -> Model:
+
+def model(faults: Faults = NOTHING, rival: bool = False) -> Model:
     return Model(Setup(find("matched"), "v2", "10.0"), faults, rival=rival, compatible=not rival)
 
 
