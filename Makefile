@@ -43,8 +43,8 @@ qemu-versions: $(SET_UP) ## every scenario on QEMU 5.2 and 11.1, which the simul
 qemu-random: $(SET_UP) ## situations that nobody wrote down, on all QEMUs that are here: FIRST=1 COUNT=50
 	@$(PY) -m tests.real_qemu.situations $(or $(FIRST),1) $(or $(COUNT),50)
 
-claims: $(SET_UP) ## what became of each claim of 2023: verdict, numbers, command; writes README's table
-	@$(PY) -m simlib claims --readme README.md
+claims: $(SET_UP) ## what became of each claim of 2023: data/results/claims.md, and README's summary
+	@$(PY) -m simlib claims --out data/results/claims.md --readme README.md
 
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks --ServerApp.kernel_websocket_connection_class=simlib.study.server.Prompt $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -113,7 +113,8 @@ def _add_study(verbs: Any) -> None:
         "prints its verdict, the numbers it rests on, and the command that shows them.")  # fmt: skip
     claims.add_argument("claim", nargs="*", help="P1 to P8, P4b, P5-growth, P5-strong, D1 to D4; all if none")
     claims.add_argument("--full", action="store_true", help="larger grids, more channels, more runs")
-    claims.add_argument("--readme", type=Path, metavar="FILE", help="also write the table between FILE's markers")
+    claims.add_argument("--out", type=Path, metavar="FILE", help="also write the verdicts and their numbers there")
+    claims.add_argument("--readme", type=Path, metavar="FILE", help="also write the verdicts between FILE's markers")
     claims.add_argument("--json", action="store_true", help="as JSON")
     claims.set_defaults(call=_claims)
 
@@ -265,14 +266,14 @@ def _tell_rows(rows: list[Any], options: Any, command: str) -> None:
 
 
 def _run(options: Any) -> int:
-    from . import scenario, world
+    from . import checks, scenario, world
 
     found = scenario.find(options.scenario)
     given = {
         "protocol": options.protocol or found.protocols[0], "version": options.qemu or found.versions[0],
         "manager": options.manager or found.managers[0],
     }  # fmt: skip
-    for number, at_source in zip(scenario.pair(given["version"]), (True, False), strict=True):
+    for number, at_source in zip(checks.pair(given["version"]), (True, False), strict=True):
         found.settings(at_source, number)
     result = world.run(found, seed=options.seed, **given)
     try:

@@ -16,8 +16,9 @@ from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 from .chart import sequence_svg
+from .checks import MANAGERS, PROTOCOLS
 from .outcome import BAD, COLUMNS, OUTCOMES, Row
-from .scenario import MANAGERS, PROTOCOLS, Scenario
+from .scenario import Scenario
 from .trace import Trace
 
 COLOURS = {

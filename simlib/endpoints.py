@@ -7,19 +7,19 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .checks import MANAGERS, PROTOCOLS, ScenarioError, pair, require
 from .handshake.capabilities import known_capabilities
 from .handshake.detect import Adaptive
 from .handshake.interface import Finished
-from .handshake.machine import Settings
+from .handshake.machine import Settings, is_modelled, not_modelled
 from .handshake.v1.destination import Destination as V1Destination
 from .handshake.v1.source import Source as V1Source
-from .handshake.v1.versions import is_modelled, not_modelled
 from .handshake.v2.destination import Destination as V2Destination
 from .handshake.v2.messages import Identity
 from .handshake.v2.source import Source as V2Source
 from .handshake.variants import VARIANTS, ProbingDestination, ProbingSource
 from .host import MIB, Guest
-from .scenario import MANAGERS, PROTOCOLS, Scenario, ScenarioError, Side, pair, require
+from .scenario import Scenario, Side
 
 ALONE = ("exec", "fd", "file")  # no listening socket
 STEP_S = 0.05  # how long one ram_save_iterate writes before it looks up (MAX_WAIT in ram.c)

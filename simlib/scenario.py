@@ -7,49 +7,18 @@ wrote it; `load(path)` adds the file and the key as it is spelt there. Units are
 from __future__ import annotations
 
 import re
-import types
 import typing
-from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .checks import FieldError, Part, ScenarioError, field_names, nearest, pair, require_keys, typed_fields
 from .handshake.machine import Machine, Settings
-from .handshake.stream import COMPRESSION_FLAG
-from .handshake.v1.versions import is_modelled, not_modelled
 from .profiles import DATA, ProfileError, edited, machine
 
-PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'", "f")
-MANAGERS = ("naive", "libvirt")
 SIZE_LIMIT_BYTES = 8 << 20
 Numbers = tuple[float, ...]
-
-
-class ScenarioError(ValueError):
-    """What is wrong with a scenario, in one sentence that names file and key."""
-
-
-class FieldError(ScenarioError):
-    """What is wrong with one field of a part."""
-
-    def __init__(self, part: type, key: str, text: str) -> None:
-        super().__init__(f"{part.__name__}: '{key}' {text}")
-        self.key, self.text = key, text
-
-
-@dataclass(frozen=True)
-class Part:
-    """A dataclass whose fields are checked when it is made. Raises FieldError."""
-
-    def __post_init__(self) -> None:
-        cls: type = type(self)
-        for key, hint, default in _fields(cls):
-            value = getattr(self, key)
-            if value is not default:
-                checked = _checked(cls, key, hint, value)
-                if checked is not value:
-                    object.__setattr__(self, key, checked)
 
 
 @dataclass(frozen=True)
@@ -180,15 +149,15 @@ class Scenario(Part):
     def vary(self, **changes: Any) -> Scenario:
         """A copy with some keys changed; `link__delay_ms=5` reaches into a part. Raises ScenarioError."""
         flat = {k: v for k, v in changes.items() if "__" not in k}
-        _require_keys(Scenario, flat)
+        require_keys(Scenario, flat)
         for key, value in changes.items():
             name, _, inner = key.partition("__")
             if inner:
-                _require_keys(Scenario, (name,))
+                require_keys(Scenario, (name,))
                 part = flat.get(name, getattr(self, name))
                 if not isinstance(part, Part):
                     raise ScenarioError(f"Scenario: nothing is below '{name}', so that there is no '{key}'")
-                _require_keys(type(part), (inner,))
+                require_keys(type(part), (inner,))
                 flat[name] = replace(part, **{inner: value})
         return replace(self, **flat)
 
@@ -200,12 +169,6 @@ class Scenario(Part):
             version, _machine(self, side, version), side.capabilities, tuple(sorted(side.parameters.items())),
             transport.partition("-")[0], side.exit_on_error,
         )  # fmt: skip
-
-
-def pair(version: str) -> tuple[str, str]:
-    """("7.2", "10.0") of "7.2>10.0"."""
-    source, _, destination = version.partition(">")
-    return source, destination or source
 
 
 def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
@@ -232,38 +195,6 @@ def _started(version: str, profile: str, machine_type: str, memory_mib: int, vcp
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
-CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("Scenario", "protocols"): PROTOCOLS, ("Scenario", "managers"): MANAGERS,
-    ("Link", "transport"): (
-        "tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
-    ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
-    ("Link", "delay_law"): ("constant", "lognormal", "pareto", "exponential", "empirical"),
-    ("Side", "apply_code"): ("apply-failed", "port", "memory"),
-    ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
-    ("Fault", "kind"): ("cut", "swallow", "stall", "lose", "freeze", "kill", "order", "hold", "late", "stranger"),
-    ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),
-    ("Fault", "says"): ("silent", "garbage", "half-magic", "multifd", "qevm", "scan", "v2-hello", "bad-channel",
-                        "flood"),
-}  # fmt: skip
-# What is allowed of a number, by the end of its name, unless its own key stands below.
-MOST = {"_ms": 1e9, "_s": 1e5, "_mib": 1 << 24, "_kib": 1 << 24, "_mib_s": 1 << 20}
-RANGES: dict[tuple[str, str], tuple[float, float]] = {
-    ("Side", "vcpus"): (0, 4096), ("Link", "loss"): (0, 0.99), ("Link", "syn_loss"): (0, 0.99),
-    ("Link", "shape"): (0.01, 100), ("Link", "rate_mib_s"): (1e-3, 1 << 20), ("Link", "buffer_kib"): (1, 1 << 24),
-    ("Management", "retries"): (0, 1000), ("Management", "observe_s"): (1e-3, 1e5), ("Fault", "retries"): (0, 255),
-}  # fmt: skip
-VERSION = r"\d{1,3}(\.\d{1,3}){0,3}"
-CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt|control|stranger(\[\d{1,3}\])?"
-PATTERNS = {
-    ("Scenario", "name"): (r"(?!\.)[^/\x00-\x1f]{1,100}", "up to 100 characters, none of them a /, the first no dot"),
-    ("Scenario", "versions"): (f"{VERSION}(>{VERSION})?", '"7.2" or "7.2>10.0"'),
-    ("Side", "uuid"): ("([0-9a-f]{32})?", "32 hexadecimal digits"),
-    **dict.fromkeys((("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")), (
-        CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)")),
-}  # fmt: skip
-NOT_EMPTY = {(Scenario, "versions"), (Scenario, "protocols"), (Scenario, "managers")}
-
-
 def load(path: Path) -> Scenario:
     """The scenario in a TOML file. Raises ScenarioError."""
     table = read_table(path)
@@ -366,8 +297,8 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
     if not is_dataclass(part) or isinstance(part, type):
         raise ScenarioError(f"{file}: '{path}': nothing is below a single value")
     key = word.replace("-", "_")
-    if key not in _names(type(part)):
-        raise ScenarioError(f"{file}: unknown key '{path}'{nearest(key, _names(type(part)))}")
+    if key not in field_names(type(part)):
+        raise ScenarioError(f"{file}: unknown key '{path}'{nearest(key, field_names(type(part)))}")
     inner = _with(getattr(part, key), rest, value, file, path) if rest else value
     try:
         return replace(part, **{key: inner})
@@ -375,46 +306,9 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
         raise ScenarioError(f"{file}: '{path}' {error.text}") from None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with, if a known one is close."""
-    import difflib
-
-    close = difflib.get_close_matches(word, list(known), 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def choose(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with: the closest one that is known, and all of them."""
-    close, everything = nearest(word, known), ", ".join(map(repr, known))
-    return f"{close} Known are {everything}" if close else f"; known are {everything}"
-
-
-def require(what: str, word: str, known: Sequence[str]) -> None:
-    """Raises ScenarioError where a name is none of those that are known."""
-    if word not in known:
-        raise ScenarioError(f"there is no {what} {word!r}{choose(str(word), known)}")
-
-
-def _require_keys(part: type, keys: Iterable[str]) -> None:
-    for key in keys:
-        if key not in _names(part):
-            raise ScenarioError(f"{part.__name__} has no key '{key}'{nearest(key, _names(part))}")
-
-
-@cache
-def _fields(part: type) -> tuple[tuple[str, Any, object], ...]:
-    """Name, type and default of each field; resolving the types costs more than checking a whole scenario."""
-    hints = typing.get_type_hints(part)
-    return tuple((f.name, hints[f.name], f.default) for f in fields(part))
-
-
-def _names(part: type) -> tuple[str, ...]:
-    return tuple(name for name, _, _ in _fields(part))
-
-
 def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
     """A part from a table. Keys may be written with hyphens or underscores."""
-    hints = {name: hint for name, hint, _ in _fields(part)}
+    hints = {name: hint for name, hint, _ in typed_fields(part)}
     given: dict[str, Any] = {}
     spelt: dict[str, str] = {}
     for raw, value in table.items():
@@ -443,75 +337,3 @@ def _part(hint: Any, value: Any, file: str, at: str) -> Any:
     if typing.get_origin(hint) is tuple and is_dataclass(inner[0]) and isinstance(value, list):
         return tuple(_part(inner[0], one, file, f"{at}[{n}]") for n, one in enumerate(value))
     return value
-
-
-def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
-    """The value as the field holds it: a tuple for a list, a float for a whole number. Raises FieldError."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    name = key.partition("[")[0]
-    if is_dataclass(hint):
-        if not isinstance(value, typing.cast(type, hint)):
-            raise FieldError(part, key, f"must be a {typing.cast(type, hint).__name__}; it is {_kind(value)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise FieldError(part, key, f"must be a list, as in {key} = [...]; it is {_kind(value)}")
-        if not value and (part, key) in NOT_EMPTY:
-            raise FieldError(part, key, "names none; leave it out for the usual ones")
-        return tuple(_checked(part, f"{key}[{n}]", inner[0], one) for n, one in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise FieldError(part, key, f"must be a table; it is {_kind(value)}")
-        if key == "parameters":
-            for parameter, one in value.items():
-                _check_parameter(part, parameter, one)
-        return value
-    wanted = inner if origin is types.UnionType else (hint,)
-    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 1e300 else float("inf")  # no float is as large as a whole number may be
-    if not any(isinstance(value, w) and (w is bool or not isinstance(value, bool)) for w in wanted):
-        names = " or ".join(_NAMES.get(w, w.__name__) for w in wanted)
-        raise FieldError(part, key, f"must be {names}; it is {_kind(value)}")
-    allowed = CHOICES.get((part.__name__, name))
-    if allowed and value not in allowed:
-        raise FieldError(part, key, f"is {value!r}{choose(value, allowed)}")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        _check_range(part, key, value)
-    pattern, meant = PATTERNS.get((part.__name__, name), ("", ""))
-    if pattern and not re.fullmatch(pattern, value, re.ASCII):
-        raise FieldError(part, key, f"is {value[:80]!r}; write {meant}")
-    if (part.__name__, name) == ("Scenario", "versions"):
-        for side in pair(value):
-            if not is_modelled(side):
-                raise FieldError(part, key, f"is {value!r}: {not_modelled(side)}")
-    return value
-
-
-def _check_range(part: type, key: str, value: float) -> None:
-    """By the key's own range, or by its unit. A time or place that may be "never" is negative then."""
-    name = key.partition("[")[0]
-    units = [most for unit, most in MOST.items() if name.endswith(unit)]  # the last is the longest
-    least, most = RANGES.get((part.__name__, name), (0, units[-1] if units else 1 << 20))
-    usual = getattr(part, name, None)
-    if value < 0 and (part is Timing or (isinstance(usual, float) and usual < 0)):
-        least = -most
-    if not least <= value <= most:  # NaN is in no range
-        raise FieldError(part, key, f"must be a number from {least:,g} to {most:,g}; it is {value}")
-
-
-def _check_parameter(part: type, name: str, value: Any) -> None:
-    """A migration parameter. Those that the engines read are checked as QMP would."""
-    key = f"parameters.{name}"
-    if name == "multifd-channels" and not (type(value) is int and 1 <= value <= 255):
-        raise FieldError(part, key, f"must be a whole number from 1 to 255; it is {_kind(value)}")
-    if name == "multifd-compression" and value not in COMPRESSION_FLAG:
-        raise FieldError(part, key, f"is {value!r}{choose(str(value), COMPRESSION_FLAG)}")
-    if not isinstance(value, int | str) or isinstance(value, bool):
-        raise FieldError(part, key, f"must be a whole number or a text; it is {_kind(value)}")
-
-
-_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _kind(value: Any) -> str:
-    return f"{_NAMES.get(type(value), 'a table' if isinstance(value, dict) else 'a list')} ({str(value)[:40]})"

@@ -82,9 +82,8 @@ def drawn(protocol: str) -> str:
 
 
 def claims(root: Path) -> str:
-    """README's table of the claims of 2023 as rows with a coloured verdict."""
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("<!-- claims:")[2].partition("\n\n")[0].splitlines()
+    """The table of the claims of 2023 as rows with a coloured verdict."""
+    table = (root / "data" / "results" / "claims.md").read_text(encoding="utf-8").splitlines()
     told = []
     for line in table:
         cells = [c.strip() for c in line.strip("|").split(" | ")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import scenario
+from ..checks import require
 from ..endpoints import Setup
 from ..strangers import WORDS
 from . import report
@@ -31,7 +32,7 @@ def _model(options: Any) -> Model:
     setup.settings(True), setup.settings(False)
     for what, words, known in (("order", options.order, tuple(ORDERS)), ("stranger", options.stranger, SAYS)):
         for word in words:
-            scenario.require(what, word, known)
+            require(what, word, known)
     refused = setup.refused()
     if refused:
         raise ValueError(f"{found.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")

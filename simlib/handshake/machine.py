@@ -129,3 +129,18 @@ def version_number(text: str) -> tuple[int, int]:
         return int(major), int(minor or 0)
     except ValueError:
         raise ValueError(f"{text!r} is no version of QEMU; write 10.0, or 10.0>7.2 for two") from None
+
+
+RELEASES = tuple(
+    f"{major}.{minor}" for major in range(5, 12) for minor in range(3) if (5, 2) <= (major, minor) <= (11, 2)
+)
+
+
+def is_modelled(version: str) -> bool:
+    """Whether a version such as "10.0", or a point release such as "10.0.13", is one whose behaviour is known here."""
+    return ".".join(version.split(".")[:2]) in RELEASES
+
+
+def not_modelled(version: str) -> str:
+    """A sentence about a version that is none."""
+    return f"QEMU {version} is not modelled; known are the releases from {RELEASES[0]} to {RELEASES[-1]}"

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..capture import Capture, Segment
+from ..checks import ScenarioError
 from ..endpoints import Setup
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start
-from ..scenario import GuestFacts, Link, Scenario, ScenarioError, Side
+from ..scenario import GuestFacts, Link, Scenario, Side
 from ..trace import Packet, Trace
 from .address import Address, bound, given, parse
 from .host import Host

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import pair
 from ..endpoints import Setup
 from ..outcome import SHUT_1, Row
 from ..result import Result
-from ..scenario import Scenario, pair
+from ..scenario import Scenario
 from . import beside
 from .machine import inexpressible
 from .monitor import QemuError

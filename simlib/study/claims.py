@@ -97,21 +97,45 @@ def verdict_text(found: Verdict) -> str:
     return f"{found.verdict}: {found.exception}" if found.exception else found.verdict
 
 
-def as_table(decided: Iterable[tuple[Claim, Verdict]]) -> str:
-    """Markdown for the README."""
-    rows = [BEGIN, "| claim | verdict | numbers | shown by |", "|---|---|---|---|"]
-    for claim, found in decided:
-        numbers = "; ".join(found.numbers) + (f". Open: {found.still_open}" if found.still_open else "")
-        verdict = f"**{found.verdict}**" + (f": {found.exception}" if found.exception else "")
-        cells = (f"{claim.name}: {claim.text}", verdict, numbers, f"`{found.command}`")
-        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+PAGE = """\
+# What became of the claims of June 2023
+
+Each claim of the thread is decided by its experiment, in the simulated world, in every order of events, or on frozen
+vectors. `simlib claims NAME` runs the experiment again and prints the numbers, with `--full` on larger grids; the
+command in the last column shows one case, or the table behind it. What only real QEMU can decide is listed as open.
+P stands for a claim of Peter Xu, D for one of Daniel Berrangé.
+
+"""
+
+
+def as_page(decided: Iterable[tuple[Claim, Verdict]]) -> str:
+    """All about each claim, as Markdown."""
+    rows = ["| claim | verdict | numbers | shown by |", "|---|---|---|---|"]
+    for claim, verdict in decided:
+        numbers = "; ".join(verdict.numbers) + (f". Open: {verdict.still_open}" if verdict.still_open else "")
+        rows.append(_row(f"{claim.name}: {claim.text}", _emphasised(verdict), numbers, f"`{verdict.command}`"))
+    return PAGE + "\n".join(rows) + "\n"
+
+
+def as_summary(decided: Iterable[tuple[Claim, Verdict]]) -> str:
+    """One line a claim, as Markdown between markers."""
+    rows = [BEGIN, "| claim of 2023 | verdict |", "|---|---|"]
+    rows += [_row(f"{claim.text} ({claim.who})", _emphasised(verdict)) for claim, verdict in decided]
     return "\n".join([*rows, END])
 
 
-def with_table(page: str, table: str) -> str:
-    """A page with the table between the markers. Raises ValueError if it has none."""
+def _emphasised(verdict: Verdict) -> str:
+    return f"**{verdict.verdict}**" + (f": {verdict.exception}" if verdict.exception else "")
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def with_summary(page: str, summary: str) -> str:
+    """A page with the summary between the markers. Raises ValueError if it has none."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError("there are no markers for the table of claims")
-    return before + table + after
+        raise ValueError("there are no markers for the claims")
+    return before + summary + after

@@ -93,8 +93,8 @@ def claims(options: Any, run: Runner) -> int:
     unknown = [name for name in options.claim if name not in CLAIMS]
     if unknown:
         raise ValueError(f"there is no claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
-    if options.claim and options.readme:
-        raise ValueError("--readme takes all claims at once; name none")
+    if options.claim and (options.readme or options.out):
+        raise ValueError("--readme and --out take all claims at once; name none")
     chosen = {name: CLAIMS[name] for name in options.claim or CLAIMS}
     decided = []
     for claim, found in kept.decide(run, chosen, options.full):
@@ -104,7 +104,9 @@ def claims(options: Any, run: Runner) -> int:
     if options.json:
         json.dump([kept.as_dict(c, f) for c, f in decided], sys.stdout, indent=1, ensure_ascii=False)
         print()
+    if options.out:
+        options.out.write_text(kept.as_page(decided), encoding="utf-8")
     if options.readme:
         page = options.readme.read_text(encoding="utf-8")
-        options.readme.write_text(kept.with_table(page, kept.as_table(decided)), encoding="utf-8")
+        options.readme.write_text(kept.with_summary(page, kept.as_summary(decided)), encoding="utf-8")
     return 0

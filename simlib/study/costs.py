@@ -91,11 +91,12 @@ def savings(run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[floa
 
 
 def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
-    """Every run of the library that does not migrate as asked, where both protocols play it: when the source knew."""
+    """Every run of the library that does not migrate as asked, where both protocols play it and a source is left: when
+    that knew."""
     shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
     rows: list[tuple[Any, ...]] = []
     for job in jobs(shared):
         row = run(job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed).row
-        if job.manager == "naive" and row.outcome != "migrated":
+        if job.manager == "naive" and row.outcome not in ("migrated", "gone"):
             rows.append((job.scenario.name, job.protocol, row.outcome, knows_s(row)))
     return pandas.DataFrame(rows, columns=["scenario", "protocol", "outcome", "knows_s"])

@@ -27,8 +27,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..checks import ScenarioError
 from ..outcome import Row
-from ..scenario import Scenario, ScenarioError, dumps, find, read_table, with_key
+from ..scenario import Scenario, dumps, find, read_table, with_key
 
 RUNNERS = ("world", "live", "real-qemu")
 KEYS = {"title", "scenario", "runner", "protocols", "versions", "managers", "repetitions", "seed", "set", "grid",

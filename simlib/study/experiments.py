@@ -217,8 +217,9 @@ def newer_destination_understands(lab: Lab) -> Verdict:
 # --- P4 -------------------------------------------------------------------------------------------------------------
 def fails_with_a_reason(lab: Lab) -> Verdict:
     """Every scenario that does not migrate: whether the source is told why, when, and at what cost."""
-    ours = [r for r in lab.of("v2") if r.outcome != "migrated" and not r.lied]
-    today = [r for r in lab.of("v1") if r.outcome != "migrated" and not r.lied and r.manager == "naive"]
+    ended = ("migrated", "gone")  # a source that is gone can be told nothing
+    ours = [r for r in lab.of("v2") if r.outcome not in ended and not r.lied]
+    today = [r for r in lab.of("v1") if r.outcome not in ended and not r.lied and r.manager == "naive"]
     told = [r for r in ours if r.told_why]
     if len(told) < len(ours):
         silent = sorted({r.scenario for r in ours if r not in told})
@@ -226,7 +227,7 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     codes = {code for r in ours for code in r.error_codes.split()}
     early = [r for r in ours if r.outcome == "refused"]
     known = [r for r in today if r.told_why]
-    late = sorted({r.scenario for r in ours if r.outcome == "failed"})
+    late = sorted({r.scenario for r in ours if r.outcome == "failed" and r.guest_bytes_sent})
     numbers = (
         f"{len(told)} of {len(ours)} v2 runs that do not migrate tell the source a reason ({len(codes)} of "
         f"{len(CATEGORY)} codes occur; tests/handshake/test_codes.py injects all); v1: {len(known)} of {len(today)}",

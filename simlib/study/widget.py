@@ -16,10 +16,11 @@ from typing import Any
 import ipywidgets
 
 from ..chart import sequence_svg
+from ..checks import PROTOCOLS, ScenarioError
 from ..compare import Run, Runner
 from ..handshake.variants import VARIANTS
 from ..outcome import OUTCOMES
-from ..scenario import PROTOCOLS, Fault, Scenario, ScenarioError, Side, find, load_all
+from ..scenario import Fault, Scenario, Side, find, load_all
 
 VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")
 SENSES = {

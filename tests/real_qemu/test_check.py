@@ -8,12 +8,13 @@ import json
 import pytest
 
 from simlib import world
+from simlib.checks import pair
 from simlib.endpoints import Setup
 from simlib.profiles import DATA
 from simlib.real_qemu.check import KNOWN, Cell, Checker, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
 from simlib.real_qemu.run import play
-from simlib.scenario import Scenario, find, load_all, pair
+from simlib.scenario import Scenario, find, load_all
 
 from .situations import pairs, situation
 

@@ -1,4 +1,4 @@
-"""Every claim is decided by a run, and the README tells what the run gives."""
+"""Every claim is decided by a run, and the committed page has what the run gives."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from simlib.study.registry import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "data" / "results" / "claims.md").read_text(encoding="utf-8")
 MISSION = ("P1", "P2", "P3", "P4", "P4b", "P5-growth", "P5-strong", "P6", "P7", "P8", "D1", "D2", "D3", "D4")
 
 
@@ -27,11 +28,12 @@ def test_every_claim_of_the_thread_has_an_experiment() -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "P8" else n for n in MISSION])
-def test_the_readme_tells_the_verdict_and_the_numbers_of_today(name: str) -> None:
-    ((claim, found),) = claims.decide(world.run, {name: CLAIMS[name]})
-    row = claims.as_table([(claim, found)]).splitlines()[3]
-    assert row in README, "run `make claims`"
-    assert found.command.startswith(("simlib ", "python ")) and found.numbers
+def test_the_committed_pages_have_the_verdict_and_the_numbers_of_today(name: str) -> None:
+    decided = list(claims.decide(world.run, {name: CLAIMS[name]}))
+    assert claims.as_page(decided).splitlines()[-1] in PAGE, "run `make claims`"
+    assert claims.as_summary(decided).splitlines()[3] in README, "run `make claims`"
+    verdict = decided[0][1]
+    assert verdict.command.startswith(("simlib ", "python ")) and verdict.numbers
 
 
 @pytest.mark.slow
@@ -49,11 +51,11 @@ def test_a_claim_is_told_as_json_and_an_unknown_one_is_named() -> None:
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "P5-strong" in wrong.stderr
 
 
-def test_the_table_is_put_between_its_markers_alone() -> None:
+def test_the_summary_is_put_between_its_markers_alone() -> None:
     page = f"above\n{claims.BEGIN}\nold\n{claims.END}\nbelow\n"
-    assert claims.with_table(page, f"{claims.BEGIN}\nnew\n{claims.END}") == page.replace("old", "new")
+    assert claims.with_summary(page, f"{claims.BEGIN}\nnew\n{claims.END}") == page.replace("old", "new")
     with pytest.raises(ValueError, match="no markers"):
-        claims.with_table("nothing", "")
+        claims.with_summary("nothing", "")
 
 
 class Liar:

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("ipywidgets")
 
 from simlib import world
-from simlib.scenario import PROTOCOLS, load_all
+from simlib.checks import PROTOCOLS
+from simlib.scenario import load_all
 from simlib.study.widget import FAULTS, VERSIONS, Explorer
 
 

@@ -23,6 +23,25 @@ class Connection(NamedTuple):
     left: int = 0  # of the urgent pages being passed over
 
 
+def skip_urgent_pages(buffer: Buffer, left: int) -> tuple[Buffer, int, int]:
+    """Pass over the page records of a preempt channel: 8 bytes with flags, a block name, the pages.
+
+    Takes what has arrived and how much is missing of the latest record's pages. Returns both as they are then, and the
+    bytes of pages that were there.
+    """
+    passed = 0
+    while len(buffer):
+        if not left:
+            head = buffer.peek(15)
+            if len(head) < 15:
+                break
+            left = struct.unpack(">Q", head[:8])[0] & ~stream.RAM_FLAGS
+            buffer = buffer.skip(15)
+        size = min(left, len(buffer))
+        buffer, left, passed = buffer.skip(size), left - size, passed + size
+    return buffer, left, passed
+
+
 def wrong_initial(packet: bytes, settings: Settings, rules: Behaviour, taken: tuple[int, ...]) -> tuple[str, int]:
     """multifd_recv_initial_packet's checks, in its order: what is wrong (empty if nothing), and the channel's id."""
     index = packet[24]

@@ -39,7 +39,7 @@ from ..interface import (
     TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
-from .channels import Connection, wrong_initial
+from .channels import Connection, skip_urgent_pages, wrong_initial
 from .versions import behaviour
 
 EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; ignoring"
@@ -260,19 +260,8 @@ class Destination(Endpoint):
             self._read_urgent(conn)
 
     def _read_urgent(self, conn: int) -> None:
-        """Page records of the preempt channel: 8 bytes, a block name, the pages."""
-        found = self.connections[conn]
-        buffer, left = found.buffer, found.left
-        while len(buffer):
-            if not left:
-                head = buffer.peek(15)
-                if len(head) < 15:
-                    break
-                left = struct.unpack(">Q", head[:8])[0] & ~stream.RAM_FLAGS
-                buffer = buffer.skip(15)
-            passed = min(left, len(buffer))
-            buffer, left = buffer.skip(passed), left - passed
-            self.ram_bytes += passed
+        buffer, left, passed = skip_urgent_pages(self.connections[conn].buffer, self.connections[conn].left)
+        self.ram_bytes += passed
         self._set(conn, buffer=buffer, left=left)
         self._complete_when_running()
 

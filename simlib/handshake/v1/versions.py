@@ -57,21 +57,6 @@ _11_2 = replace(_11_1, since=(11, 2), identify="parked")
 BEHAVIOURS = (_5_2, _6_1, _8_0, _8_2, _9_0, _9_1, _10_0, _10_1, _10_2, _11_0, _11_1, _11_2)
 
 
-RELEASES = tuple(
-    f"{major}.{minor}" for major in range(5, 12) for minor in range(3) if (5, 2) <= (major, minor) <= (11, 2)
-)
-
-
-def is_modelled(version: str) -> bool:
-    """Whether a version such as "10.0", or a point release such as "10.0.13", is one whose behaviour is known here."""
-    return ".".join(version.split(".")[:2]) in RELEASES
-
-
-def not_modelled(version: str) -> str:
-    """A sentence about a version that is none."""
-    return f"QEMU {version} is not modelled; known are the releases from {RELEASES[0]} to {RELEASES[-1]}"
-
-
 def behaviour(version: str) -> Behaviour:
     """Of a version such as "10.0.13"; the oldest for anything older."""
     number = version_number(version)
