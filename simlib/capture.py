@@ -15,11 +15,13 @@ tcpdump.org/linktypes.html, headers and checksum are RFC 791, 9293 and 1071.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _SECTION_HEADER, _INTERFACE, _PACKET, _SECRETS = 0x0A0D0D0A, 0x01, 0x06, 0x0A
 _OPT_COMMENT, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL, _IF_NAME, _IF_TSRESOL = 1, 2, 3, 4, 2, 9
@@ -75,16 +77,29 @@ class _Side:
     waiting: int = 0  # packets sent since the other side last spoke
 
 
-class Capture:
-    """A file that grows by what is added. Raises OSError, at each step."""
+def open_private(path: Path) -> BinaryIO:
+    """A new file that nobody but its owner can read, from its first byte on. An old one is replaced: writing into it
+    would keep its mode, and show all to whoever has it open. A pipe or a device stays what it is. Raises OSError."""
+    if path.exists() and not path.is_file():
+        return path.open("wb")
+    place = Path(os.path.realpath(path))  # a link goes on leading there
+    place.unlink(missing_ok=True)
+    return os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
-    def __init__(self, path: Path, comment: str = "") -> None:
+
+class Capture:
+    """A file that grows by what is added; TLS secrets only into one that is `private`. Raises OSError, at each step."""
+
+    def __init__(self, path: Path, comment: str = "", private: bool = False) -> None:
         self.connections: dict[int, tuple[_Side, _Side]] = {}
-        self.file = path.open("wb")
+        self.private = private
+        self.file = open_private(path) if private else path.open("wb")
         self.file.write(_file_head(comment))
 
     def add_secrets(self, lines: bytes) -> None:
         """Part of a TLS key log in NSS format; Wireshark wants it in front of the packets that it opens."""
+        if not self.private:
+            raise ValueError("TLS secrets go into a private capture only, and others can read this one")
         self.file.write(_block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(lines)) + _padded(lines)))
 
     def add(self, segment: Segment) -> int:
@@ -105,7 +120,7 @@ class Capture:
 
 def write(path: Path, segments: Iterable[Segment], comment: str = "", secrets: bytes = b"") -> int:
     """Write `segments` in their order and return the number of packets; `secrets` is a TLS key log in NSS format."""
-    with closing(Capture(path, comment)) as capture:
+    with closing(Capture(path, comment, private=bool(secrets))) as capture:
         if secrets:
             capture.add_secrets(secrets)
         return sum(map(capture.add, segments))

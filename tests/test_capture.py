@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.capture import Segment, write
+from simlib.capture import Capture, Segment, write
 
 DISSECTOR = Path(__file__).parents[1] / "data" / "wireshark" / "qemu_migration.lua"
 HANDSHAKE = [Segment(0, 0, True, "syn"), Segment(1_000, 0, False, "syn-ack"), Segment(2_000, 0, True, "ack")]
@@ -74,6 +75,51 @@ def test_every_block_of_the_file_is_aligned_and_the_head_says_who_wrote_it(tmp_p
     assert options(found[0][1][16:]) == {1: b"scenario 12", 2: b"simulated", 3: b"none", 4: b"simlib"}
     assert found[1][1][:2] == b"\x65\0" and options(found[1][1][8:])[9] == b"\x09"
     assert found[2][1][:8] == struct.pack("<II", 0x544C534B, 20)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_only_the_owner_reads_a_capture_with_secrets_from_its_first_byte(tmp_path: Path) -> None:
+    path = tmp_path / "new.pcapng"
+    usual = os.umask(0)
+    try:
+        capture = Capture(path, private=True)
+        assert mode(path) == 0o600
+        capture.close()
+        write(path, HANDSHAKE, secrets=b"CLIENT_RANDOM 00 11\n")
+        write(tmp_path / "plain.pcapng", HANDSHAKE)
+    finally:
+        os.umask(usual)
+    assert mode(path) == 0o600 and mode(tmp_path / "plain.pcapng") == 0o666
+
+
+def test_who_has_an_old_capture_open_sees_no_secret_of_the_one_that_takes_its_place(tmp_path: Path) -> None:
+    (tmp_path / "old.pcapng").write_bytes(b"old")
+    (tmp_path / "old.pcapng").chmod(0o644)
+    (tmp_path / "link.pcapng").symlink_to("old.pcapng")
+    with (tmp_path / "old.pcapng").open("rb") as reader:
+        write(tmp_path / "link.pcapng", HANDSHAKE, secrets=b"CLIENT_RANDOM 00 11\n")
+        assert reader.read() == b"old"
+    assert mode(tmp_path / "old.pcapng") == 0o600 and b"CLIENT_RANDOM" in (tmp_path / "old.pcapng").read_bytes()
+    assert (tmp_path / "link.pcapng").is_symlink()
+
+
+def test_secrets_do_not_get_into_a_capture_that_others_can_read(tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "run.pcapng")
+    with pytest.raises(ValueError, match="private"):
+        capture.add_secrets(b"CLIENT_RANDOM 00 11\n")
+    capture.close()
+    assert b"CLIENT_RANDOM" not in (tmp_path / "run.pcapng").read_bytes()
+
+
+def test_a_pipe_takes_a_private_capture_as_any_other(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write(tmp_path / "pipe", HANDSHAKE, secrets=b"CLIENT_RANDOM 00 11\n")
+    assert b"CLIENT_RANDOM" in os.read(reader, 1 << 16)
+    os.close(reader)
 
 
 def test_lengths_checksums_and_sequence_numbers_of_every_packet_are_right(tmp_path: Path) -> None:

@@ -31,13 +31,13 @@ class Telling(Trace):
     """A trace that is told while it grows, and whose packets go to a file at once: strangers, who may come for ever,
     don't make it grow for ever. `unheard` is called when nobody reads what it tells any more."""
 
-    def __init__(self, shown: bool, pcap: Path | None = None) -> None:
-        """Raises OSError."""
+    def __init__(self, shown: bool, pcap: Path | None = None, tls: bool = False) -> None:
+        """With `tls` the capture holds the secrets too. Raises OSError."""
         super().__init__()
         self.shown, self.pcap = shown, pcap
         self.lost = False
         self.unheard: Callable[[], object] = lambda: None
-        self.capture = Capture(pcap, "simlib, real sockets") if pcap else None
+        self.capture = Capture(pcap, "simlib, real sockets", private=tls) if pcap else None
         self.held: list[Segment] = []  # until the secrets that open them are there
         self.known: set[int] = set()  # connections
 
@@ -231,7 +231,7 @@ def _run(options: Any, work: Callable[[asyncio.Event, Telling], Coroutine[Any, A
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        with closing(Telling(not options.json, options.pcap)) as trace:
+        with closing(Telling(not options.json, options.pcap, bool(options.tls))) as trace:
             trace.unheard = stop.set
             status = await work(stop, trace)
             return 1 if trace.lost else status

@@ -22,6 +22,8 @@ from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
+from ..capture import open_private
+
 EXPORTER = b"EXPORTER-Channel-Binding"  # RFC 9266 section 4.2
 CHUNK = 1 << 16
 UNEXPECTED = "An unexpected TLS packet was received."  # as GnuTLS, and so QEMU, says it
@@ -82,12 +84,20 @@ def make_credentials(folder: Path, *hostnames: str) -> Credentials:
     except ValueError as error:
         raise CredentialsError(f"{' '.join(hostnames)}: not the name or the address of a host: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
-    for name, made in (("server", server), ("client", ca.issue_cert("client"))):
-        made.private_key_pem.write_to_path(folder / f"{name}-key.pem")
-        (folder / f"{name}-key.pem").chmod(0o600)
-        (folder / f"{name}-cert.pem").write_bytes(b"".join(c.bytes() for c in made.cert_chain_pems))
-    ca.cert_pem.write_to_path(folder / "ca-cert.pem")
+    for name, issued in (("server", server), ("client", ca.issue_cert("client"))):
+        _write(folder / f"{name}-key.pem", issued.private_key_pem.bytes(), private=True)
+        _write(folder / f"{name}-cert.pem", b"".join(c.bytes() for c in issued.cert_chain_pems))
+    _write(folder / "ca-cert.pem", ca.cert_pem.bytes())
     return Credentials(folder)
+
+
+def _write(path: Path, data: bytes, private: bool = False) -> None:
+    """Raises OSError that names the file: a full disk's own does not."""
+    try:
+        with open_private(path) if private else path.open("wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 class Tls:

@@ -214,7 +214,7 @@ def test_wireshark_reads_a_tls_capture_with_the_keys_that_are_inside(tmp_path: P
     secure = ("--tls", str(tmp_path / "creds"))
     capture = tmp_path / "c.pcapng"
     both(f"tcp:127.0.0.1:{free_port()}", secure, (*secure, "--ram-mib", "1", "--pcap", str(capture)))
-    assert b"CLIENT_TRAFFIC_SECRET_0" in capture.read_bytes()
+    assert b"CLIENT_TRAFFIC_SECRET_0" in capture.read_bytes() and capture.stat().st_mode & 0o777 == 0o600
     from shutil import which
 
     if which("tshark") is None:
@@ -224,6 +224,24 @@ def test_wireshark_reads_a_tls_capture_with_the_keys_that_are_inside(tmp_path: P
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "session-id" in shown.stdout, shown.stderr
+
+
+def test_private_keys_are_their_owner_s_from_the_first_byte_on(tmp_path: Path) -> None:
+    left = tmp_path / "server-key.pem"  # by somebody who was killed on the way
+    left.write_bytes(b"old")
+    left.chmod(0o644)
+    with left.open("rb") as reader:
+        make_credentials(tmp_path)
+        assert reader.read() == b"old"
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*-key.pem")}
+    assert modes == {"server-key.pem": 0o600, "client-key.pem": 0o600}
+
+
+def test_a_disk_that_is_full_of_keys_is_told_with_the_path(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    command = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *simlib("certificates", str(folder))]
+    got = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (got.returncode, got.stderr) == (1, f"simlib: {folder}/server-key.pem: File too large\n")
 
 
 # --- TLS ------------------------------------------------------------------------------------------------------------
