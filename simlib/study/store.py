@@ -4,7 +4,7 @@ A record is a chunk of rows: a header (first run, run after the last, length, ch
 compressed JSON. A record that was being written when the process died is cut off when the log is opened again; one that
 was damaged since costs its own rows, which are run again, and no other's. In the end the records are merged, in the
 order of the runs and without ever holding more than a row group, into one Parquet file that appears whole or not at
-all.
+all, and whose seal, a checksum of all its other bytes, tells whether it still is what was written.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -28,6 +29,8 @@ SPAN = struct.Struct(">QQI")  # first run, run after the last, bytes
 HEADER_BYTES = SPAN.size + 4  # and the checksum
 MAGIC = b"simlib-sweep-3\n"
 GROUP_ROWS = 1 << 14
+SEAL = b"blake2b of all other bytes: "
+NO_SEAL = b"0" * 32
 
 
 class StoreError(Exception):
@@ -195,7 +198,8 @@ def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
 
     made, partial = 0, out.with_name(out.name + ".tmp")
     try:
-        with pyarrow.parquet.ParquetWriter(partial, told, compression="zstd") as file:
+        # The pages' own checksums are for other readers, who know no seal.
+        with pyarrow.parquet.ParquetWriter(partial, told, compression="zstd", write_page_checksum=True) as file:
             held: list[list[Any]] = [[] for _ in told]
 
             def flush() -> int:
@@ -213,6 +217,11 @@ def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
                     made += flush()
             if held[0]:
                 made += flush()
+            file.add_key_value_metadata({"simlib-seal": (SEAL + NO_SEAL).decode()})
+        at, _, seal = _seal(partial)
+        with partial.open("r+b") as sealing:
+            sealing.seek(at)
+            sealing.write(seal)
         partial.replace(out)
     except OSError as error:
         with suppress(OSError):
@@ -231,6 +240,31 @@ def _array(column: list[Any], kind: Any) -> Any:
     elif kind == pyarrow.float64():
         column = [v if v is None else float(v) for v in column]
     return pyarrow.array(column, kind)
+
+
+def _seal(path: Path) -> tuple[int, bytes, bytes]:
+    """Where a result's seal stands, what it is, and what it must be; -1 and nothing where there is none."""
+    with path.open("rb") as file:
+        if not file.seek(0, 2):
+            return -1, b"", b""
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            found = data.rfind(SEAL)
+            if found < 0:
+                return -1, b"", b""
+            at = found + len(SEAL)
+            after = at + len(NO_SEAL)
+            right = blake2b(view[:at], digest_size=len(NO_SEAL) // 2)
+            right.update(view[after:])
+            return at, data[at:after], right.hexdigest().encode()
+
+
+def intact(out: Path) -> bool | None:
+    """Whether every byte of a result is as it was written; None where no seal says so. Raises StoreError."""
+    try:
+        at, seal, right = _seal(out)
+    except OSError as error:
+        raise StoreError(f"{out}: can't be read: {error.strerror}") from None
+    return seal == right if at >= 0 else None
 
 
 def metadata_of(out: Path) -> dict[str, Any]:

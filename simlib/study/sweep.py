@@ -41,7 +41,7 @@ from ..compare import Runner
 from ..outcome import Row
 from ..scenario import Scenario
 from .design import TOLD, Batch, Design, applied, columns, derived_seeds
-from .store import Log, StoreError, metadata_of, packed, schema, write
+from .store import Log, StoreError, intact, metadata_of, packed, schema, write
 
 CHUNK_S = 0.2
 CHUNK_RUNS = 20_000
@@ -299,15 +299,22 @@ def commit() -> str:
 
 
 def complete(design: Design, identified: dict[str, Any], out: Path) -> bool:
-    """Whether the result is there already. Raises StoreError if what is there came from elsewhere."""
+    """Whether the result is there already. Raises StoreError if what is there came from elsewhere, or is damaged."""
     if not out.exists():
         return False
     if not out.is_file():
         raise StoreError(f"{out}: is no file; choose another --out")
+    damaged = StoreError(f"{out}: is damaged: its bytes are not those that were written; remove it, and the same "
+                         "command makes it anew")  # fmt: skip
+    whole = intact(out)
+    if whole is False:
+        raise damaged
     held = metadata_of(out)
     same = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
     if held.get("identity") != digest(identified):
         raise StoreError(f"{out}: is there, made by {_differs(held, same)}; remove it, or choose another --out")
+    if whole is None:  # it is ours, so it had a seal
+        raise damaged
     return True
 
 

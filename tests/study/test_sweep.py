@@ -257,6 +257,35 @@ def test_the_same_file_runs_on_real_sockets(tmp_path: Path) -> None:
     assert "packets can't be lost on loopback" in lossy["error"]
 
 
+def test_a_byte_that_was_changed_anywhere_in_a_finished_result_is_told(tmp_path: Path) -> None:
+    design, out = load(written(tmp_path)), tmp_path / "out.parquet"
+    swept(design, out, HERE)
+    told, whole = engine.identity(design), out.read_bytes()
+    assert engine.complete(design, told, out) and len(whole) > 5000
+    for at in [*range(0, len(whole), 11), *range(len(whole) - 300, len(whole))]:
+        out.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(StoreError, match=r"is damaged|is not a sweep's result"):
+            engine.complete(design, told, out)
+    out.write_bytes(whole[:-100])
+    with pytest.raises(StoreError, match="is damaged"):
+        engine.complete(design, told, out)
+
+
+def test_a_damaged_result_ends_the_command_with_one_sentence_and_other_readers_notice_too(tmp_path: Path) -> None:
+    sweep, out = written(tmp_path), tmp_path / "out.parquet"
+    subprocess.run(command(sweep, out), check=True, capture_output=True)
+    whole = bytearray(out.read_bytes())
+    column = parquet.read_metadata(out).row_group(0).column(0)
+    at = column.dictionary_page_offset + column.total_compressed_size - 4
+    whole[at : at + 4] = bytes(byte ^ 0x55 for byte in whole[at : at + 4])
+    out.write_bytes(whole)
+    again = subprocess.run(command(sweep, out), capture_output=True, text=True)
+    assert again.returncode == 1 and again.stderr.count("\n") == 1 and not again.stdout
+    assert f"{out}: is damaged" in again.stderr and "remove it" in again.stderr
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        parquet.read_table(out, page_checksum_verification=True)
+
+
 def test_versions_commit_seed_and_command_travel_in_the_file(tmp_path: Path) -> None:
     sweep, out = written(tmp_path, 1), tmp_path / "out.parquet"
     subprocess.run(command(sweep, out), check=True, capture_output=True)
