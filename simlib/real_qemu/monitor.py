@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
+
+from ..handshake.errors import clean
 
 PATIENCE_S = 2.0  # a monitor that answers nothing for so long is blocked
 
@@ -23,8 +25,16 @@ class QemuError(Exception):
     """What was wrong with a QEMU, in one sentence."""
 
 
+class Unavailable(QemuError):
+    """There is no such QEMU here, or it can't be started."""
+
+
 class Refused(QemuError):
-    """QMP answered with an error; the text is QEMU's."""
+    """QMP answered with an error; `why` is QEMU's own text."""
+
+    def __init__(self, text: str, why: str = "") -> None:
+        super().__init__(text)
+        self.why = why
 
 
 class Monitor:
@@ -32,12 +42,15 @@ class Monitor:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder  # the folder is ours, and QEMU can write to it
+        self.where = name  # and the address, once it is known
         self.client = QMPClient(name)
         self.pidfd = -1
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it tells of every lost connection; so do we
 
     async def connect(self, address: str) -> None:
         """Raises QemuError."""
+        address = address.removeprefix("unix:").removeprefix("tcp:")
+        self.where = f"{self.name} at {address}"
         host, _, port = address.rpartition(":")
         try:
             if host and port.isdigit():
@@ -45,10 +58,9 @@ class Monitor:
             else:
                 await asyncio.wait_for(self._connect_here(address), PATIENCE_S)
         except (TimeoutError, QMPError, OSError) as error:
-            why = error.__cause__ or error
             raise QemuError(
-                f"{address}: no QMP monitor answers there ({why}); QEMU opens one with "
-                f"-qmp unix:{address},server=on,wait=off"
+                f"{address}: no QMP monitor answers there ({_reason(error)}); QEMU opens one with "
+                f"-qmp {'tcp' if host and port.isdigit() else 'unix'}:{address},server=on,wait=off"
             ) from None
 
     async def _connect_here(self, path: str) -> None:
@@ -98,9 +110,20 @@ class Monitor:
         try:
             return await asyncio.wait_for(self.client.execute(command, given or None), patience_s)
         except ExecuteError as error:
-            raise Refused(str(error)) from None
-        except (TimeoutError, ExecInterruptedError, QMPError, OSError) as error:
-            raise QemuError(f"{self.name}: its monitor does not answer {command}: {error or 'it is blocked'}") from None
+            why = clean(str(error)).strip() or "QEMU does not say why"
+            raise Refused(f"{self.where}: refuses {command}: {why}", why) from None
+        except TimeoutError:
+            text = f"{self.where}: its monitor is blocked, {command} was not answered in {patience_s:g} s"
+            raise QemuError(text) from None
+        except (ExecInterruptedError, StateError, OSError):
+            text = f"{self.where}: its monitor was gone before it answered {command}{await self._last_words()}"
+            raise QemuError(text) from None
+        except QMPError as error:
+            raise QemuError(f"{self.where}: {command} is not answered as QEMU does: {_reason(error)}") from None
+
+    async def _last_words(self) -> str:
+        """A colon and why its process ended, where somebody here can know."""
+        return ""
 
     async def status(self) -> dict[str, Any]:
         """query-migrate, and `running` and `runstate`; empty if its monitor doesn't answer."""
@@ -122,4 +145,17 @@ class Monitor:
         await self._ask("pmemsave", {"val": at, "size": size, "filename": str(path)}, SAVE_S)
         found = path.read_bytes()
         path.unlink()
+        if len(found) != size:  # QEMU does not look whether its last bytes could be written
+            raise QemuError(f"{self.where}: pmemsave wrote {len(found)} of {size} bytes; is {self.folder} full?")
         return found
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no conversation, also where the exception says nothing."""
+    cause = error.__cause__ or error
+    if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
+        return f"nothing was said for {PATIENCE_S:g} s: another manager holds it, or it is blocked"
+    if isinstance(cause, EOFError):
+        return "it hung up without a word"
+    text = getattr(cause, "strerror", "") or str(cause)
+    return clean(text.partition("\n")[0]).strip(" :") or "for no reason that was given"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
-from .monitor import Monitor, QemuError
+from .monitor import Monitor, QemuError, Unavailable
 from .profile import die_with_us
 
 START_S = 30.0
+DYING_S = 0.5  # from the end of a monitor to the end of its process
 PLACES = ("build/qemu/qemu-{}/qemu-system-x86_64",)  # where data/profiles/get-qemu unpacks to
 
 
@@ -24,15 +25,16 @@ def version_of(binary: str) -> str:
     """ "10.0" of a binary. Raises QemuError."""
     path = shutil.which(binary)
     if path is None:
-        raise QemuError(f"{binary}: there is no such program; install QEMU, or name one with --binary")
+        raise Unavailable(f"{binary}: there is no such program; install QEMU, or name one with --binary")
     try:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=START_S, check=False)
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=START_S,
+                              check=False)  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise QemuError(f"{binary}: can't be run: {error}") from None
+        raise Unavailable(f"{binary}: can't be run: {error}") from None
     found = re.search(r"version (\d+\.\d+)", told.stdout)
     if not found:
         why = (told.stderr or told.stdout).strip().splitlines()
-        raise QemuError(f"{binary}: is no QEMU" + (f": {why[0]}" if why else ""))
+        raise Unavailable(f"{binary}: is no QEMU" + (f": {why[0]}" if why else ""))
     return found[1]
 
 
@@ -40,7 +42,7 @@ def needed(named: tuple[str, ...] = ()) -> dict[str, str]:
     """As `binaries`. Raises QemuError where there are none."""
     found = binaries(named)
     if not found:
-        raise QemuError("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
+        raise Unavailable("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
     return found
 
 
@@ -74,7 +76,7 @@ class Qemu(Monitor):
                     stdout=log, stderr=log, preexec_fn=die_with_us,
                 )  # fmt: skip
             except OSError as error:
-                raise QemuError(f"{self.command[0]}: can't be run: {error.strerror}") from None
+                raise Unavailable(f"{self.command[0]}: can't be run: {error.strerror}") from None
         try:
             async with asyncio.timeout(START_S):
                 while not path.exists() and self.alive:
@@ -86,13 +88,14 @@ class Qemu(Monitor):
                     await asyncio.sleep(0.01)
         except TimeoutError:
             await self.stop()
-            raise QemuError(f"{self.command[0]}: its monitor did not answer in {START_S:.0f} s") from None
+            printed = f", and it printed: {self.stderr}" if self.stderr else ""
+            raise QemuError(f"{self.command[0]}: its monitor did not answer in {START_S:.0f} s{printed}") from None
         except BaseException:
             await self.stop()
             raise
         told = self.stderr
         await self.stop()
-        raise QemuError(f"{self.command[0]}: ended as soon as it was started: {told or 'without a word'}")
+        raise Unavailable(f"{self.command[0]}: ended as soon as it was started: {told or 'without a word'}")
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
@@ -106,6 +109,12 @@ class Qemu(Monitor):
         """What it has printed so far, a line for each thing, without its own name in front."""
         lines = self.log.read_text(errors="replace").splitlines()
         return " | ".join(line.partition(": ")[2] or line for line in lines if line.strip())
+
+    async def _last_words(self) -> str:
+        if self.process is not None and self.alive:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), DYING_S)
+        return "" if self.alive else f": {self.stderr or 'it ended without a word'}"
 
     def signal(self, number: signal.Signals) -> None:
         if self.alive and self.process is not None:

@@ -17,8 +17,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ OF_TOPOLOGY = {"ht", "cmp-legacy"}
 PATIENCE_S = 60.0
 SAVE_S = 600.0  # a TiB of memory that was never touched
 GREETING_S = 5.0
+DYING_S = 5.0  # from the end of a monitor to the end of its process
 LINE_LIMIT_BYTES = 16 << 20  # of QMP: query-machines takes 100 KiB
 
 
@@ -130,7 +131,7 @@ class Binary:
                 raise ProfileError(f"{self.name}: can't be run: {error.strerror}") from None
             try:
                 connection = self._accepted(listener, process, log)
-                with Monitor(connection, self.name) as monitor:
+                with Monitor(connection, self.name, lambda: _last_words(process, log)) as monitor:
                     yield monitor
             finally:
                 process.kill()
@@ -166,6 +167,14 @@ class Binary:
             stream.unlink(missing_ok=True)
 
 
+def _last_words(process: subprocess.Popen[bytes], log: Path) -> str:
+    """A colon and why it ended."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(DYING_S)
+        return f": {_why(log.read_text(errors='replace'))}"
+    return ""
+
+
 def _why(printed: str) -> str:
     """The line that says why it ended; hints follow it."""
     lines = [line.partition(": ")[2] or line for line in printed.splitlines() if line.strip()]
@@ -173,10 +182,10 @@ def _why(printed: str) -> str:
 
 
 class Monitor:
-    """QMP, one question after the other."""
+    """QMP, one question after the other. `last_words` says why its process ended, where somebody knows."""
 
-    def __init__(self, connection: socket.socket, name: str) -> None:
-        self.name, self.connection = name, connection
+    def __init__(self, connection: socket.socket, name: str, last_words: Callable[[], str] = str) -> None:
+        self.name, self.connection, self.last_words = name, connection, last_words
         self.held = bytearray()  # of the next lines
 
     @classmethod
@@ -206,8 +215,12 @@ class Monitor:
     def __enter__(self) -> Monitor:
         try:  # a monitor serves one manager at a time, and is silent to others
             greeting = self._line(time.monotonic() + GREETING_S)
-        except OSError:
+        except TimeoutError:
             raise ProfileError(f"{self.name}: no QMP greeting: another manager holds it, or it hangs") from None
+        except OSError:
+            greeting = b""
+        if not greeting:
+            raise self._ended("with QMP's greeting")
         if b'"QMP"' not in greeting:
             raise ProfileError(f"{self.name}: something answers there, but it is no QMP monitor")
         self.ask("qmp_capabilities")
@@ -225,15 +238,21 @@ class Monitor:
             while line := self._line(until):
                 answer = shapes.decoded(line, dict[str, Any])
                 if "error" in answer:
-                    why = shapes.convert(answer["error"], shapes.Refusal).desc
-                    raise ProfileError(f"{self.name}: {command}: {clean(why)}")
+                    why = clean(shapes.convert(answer["error"], shapes.Refusal).desc).strip()
+                    raise ProfileError(f"{self.name}: {command}: {why or 'refused, QEMU does not say why'}")
                 if "return" in answer:
                     return shapes.convert(answer["return"], shapes.ANSWERS.get(command, Any))
-        except OSError as error:
-            raise ProfileError(f"{self.name}: {command}: no answer ({error})") from None
+        except TimeoutError:
+            text = f"{self.name}: its monitor is blocked, {command} was not answered in {PATIENCE_S:g} s"
+            raise ProfileError(text) from None
+        except OSError:
+            raise self._ended(command) from None
         except shapes.WRONG as error:
             raise ProfileError(f"{self.name}: {command}: is not answered as QEMU does: {error}") from None
-        raise ProfileError(f"{self.name}: ended before it answered {command}")
+        raise self._ended(command)
+
+    def _ended(self, command: str) -> ProfileError:
+        return ProfileError(f"{self.name}: ended before it answered {command}{self.last_words()}")
 
     def _line(self, until_s: float) -> bytes:
         """The next line, or nothing when no more comes. Raises OSError, ProfileError."""

@@ -27,7 +27,7 @@ from ..trace import Trace
 from . import beside
 from .guest import BASE, PAGE, count
 from .machine import arguments, inexpressible, migration_settings, whole
-from .monitor import QemuError, Refused
+from .monitor import QemuError, Refused, Unavailable
 from .process import Qemu, needed
 from .tap import Tap
 
@@ -102,7 +102,7 @@ class _Run:
             try:
                 await self._settings(qemu)
             except Refused as error:
-                return self._refused(qemu.name, str(error))
+                return self._refused(qemu.name, error.why)
         return None
 
     async def _settings(self, qemu: Qemu) -> None:
@@ -141,7 +141,7 @@ class _Run:
                 self.real = parse(f"unix:{self.folder}/in")
                 await self._listen(str(self.real))
         except Refused as error:
-            return self._refused("destination", str(error))
+            return self._refused("destination", error.why)
         self.proxy = Proxy(self.scenario, self.setup.seed, self.real, self.tap.names(self.scenario), self.zero_s)
         self.proxy.seen = self.tap.seen
         near = Address("tcp", "127.0.0.1:0") if kind == "tcp" else Address("unix", f"{self.folder}/out")
@@ -157,14 +157,17 @@ class _Run:
         try:
             await self.source.ask("migrate", uri=str(near))
         except Refused as error:
-            return self._refused("source", str(error))
+            return self._refused("source", error.why)
         own = [f for f in self.scenario.faults if f.kind in ("stranger", "freeze", "kill")]  # the rest is the proxy's
         await self._watch([f for f in own if f not in before and not f.before])
         return None
 
     async def _stranger(self, fault: Fault) -> None:
         self.note("stranger", "say", fault.says)
-        self.strangers.append(await stranger(self.real, fault.says))
+        try:
+            self.strangers.append(await stranger(self.real, fault.says))
+        except ConnectionError as error:  # who listened may have ended; a stranger stops nobody else
+            self.note("stranger", "link", f"finds nobody: {error.strerror}")
 
     def _stop(self, fault: Fault) -> None:
         qemu = self.destination if fault.side == "destination" else self.source
@@ -241,7 +244,7 @@ class _Run:
         try:
             await self.source.ask("migrate", uri=save)
         except Refused as error:
-            return self._refused("source", str(error))
+            return self._refused("source", error.why)
         await self._until_source_ended()
         saved = (
             self.said["source"].get("status") not in ("failed", "cancelled") or self.scenario.management.loads_anyway
@@ -306,7 +309,7 @@ async def play(setup: Setup, binaries: dict[str, str]) -> Result:
         raise ValueError(f"{setup.scenario.name} can't run on real QEMU: {why}")
     for version in setup.versions:
         if version not in binaries:
-            raise QemuError(f"QEMU {version} is not here; `make qemu` brings 7.2 and 10.0")
+            raise Unavailable(f"QEMU {version} is not here; `make qemu` brings 7.2 and 10.0")
     with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
         player = _Run if setup.protocol == "v1" else beside.Beside
         return await player(setup, binaries, Path(folder)).run()

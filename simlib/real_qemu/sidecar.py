@@ -275,8 +275,10 @@ class Agent(Host):
                     error = await (
                         self._give(events, o.channels, o.config) if at_source else self._take(events, o.channels)
                     )
-            except (QemuError, OSError) as wrong:
+            except QemuError as wrong:
                 error = str(wrong)
+            except OSError as wrong:
+                error = f"{self.qemu.where}: no connection for the guest: {wrong.strerror or 'it was refused'}"
             come = "all of its memory is here" if self.memory_follows else "devices are loaded"
             self.note("guest", error or ("guest is sent" if self.side == "source" else come))
             self.feed(i.GuestMoved(error) if self.side == "source" else i.Loaded(error))

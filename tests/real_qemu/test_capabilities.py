@@ -33,7 +33,7 @@ async def answers(version: str, at_source: bool, folder: Path) -> dict[tuple[str
                 await qemu.ask("migrate-set-capabilities", capabilities=[_set(n, False) for n in asked])
                 found[asked] = ""
             except Refused as error:
-                found[asked] = str(error)
+                found[asked] = error.why
     return found
 
 

@@ -120,8 +120,9 @@ NO_QEMU = {
     "another shape": (b'{"return": {"qemu": {"major": "ten"}}}\n', r"Expected `int`, got `str` - at `\$.qemu.major`"),
     "nothing more": (b"", "ended before it answered"),
     "a line without end": (b"{" * (4 << 20), "a line of more than 1 MiB is not QMP"),
-    "events for ever": (b'{"event": "STOP"}\n' * (1 << 16), "no answer"),
-    "a drop at a time": (None, "no answer"),
+    "events for ever": (b'{"event": "STOP"}\n' * (1 << 16), "is blocked, query-version was not answered in 0.5 s"),
+    "a drop at a time": (None, "is blocked, query-version was not answered in 0.5 s"),
+    "an error without a word": (b'{"error": {"desc": ""}}\n', "query-version: refused, QEMU does not say why"),
     "colours": (b'{"error": {"desc": "no \\u001b[31m"}}\n', r"query-version: no  \[31m$"),
 }  # fmt: skip
 
@@ -227,6 +228,13 @@ def test_a_binary_that_refuses_is_quoted_and_nothing_is_left(qemus: dict[str, st
     found = simlib("profile", qemus["7.2"], "--out", str(tmp_path / "x"), "--", "-M", "pc-banana")
     assert (found.returncode, found.stderr.count("\n")) == (1, 1) and "unsupported machine type" in found.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_a_binary_that_ends_behind_its_monitor_is_quoted(qemus: dict[str, str], version: str) -> None:
+    found = simlib("profile", qemus[version], "--", *ARGUMENTS, "-device", "nosuchdevice")
+    assert (found.returncode, found.stderr.count("\n")) == (1, 1)
+    assert "'nosuchdevice' is not a valid device model name" in found.stderr
 
 
 @pytest.mark.slow
