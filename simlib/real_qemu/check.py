@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checks import pair
 from ..endpoints import Setup
+from ..handshake.errors import clean
 from ..outcome import SHUT_1, Row
 from ..result import Result
 from ..scenario import Scenario
 from . import beside
 from .machine import inexpressible
-from .monitor import QemuError
+from .monitor import QemuError, Unavailable
 from .run import play
 
 SEEDS = 120  # looked through only until one ends in the same way
@@ -60,6 +62,7 @@ KNOWN = {
 }
 
 Ending = tuple[str, str, str]
+Work = tuple[Scenario, str, str]  # and the pair of versions, and the protocol
 World = Callable[..., Result]
 
 
@@ -77,6 +80,7 @@ class Cell:
     time_to_end_s: float | None  # of the source; median of the real runs
     moved_bytes: int  # that came to the destination by then; median
     left_out: str = ""  # why it could not be run
+    error: str = ""  # what went wrong in it that nobody expects
 
     @property
     def agrees(self) -> bool:
@@ -85,7 +89,7 @@ class Cell:
     @property
     def reason(self) -> str:
         """Why the two differ; empty if they don't, or if nobody knows."""
-        return "" if self.agrees or self.left_out else KNOWN.get((self.scenario, self.protocol), "")
+        return "" if self.agrees or self.left_out or self.error else KNOWN.get((self.scenario, self.protocol), "")
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "agrees": self.agrees, "reason": self.reason}
@@ -124,7 +128,7 @@ def simulated(world: World, scenario: Scenario, version: str, protocol: str, wan
 def work(
     scenarios: Iterable[Scenario], binaries: dict[str, str], protocols: tuple[str, ...] = ("v1",),
     versions: tuple[str, ...] = (),
-) -> list[tuple[Scenario, str, str]]:  # fmt: skip
+) -> list[Work]:  # fmt: skip
     """Each scenario with each of its pairs of versions that is here, or with those named, and each protocol."""
     return [
         (s, v, p) for p in protocols for s in scenarios if p in s.protocols
@@ -150,35 +154,57 @@ class Checker:
     repeats: int = REPEATS
     keep: Callable[[str, Result], None] = _forget
 
-    def cell(self, work: tuple[Scenario, str, str]) -> Cell:
-        scenario, version, protocol = work
-        why = left_out(scenario, protocol)
-        rows: list[Row] = []
+    def cell(self, work: Work) -> Cell:
+        """Whatever goes wrong in it is told in its row, and ends no other."""
         try:
-            for number in range(0 if why else self.repeats):
-                result = asyncio.run(play(Setup(scenario, protocol, version, "naive", number + 1), self.binaries))
-                if not number:
-                    self.keep(f"{scenario.name}.{protocol}.{version.replace('>', '-')}", result)
-                rows.append(result.row)
+            if why := left_out(work[0], work[2]):
+                return _without_runs(work, left_out=why)
+            return self._run(*work)
+        except Unavailable as error:
+            return _without_runs(work, left_out=_of_any_machine(str(error)))
         except QemuError as error:
-            why = str(error).replace(f"{Path.cwd()}/", "")  # the table is of any machine
-        except ConnectionError as error:  # of a stranger, say, to who listens no more: one cell, not the end
-            why = f"a connection could not be made: {error}"
+            return _without_runs(work, error=_of_any_machine(str(error)))
+        except Exception as error:  # one of ours
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(last.filename).name}:{last.lineno}"
+            return _without_runs(work, error=f"{type(error).__name__} at {place}: {_of_any_machine(str(error))}")
+
+    def _run(self, scenario: Scenario, version: str, protocol: str) -> Cell:
+        rows: list[Row] = []
+        for number in range(self.repeats):
+            result = asyncio.run(play(Setup(scenario, protocol, version, "naive", number + 1), self.binaries))
+            if not number:
+                self.keep(f"{scenario.name}.{protocol}.{version.replace('>', '-')}", result)
+            rows.append(result.row)
         real = tuple(dict.fromkeys(map(ending, rows)))
         return Cell(
-            scenario.name, version, protocol,
-            simulated(self.world, scenario, version, protocol, set(real)) if rows else (), real,
+            scenario.name, version, protocol, simulated(self.world, scenario, version, protocol, set(real)), real,
             " / ".join(dict.fromkeys(r.source_text for r in rows)),
             " / ".join(dict.fromkeys(r.destination_text for r in rows)), _median(r.time_to_outcome_s for r in rows),
-            int(_median(r.guest_bytes_sent for r in rows) or 0), why,
+            int(_median(r.guest_bytes_sent for r in rows) or 0),
         )  # fmt: skip
 
 
-def check(checker: Checker, cells: Iterable[tuple[Scenario, str, str]], jobs: int = 1) -> Iterator[Cell]:
+def _without_runs(work: Work, left_out: str = "", error: str = "") -> Cell:
+    scenario, version, protocol = work
+    return Cell(scenario.name, version, protocol, (), (), "", "", None, 0, left_out, error)
+
+
+def _of_any_machine(text: str) -> str:
+    """A line of the table, which is not of this folder."""
+    return clean(text.replace(f"{Path.cwd()}/", ""))
+
+
+def check(checker: Checker, cells: Iterable[Work], jobs: int = 1) -> Iterator[Cell]:
     """Run them, `jobs` at a time: most of a cell is waiting."""
     with ProcessPoolExecutor(jobs) as pool:
         try:
-            yield from pool.map(checker.cell, cells)
+            flying = [(work, pool.submit(checker.cell, work)) for work in cells]
+            for work, future in flying:
+                try:
+                    yield future.result()
+                except BrokenExecutor:
+                    yield _without_runs(work, error="not run: a process of the check was killed, or out of memory")
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -196,21 +222,22 @@ def table(cells: Sequence[Cell]) -> list[str]:
 
     rows = [("scenario", "protocol", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
     for c in cells:
-        word = "left out" if c.left_out else "yes" if c.agrees else "NO"
-        rows.append((c.scenario, c.protocol, c.version, word, c.left_out or told(c.real),
+        word = "left out" if c.left_out else "ERROR" if c.error else "yes" if c.agrees else "NO"
+        rows.append((c.scenario, c.protocol, c.version, word, c.left_out or c.error or told(c.real),
                      "" if c.agrees else told(c.simulated), c.source_text[:60]))  # fmt: skip
     wide = [max(len(r[n]) for r in rows) for n in range(len(rows[0]))]
     lines = ["  ".join(t.ljust(w) for t, w in zip(row, wide, strict=True)).rstrip() for row in rows]
-    differ = [c for c in cells if not (c.agrees or c.left_out)]
+    differ = [c for c in cells if not (c.agrees or c.left_out or c.error)]
     why = [f"{c.scenario}, {c.protocol}, {c.version}: {c.reason or 'nobody knows why'}" for c in differ]
     return [*lines, *([""] if why else []), *why]
 
 
 def summary(cells: list[Cell]) -> str:
-    ran = [c for c in cells if not c.left_out]
-    agree = sum(c.agrees for c in ran)
+    ran = [c for c in cells if not (c.left_out or c.error)]
+    agree, broken = sum(c.agrees for c in ran), sum(bool(c.error) for c in cells)
     return (f"{len(ran)} scenario × version cells ran on real QEMU, {agree} agree, {len(ran) - agree} differ; "
-            f"{len(cells) - len(ran)} could not be run")  # fmt: skip
+            f"{len(cells) - len(ran) - broken} could not be run"
+            + (f"; {broken} ended with an error" if broken else ""))  # fmt: skip
 
 
 def write(path: Path, cells: list[Cell]) -> None:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import struct
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +17,11 @@ from simlib import world
 from simlib.checks import pair
 from simlib.endpoints import Setup
 from simlib.profiles import DATA
-from simlib.real_qemu.check import KNOWN, Cell, Checker, left_out, work
+from simlib.real_qemu import check as checking
+from simlib.real_qemu import command
+from simlib.real_qemu.check import KNOWN, Cell, Checker, Work, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
+from simlib.real_qemu.monitor import QemuError, Unavailable
 from simlib.real_qemu.run import play
 from simlib.scenario import Scenario, find, load_all
 
@@ -32,7 +41,7 @@ RACES = {
 
 def agrees(scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]) -> None:
     cell = Checker(world.run, qemus, repeats=1).cell((scenario, version, protocol))
-    assert not cell.left_out, cell.left_out
+    assert not (cell.left_out or cell.error), cell
     known = KNOWN.get((scenario.name, protocol), "")
     assert cell.agrees or known, cell
 
@@ -62,6 +71,56 @@ def test_a_situation_that_nobody_wrote_down_ends_as_in_the_world(number: int, qe
 
 def test_a_cell_of_which_nothing_ran_does_not_agree() -> None:
     assert not Cell("matched", "7.2", "v1", (), (), "", "", None, 0).agrees
+
+
+def raising(error: Exception, name: str) -> Any:
+    """`play`, as the world plays it but for one scenario."""
+
+    async def played(setup: Setup, _: dict[str, str]) -> Any:
+        if setup.scenario.name == name:
+            raise error
+        return world.run(setup.scenario, protocol=setup.protocol, version=setup.version, seed=setup.seed)
+
+    return played
+
+
+@pytest.mark.parametrize("error", [
+    struct.error("unpack_from requires a buffer"), ConnectionResetError(104, "reset"), QemuError("it is\nblocked"),
+    OSError(28, "No space left on device"), AssertionError(), KeyError("status"),
+], ids=lambda e: type(e).__name__)  # fmt: skip
+def test_a_cell_in_which_anything_is_raised_is_a_row_of_its_own_kind_and_the_rest_runs(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checking, "play", raising(error, "matched"))
+    monkeypatch.setattr(checking, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(command, "needed", lambda _: {"10.0": "qemu"})
+    options = Namespace(binary=[], protocol=None, qemu=["10.0"], repeats=1, captures=None, jobs=2,
+                        out=tmp_path / "table.txt", json=False)  # fmt: skip
+    chosen = [find("matched"), find("device_only_at_source")]
+    assert command.check(options, chosen, world.run, lambda cells, *_: iter(cells)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in lines[1:3]] == [
+        ["matched", "v1", "10.0", "ERROR"], ["device_only_at_source", "v1", "10.0", "yes"]]  # fmt: skip
+    assert lines[-1].endswith("1 agree, 0 differ; 0 could not be run; 1 ended with an error") and len(lines) == 5
+    broken, good = json.loads((tmp_path / "table.json").read_text())
+    assert broken["error"] and not broken["left_out"] and not broken["agrees"] and good["agrees"]
+
+
+def test_a_qemu_that_can_not_be_run_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "play", raising(Unavailable("QEMU 7.2 is not here"), "matched"))
+    cell = Checker(world.run, {}, 1).cell((find("matched"), "7.2", "v1"))
+    assert (cell.left_out, cell.error) == ("QEMU 7.2 is not here", "")
+
+
+class Dying(Checker):
+    def cell(self, work: Work) -> Cell:
+        os._exit(1)
+
+
+def test_a_process_of_the_check_that_dies_is_told_in_every_row_that_is_missing() -> None:
+    cells = [(find("matched"), "7.2", "v1"), (find("exec_cat"), "7.2", "v1")]
+    assert [c.scenario for c in checking.check(Dying(world.run, {}), cells) if "killed" in c.error] == [
+        "matched", "exec_cat"]  # fmt: skip
 
 
 @pytest.mark.parametrize("recorded", ["qemu-check", "qemu-versions"])
