@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import __version__
+from . import __version__, shown
 from .options import add_channels, add_inspect, add_live, add_profiles, within
 
 T = TypeVar("T")
@@ -56,11 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     add_inspect(verbs, _of_real)
     _add_qemu(verbs)
     _add_study(verbs)
-    shown = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows, and "
+    listed = verbs.add_parser("list", help="the scenarios", description="Shows every scenario that the lab knows, and "
                              "which claims of June 2023 (P, D: `simlib claims`) and which guarantees of order (S, L: "
                              "`simlib explore`) it is about.")  # fmt: skip
-    shown.add_argument("--json", action="store_true", help="as JSON")
-    shown.set_defaults(call=_list)
+    listed.add_argument("--json", action="store_true", help="as JSON")
+    listed.set_defaults(call=_list)
     return parser
 
 
@@ -195,9 +195,7 @@ def _add_check(qemu: Any) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    for name in ("stdout", "stderr"):  # closed, as by `>&-`
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    shown.protect()
     words = sys.argv[1:] if argv is None else argv
     end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
     options = _parser().parse_args(words[:end])
@@ -291,7 +289,7 @@ def _run(options: Any) -> int:
 
 def _tell_run(result: Any, title: str, again: str) -> None:
     print(result.trace)
-    print(f"\n{title}: {result.row.outcome}, the guest is at: {result.row.guest_at}")
+    print(f"\n{shown.line(title)}: {result.row.outcome}, the guest is at: {result.row.guest_at}")
     if result.row.source_text:
         print(f"the source is told: {result.row.source_text}")
     print(f"again: {again}")
@@ -438,7 +436,7 @@ def _list(options: Any) -> int:
         print()
     else:
         for s in found:
-            print(f"{s.name:40} {s.title} ({', '.join(s.claims)})")
+            print(f"{s.name:40} {shown.line(s.title)} ({', '.join(s.claims)})")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,16 @@ def simlib(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, "-m", "simlib", *args], capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
+def bytes_of(*args: str, **environment: str) -> tuple[bytes, bytes]:
+    """What it prints on stdout and stderr, in another environment."""
+    got = subprocess.run(
+        [sys.executable, "-m", "simlib", *args], capture_output=True, env={**os.environ, **environment}
+    )
+    return got.stdout, got.stderr
+
+
+UTF8 = {"PYTHONUTF8": "1"}
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 GOOD = 'title = "x"\n'
 BAD_FILES = {
     "": "is empty",
@@ -52,7 +64,7 @@ def test_a_mistake_in_a_scenario_file_names_file_key_and_what_would_be_right(tex
     path.write_text(text)
     got = simlib("run", str(path))
     assert got.returncode == 2 and got.stdout == ""
-    assert (BAD_FILES[text] in got.stderr and "bad.toml" in got.stderr) or "bad:" in got.stderr
+    assert BAD_FILES[text] in got.stderr and re.match(r"simlib: (\S*/bad\.toml|bad): ", got.stderr)
     assert got.stderr.count("\n") == 1 and "Traceback" not in got.stderr
 
 
@@ -94,6 +106,39 @@ def test_an_output_that_is_full_closed_or_gone_is_no_traceback(words: str, statu
     assert got.returncode == status and got.stderr == (
         "simlib: output: No space left on device\n" if "full" in words else ""
     )
+
+
+@pytest.mark.parametrize("words", [
+    "list", "list --json", "claims D3", "claims D3 --json", "run FILE", "run FILE --json", "run größe", "fly größe",
+])  # fmt: skip
+def test_what_a_locale_can_not_show_is_escaped_and_nothing_is_lost(words: str, tmp_path: Path) -> None:
+    path = tmp_path / "title.toml"
+    path.write_text('title = "größer als 1 × 1 😀"\nprotocols = ["v1"]\n', encoding="utf-8")
+    args = words.replace("FILE", str(path)).split()
+    wanted = "".join(
+        json.dumps(c)[1:-1] if ord(c) > 127 else c for text in bytes_of(*args, **UTF8) for c in text.decode()
+    )
+    got = b"".join(bytes_of(*args, **ASCII)).decode("ascii")
+    if "größe" not in words:  # arguments are bytes there, and each is escaped
+        assert got == wanted
+    assert len(got) > 50 and "codec" not in got and "Traceback" not in got
+    assert "--json" not in words or json.loads(got)
+
+
+COMMANDS = 'title = "t\\u001b[31m\\u009b\\u202e\\nfake: migrated"\nname = "n\\u009bx"\nprotocols = ["v1"]\n'
+
+
+@pytest.mark.parametrize("words", ["run", "compare", "explore --limit 1000", "run --json", "explore --limit 9 --json"])
+@pytest.mark.parametrize("more", ["", '[source]\nsession = "\\u001b]0;s"\ncapabilities = ["multi\\u001bfd"]\n',
+                                  '"key\\u001b[31m" = 1\n', '[source]\nmachine = "\\u001b[2J"\n'])  # fmt: skip
+def test_no_text_of_a_scenario_commands_the_terminal(words: str, more: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(COMMANDS + more)
+    verb, *rest = words.split()
+    out = [] if verb == "explore" else ["--out", str(tmp_path / "out")]
+    told = b"".join(bytes_of(verb, str(path), *rest, *out, **UTF8)).decode()
+    assert told and not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", told) and "Traceback" not in told
+    assert not re.search("^fake: migrated", told, re.MULTILINE)
 
 
 def test_what_is_piped_in_is_read_like_a_file() -> None:

@@ -1,0 +1,54 @@
+"""What the command line prints fits any locale and commands no terminal, whoever said it."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import os
+import re
+import sys
+from typing import Any
+
+# C0 and C1 but for tabs and line ends, and what turns the direction of text. Progress bars on stderr return to their
+# line's beginning.
+_COMMANDS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_OF = {"stdout": re.compile(f"[{_COMMANDS}\r]"), "stderr": re.compile(f"[{_COMMANDS}]")}
+
+
+def protect() -> None:
+    """Make it so for stdout and stderr."""
+    codecs.register_error("simlib", _replacement)
+    for name, commands in _OF.items():
+        stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # closed, as by `>&-`
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="simlib")
+        setattr(sys, name, Shown(stream, commands))
+
+
+class Shown:
+    """A stream whose text is escaped where it must be; as in JSON, so that JSON stays JSON."""
+
+    def __init__(self, stream: Any, commands: re.Pattern[str]) -> None:
+        self.stream, self.commands = stream, commands
+
+    def write(self, text: str) -> int:
+        return int(self.stream.write(self.commands.sub(lambda found: _escaped(found[0]), text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
+    """Of what the locale's encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    return _escaped(error.object[error.start : error.end]), error.end
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\u007f" if c == "\x7f" else json.dumps(c)[1:-1] for c in text)  # JSON lets that one through
+
+
+def line(text: str) -> str:
+    """A title of several lines could pass for lines of ours."""
+    return " ".join(text.split())
