@@ -57,6 +57,13 @@ def _make_lasting(data: dict[str, Any], cell: int) -> None:
             data[kind] = re.sub(r" at 0x[0-9a-f]+>", ">", named)
 
 
+def _each_picture_once(notebook: Any) -> None:
+    """A picture that stands in its HTML, which is what notebooks show, does not stand beside it too."""
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", ())):
+        if "<img " in output.get("data", {}).get("text/html", ""):
+            output.data.pop("image/svg+xml", None)
+
+
 def text_of(notebook: Any) -> list[tuple[str, ...]]:
     """Each cell's source and what it prints, without pictures."""
     told = []
@@ -81,6 +88,7 @@ def main() -> int:
     for source in sorted(HERE.glob("[0-9]*.py")):
         built, target = build(source), source.with_suffix(".ipynb")
         if "--check" not in sys.argv:
+            _each_picture_once(built)
             nbformat.write(built, target)
         elif told := difference(built, target):
             stale.append(told)

@@ -6,6 +6,7 @@ fit on one sheet. What was said and never heard ends in a cross.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -78,6 +79,18 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
                 f"<text x='{at[side] + dx}' y='{y + 6}' text-anchor='{anchor}' fill='{colour}'>still {word} …</text>"
             )
     return "\n".join([*parts, "</svg>\n"])
+
+
+def as_html(svg: str, text: str) -> str:
+    """A chart for a notebook's page, never wider than its output area; `text` stands for it where it can't be seen.
+
+    An output of the type image/svg+xml does not do: JupyterLab shows none before somebody trusts the notebook, since
+    SVG can hold scripts, and draws it at its full width, so that the right edge is cut off. An image inside HTML runs
+    no scripts and needs no trust, and obeys its own style. A signature (`jupyter trust`) would be of one machine alone,
+    in its user's home, and void after the next edit from outside.
+    """
+    url = f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
+    return f'<img alt="{escape(text)}" src="{url}" style="max-width: 100%; height: auto">'
 
 
 def messages(trace: Trace) -> list[tuple[Step, float | None]]:

@@ -25,10 +25,16 @@ class Result:
         return f"{self.trace}\n{self.row.outcome}, the guest is at: {self.row.guest_at}"
 
     def _repr_svg_(self) -> str:
-        """A notebook shows a run as its sequence chart."""
+        """The run's sequence chart, for whoever takes pictures out of a notebook."""
         from .chart import sequence_svg  # not needed by most runs
 
         return sequence_svg(self.trace, self.row.outcome)
+
+    def _repr_html_(self) -> str:
+        """A notebook shows a run as its sequence chart."""
+        from .chart import as_html
+
+        return as_html(self._repr_svg_(), f"{self.trace.title}: {self.row.outcome}")
 
 
 def facts(setup: Setup, source: Host, destination: Host, refused: Finished | None = None) -> Facts:

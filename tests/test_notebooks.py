@@ -30,10 +30,18 @@ def test_every_notebook_has_a_text_twin() -> None:
 def test_a_notebook_has_the_cells_of_its_text_and_is_small(source: Path) -> None:
     notebook = nbformat.read(source.with_suffix(".ipynb"), 4)
     assert [c.source for c in notebook.cells] == [c.source for c in jupytext.read(source).cells]
-    assert source.with_suffix(".ipynb").stat().st_size < 300_000
+    assert source.with_suffix(".ipynb").stat().st_size < 400_000
     for cell in notebook.cells:
         assert len(cell.source.splitlines()) <= 15, cell.source
         assert not any(o.output_type == "error" for o in cell.get("outputs", ()))
+
+
+@each_notebook
+def test_a_notebook_has_a_picture_that_needs_no_trust_wherever_it_has_a_picture_or_a_widget(source: Path) -> None:
+    cells = nbformat.read(source.with_suffix(".ipynb"), 4).cells
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    drawn = [data for data in shown if any(kind.startswith("image/") or kind == build.WIDGET for kind in data)]
+    assert [data for data in drawn if "<img " not in data.get("text/html", "")] == []
 
 
 @each_notebook

@@ -9,8 +9,9 @@
 from hashlib import sha256
 
 import ipywidgets
-from IPython.display import SVG, Markdown, display
+from IPython.display import HTML, Markdown, display
 
+from simlib.chart import as_html
 from simlib.compare import jobs, matrix_svg
 from simlib.explore.report import search_cases
 from simlib.explore.story import Story
@@ -77,7 +78,7 @@ Markdown("\n".join([*head, *shown]))
 # %%
 results = [run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1) for j in jobs(load_all())]
 found = [r.row for r in results]
-SVG(matrix_svg(found))
+HTML(as_html(matrix_svg(found), "How each situation ends under each protocol"))
 
 # %% [markdown]
 # The same seeds tell the same stories on every machine, to the last step and moment; a digest of them all, to compare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..chart import sequence_svg
+from ..chart import as_html, sequence_svg
 from ..handshake import interface as i
 from ..scenario import Fault, Scenario, Timing
 from ..trace import Trace
@@ -106,6 +106,9 @@ class Story:
 
     def _repr_svg_(self) -> str:
         return sequence_svg(self.trace, self.violation.name)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._repr_svg_(), self.title)
 
 
 class _Times:

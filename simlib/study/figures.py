@@ -15,7 +15,7 @@ from IPython.display import SVG
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from ..chart import COLOURS, messages
+from ..chart import COLOURS, as_html, messages
 from ..trace import Trace
 
 STYLE = Path(__file__).with_name("simlib.mplstyle")
@@ -24,13 +24,27 @@ GIB, NEVER = 1 << 30, float("inf")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))  # told apart without colour
 
 
+class Picture(SVG):
+    """A figure as a notebook shows it, no wider than its page. Its name stands for it where it can't be seen."""
+
+    name = ""
+
+    def __repr__(self) -> str:
+        return f"figure: {self.name}"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.data, repr(self))
+
+
 def svg(figure: Figure, salt: str) -> SVG:
-    """The figure as a notebook shows it, no wider than its page; the same bytes every time."""
+    """The figure as a notebook shows it; the same bytes every time."""
     drawn = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     told = drawn.getvalue().replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
-    return SVG(told)  # type: ignore[no-untyped-call]
+    picture = Picture(told)  # type: ignore[no-untyped-call]
+    picture.name = salt
+    return picture
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ipywidgets
 
-from ..chart import sequence_svg
+from ..chart import as_html, sequence_svg
 from ..checks import PROTOCOLS, ScenarioError
 from ..compare import Run, Runner
 from ..handshake.variants import VARIANTS
@@ -75,7 +75,7 @@ class Explorer:
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The live view for whoever has a kernel, the picture for all others: an export never is empty."""
         live: Any = self.view._repr_mimebundle_(**kwargs) or {}
-        picture = {"image/svg+xml": self.still} if self.still else {}
+        picture = {"image/svg+xml": self.still, "text/html": as_html(self.still, repr(self))} if self.still else {}
         return {**live, **picture, "text/plain": repr(self)}
 
     def __repr__(self) -> str:

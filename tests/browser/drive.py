@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +47,34 @@ TIMER = """area => {
     requestAnimationFrame(() => window.redraws.push(performance.now() - began));
   }).observe(area, {subtree: true, childList: true});
 }"""
+
+
+# Each picture of an output on the page, by the number of its cell: whether it is loaded, and whether it lies inside its
+# output area and that inside the window; else it is cut off.
+PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output img')].map(image => {
+  const area = image.closest('.jp-OutputArea-output'), cell = area.closest('.jp-Cell');
+  const number = cell.dataset.windowedListIndex ?? [...document.querySelectorAll('.jp-Cell')].indexOf(cell);
+  const box = image.getBoundingClientRect(), outer = area.getBoundingClientRect();
+  return {of: number + '.' + [...cell.querySelectorAll('img')].indexOf(image),
+    loaded: image.complete && image.naturalWidth > 0, wide: box.width, room: outer.width,
+    inside: box.width > 0 && box.left >= outer.left - 1 && box.right <= outer.right + 1 && box.top >= outer.top - 1 &&
+      box.bottom <= outer.bottom + 1 && outer.left >= 0 && outer.right <= innerWidth + 1};
+})"""
+# Pairs of texts of an SVG whose boxes overlap, and texts that stick out of it.
+CROWDED = """() => {
+  const svg = document.querySelector('svg'), sheet = svg.getBoundingClientRect(), crowded = [];
+  const boxes = [...svg.querySelectorAll('text')].filter(t => t.textContent.trim())
+    .map(t => [t.textContent.trim(), t.getBoundingClientRect()]);
+  boxes.forEach(([text, a], n) => {
+    if (a.left < sheet.left - 1 || a.right > sheet.right + 1 || a.top < sheet.top - 1 || a.bottom > sheet.bottom + 1)
+      crowded.push(text);
+    for (const [other, b] of boxes.slice(n + 1))
+      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1) crowded.push(text + ' | ' + other);
+  });
+  return crowded;
+}"""
+SCROLLED = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"  # what holds a notebook's cells
 
 
 def program() -> str | None:
@@ -140,42 +169,54 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def lab(folder: Path, notebook: Path) -> Iterator[str]:
-    """A real JupyterLab as `make lab` starts it, but for its user's settings; the URL of the notebook, a copy."""
-    work = folder / "work"
-    work.mkdir(parents=True)
-    shutil.copy(notebook, work)
-    settings = folder / "settings" / "@jupyterlab"
-    for plugin, chosen in {
-        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-        "notebook-extension/tracker": {"windowingMode": "none"},  # else what is out of sight isn't there
-    }.items():
-        file = settings / f"{plugin}.jupyterlab-settings"
+    """The URL of a copy of the notebook in a real JupyterLab, which draws all of it at once."""
+    whole = {"notebook-extension/tracker": {"windowingMode": "none"}}  # else what is out of sight isn't there
+    with make_lab(folder, [notebook], whole) as url_of:
+        yield url_of(notebook)
+
+
+@contextmanager
+def make_lab(folder: Path, notebooks: Iterable[Path], chosen: Mapping[str, Any]) -> Iterator[Callable[[Path], str]]:
+    """JupyterLab with the very command of `make lab`, on copies of notebooks; where each of them is opened. Of its
+    user there are no settings but those that are chosen, and that it may not look for news."""
+    (folder / "notebooks").mkdir(parents=True)
+    for notebook in notebooks:
+        shutil.copy(notebook, folder / "notebooks")
+    quiet = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+    for plugin, values in {**quiet, **chosen}.items():
+        file = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(chosen))
+        file.write_text(json.dumps(values))
     places = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
               "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     token = secrets.token_hex(8)
     url = f"http://127.0.0.1:{port}"
-    ours = re.findall(r"jupyter lab notebooks (--\S+)", (ROOT / "Makefile").read_text())
-    command = [sys.executable, "-m", "jupyter", "lab", *ours, "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root",
-               "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}"]  # fmt: skip
+    command = [*makes("lab"), "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+               f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
     environment = {**os.environ, **places, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
     with (
         (folder / "log").open("w") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log) as server,
     ):
         try:
             _answers(f"{url}/api/status?token={token}", server)
-            yield f"{url}/lab/tree/{notebook.name}?token={token}&reset"
+            yield lambda notebook: f"{url}/lab/tree/{notebook.name}?token={token}&reset"
         finally:
             server.terminate()
             try:
                 server.wait(20)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def makes(target: str) -> list[str]:
+    """The command of a target of the Makefile, with the program that stands beside this Python."""
+    asked = ["make", "--no-print-directory", "-n", target]
+    recipe = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    name, *words = shlex.split(recipe.splitlines()[-1])  # before it, .venv may be set up
+    return [str(Path(sys.executable).with_name(Path(name).name)), *words]
 
 
 def _answers(url: str, server: subprocess.Popen[bytes], seconds: float = 60) -> None:
@@ -230,8 +271,56 @@ def redraws(page: Any, moves: int = 20) -> list[float]:
 
 
 def pictures(page: Any) -> str:
-    """The SVGs that cells have shown as their results: JupyterLab makes images of them."""
-    return "".join(page.eval_on_selector_all(".jp-RenderedSVG img", "all => all.map(i => decodeURIComponent(i.src))"))
+    """The SVGs that cells have shown as their results, in images."""
+    urls = page.eval_on_selector_all(".jp-OutputArea-output img", "all => all.map(i => i.src)")
+    return "".join(svg_of(url) for url in urls if url.startswith("data:image/svg+xml"))
+
+
+def svg_of(url: str) -> str:
+    """What a data URL holds."""
+    with urllib.request.urlopen(url) as opened:
+        return str(opened.read().decode())
+
+
+@dataclass
+class Seen:
+    """What a reader who scrolls from the top of a notebook to its end has seen."""
+
+    charts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    text: str = ""
+
+
+def scrolled(page: Any) -> Seen:
+    """Scroll through the notebook on the page, a lab's or an exported one; out of sight a lab draws nothing."""
+    page.wait_for_selector(".jp-OutputArea-output")
+    page.wait_for_function("() => !window.jupyterapp || window.jupyterapp.shell.currentWidget?.context?.isReady")
+    seen, place, first = Seen(), -1, 0
+    outer = page.query_selector(SCROLLED) or page.query_selector("html")
+    outer.evaluate("e => e.scrollTo(0, 0)")
+    while (now := outer.evaluate("e => e.scrollTop")) > place:
+        place = now
+        page.wait_for_timeout(200)  # what came into sight is drawn
+        seen.charts |= {chart["of"]: chart for chart in page.evaluate(PICTURES)}
+        first = first if seen.charts else place
+        seen.text += outer.inner_text()
+        outer.evaluate("e => e.scrollBy(0, 600)")
+    outer.evaluate("(e, place) => e.scrollTo(0, place)", first + 600)  # to a chart, for a screenshot
+    return seen
+
+
+def write(page: Any, text: str) -> None:
+    """Write a sentence into a notebook's first cell, which is text, and save."""
+    page.locator(".jp-MarkdownCell").first.dblclick()
+    page.locator(".jp-MarkdownCell .cm-content").first.press_sequentially(text)
+    page.keyboard.press("Shift+Enter")
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+
+
+def crowded(page: Any, svg: str) -> list[str]:
+    """The texts of a chart that overlap another, or are cut off at its edge."""
+    page.set_content(svg)
+    return list(page.evaluate(CROWDED))
 
 
 def titles(svg: str) -> set[str]:

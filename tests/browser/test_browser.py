@@ -24,21 +24,6 @@ pytestmark = pytest.mark.slow
 SLIDES = drive.ROOT / "build" / "slides" / "review.html"
 
 
-@pytest.fixture(autouse=True)
-def chromium() -> None:
-    if drive.program() is None:
-        pytest.skip("NO CHROMIUM HERE, so nothing was tried in a browser (Debian: apt-get install chromium)")
-
-
-@pytest.fixture
-def page() -> Iterator[drive.Watched]:
-    """A page; at the end nothing may have been asked of another host, and nothing may have gone wrong."""
-    with drive.watched() as found:
-        yield found
-        assert found.outside == []
-        assert found.errors == []
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """The site as `make site` makes it, and its URL on a plain file server of this machine."""
