@@ -13,6 +13,8 @@ import jupytext
 import nbformat
 import pytest
 
+from tests.browser import drive
+
 HERE = Path(__file__).resolve().parents[1] / "notebooks"
 DECK = HERE / "slides" / "review.py"
 
@@ -70,7 +72,7 @@ def test_the_review_has_twelve_slides_and_defines_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the kernel's client may warn; what it runs has its own filters
-def test_the_review_is_made_and_every_slide_fits(deck: ModuleType, tmp_path: Path) -> None:
+def test_the_review_is_made_and_every_slide_fits_and_no_two_labels_overlap(deck: ModuleType, tmp_path: Path) -> None:
     notebook = deck.build.build(DECK)
     assert not any(o.output_type == "error" for c in notebook.cells for o in c.get("outputs", ()))
     written = tmp_path / "review.html"
@@ -79,3 +81,8 @@ def test_the_review_is_made_and_every_slide_fits(deck: ModuleType, tmp_path: Pat
         pytest.skip(f"{why}, so the PDF was not tested")
     assert deck.print_pdf(written) == []
     assert len(re.findall(rb"/Type /Page\b", written.with_suffix(".pdf").read_bytes())) == 12
+    with drive.watched() as browser:
+        browser.page.goto(written.as_uri())
+        urls = browser.page.eval_on_selector_all("figure img", "all => all.map(i => i.src)")
+        assert len(urls) >= 5
+        assert [text for url in urls for text in drive.crowded(browser.page, drive.svg_of(url))] == []

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy
@@ -145,31 +145,95 @@ def prices(table: pandas.DataFrame) -> SVG:
 def waste(table: pandas.DataFrame) -> SVG:
     """Mismatches over the size of the guest: when the source knew, and how much had moved for nothing. Those that go
     alike are one line, which says how many they are."""
+    times = list(_alike(table, "knows_s", 0))
+    nobody = [line for line in times if line.values.iloc[-1] == NEVER]
+    heights = (0.5 * max(len(nobody), 1), 3.2)
     with style.context(STYLE):
-        figure, axes = _figure(11, 5, 2)
+        figure = Figure(figsize=(11, sum(heights) + 1.3))
+        parts = figure.subplot_mosaic([["never", "moved"], ["knows", "moved"]], height_ratios=heights)
+        never, knows, moved = parts["never"], parts["knows"], parts["moved"]
         known = table.knows_s[table.knows_s != NEVER]
-        top = known.max() * 30
-        drawn = table.assign(knows_s=table.knows_s.clip(upper=top), wasted=table.wasted_bytes / GIB)
-        for axis, column, least in zip(axes, ("knows_s", "wasted"), (0, 1 / 64), strict=True):
-            for protocol, (colour, marker, _) in PROTOCOLS.items():
-                wide = drawn[drawn.protocol == protocol].pivot(index="scenario", columns="ram_mib", values=column)
-                for _, group in wide.groupby([wide[n].clip(lower=least).map("{:.0e}".format) for n in wide.columns]):
-                    values = group.iloc[0]
-                    axis.plot(wide.columns / 1024, numpy.maximum(values, 0), color=colour, marker=marker,
-                              ms=10 if protocol == "v2" else 6, mfc="none" if protocol == "v2" else colour)  # fmt: skip
-                    told = f"{protocol}: {len(group)} of {len(wide)}" + (", never" if values.iloc[-1] == top else "")
-                    above = (6, 8) if protocol == "v1" else (6, -18)
-                    axis.annotate(told, (wide.columns[-1] / 1024, values.iloc[-1]), above, textcoords="offset points",
-                                  color=colour, ha="right")  # fmt: skip
-        left, right = axes
-        left.set(xscale="log", yscale="log", ylim=(known.min() / 6, top * 6), xlabel="guest (GiB)",
-                 ylabel="s after the start", title="When the source knows that it will not work")  # fmt: skip
-        right.set(xscale="log", xlabel="guest (GiB)", ylabel="GiB", title="Guest memory moved for nothing")
-        right.set_yscale("symlog", linthresh=1 / 16)
-        right.set_ylim(-1 / 32, 600)
-        right.set_yticks([0, 1 / 16, 1, 16, 128], ["0", "1/16", "1", "16", "128"], minor=False)
-        right.minorticks_off()
+        knows.set(
+            xscale="log",
+            yscale="log",
+            ylim=(known.min() / 3, known.max() * 3),
+            xlabel="guest (GiB)",
+            ylabel="s after the start",
+        )
+        moved.set(xscale="log", xlabel="guest (GiB)", ylabel="GiB", title="Guest memory moved for nothing")
+        moved.set_yscale("symlog", linthresh=1 / 16)
+        moved.set_ylim(-1 / 32, 600)
+        moved.set_yticks([0, 1 / 16, 1, 16, 128], ["0", "1/16", "1", "16", "128"], minor=False)
+        moved.minorticks_off()
+        _labelled(knows, times)
+        _labelled(moved, _alike(table.assign(wasted=table.wasted_bytes / GIB), "wasted", 1 / 64))
+        never.set(xscale="log", xlim=knows.get_xlim(), title="When the source knows that it will not work")
+        _without_time(never, nobody)
         return svg(figure, "waste")
+
+
+class _Line(NamedTuple):
+    """What goes alike: under which protocol, how many of how many, and its values over the guest's size in GiB."""
+
+    protocol: str
+    text: str
+    values: pandas.Series
+
+
+def _alike(table: pandas.DataFrame, column: str, least: float) -> Iterator[_Line]:
+    for protocol in PROTOCOLS:
+        wide = table[table.protocol == protocol].pivot(index="scenario", columns="ram_mib", values=column)
+        for _, group in wide.groupby([wide[n].clip(lower=least).map("{:.0e}".format) for n in wide.columns]):
+            values = group.iloc[0].clip(lower=0)
+            yield _Line(protocol, f"{protocol}: {len(group)} of {len(wide)}", values.set_axis(wide.columns / 1024))
+
+
+def _labelled(axis: Any, lines: Iterable[_Line]) -> None:
+    """Lines with their labels at the right, where labels move apart instead of standing over each other. A line that
+    has no time at its end has its label where it goes on, among those without a time."""
+    ends = []
+    for protocol, text, values in lines:
+        colour, marker, _ = PROTOCOLS[protocol]
+        axis.plot(
+            values.index,
+            values.replace(NEVER, numpy.nan),
+            color=colour,
+            marker=marker,
+            ms=10 if protocol == "v2" else 6,
+            mfc="none" if protocol == "v2" else colour,
+        )
+        end = values.index[-1], values.iloc[-1]
+        if end[1] != NEVER:
+            height = (axis.transScale + axis.transLimits).transform(end)[1]  # a share of the axis
+            ends.append((height, text, colour, end))
+    place = 0.0
+    for height, text, colour, end in sorted(ends):
+        place = max(height, place + 0.075)  # of one line of text
+        axis.annotate(
+            text,
+            end,
+            (1.06, place),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "shrinkA": 0, "shrinkB": 5},
+        )
+
+
+def _without_time(axis: Any, lines: Sequence[_Line]) -> None:
+    """A strip beside a scale of times, for what has no time: crosses, a row a line, so that none looks measured."""
+    for row, (protocol, text, values) in enumerate(lines):
+        colour, sizes = PROTOCOLS[protocol][0], values.index[values == NEVER]
+        axis.plot(sizes, [row] * len(sizes), color=colour, ls="", marker="x", ms=8, mew=2)
+        since = f" from {sizes[0]:g} GiB on" if len(sizes) < len(values) else ""
+        axis.annotate(
+            f"{text}, never{since}", (sizes[-1], row), (4, 7), textcoords="offset points", color=colour, ha="right"
+        )
+    axis.set(ylim=(-0.4, max(len(lines), 1) - 0.2), facecolor="#f3f3f3")
+    axis.set_yticks([(len(lines) - 1) / 2], ["never"], fontsize=13)
+    axis.tick_params(which="both", length=0, labelbottom=False)
+    axis.grid(False)
+    axis.spines[["left", "bottom"]].set_visible(False)
 
 
 def known_by(table: pandas.DataFrame, title: str) -> SVG:
