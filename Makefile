@@ -28,6 +28,7 @@ compare: $(SET_UP) ## v1 against v2 in every scenario: table here, pictures and 
 
 results: compare ## the picture and the table that are committed
 	@mkdir -p data/results && cp build/compare/outcomes.svg build/compare/table.csv data/results/
+	@for p in v1 v2; do cp build/compare/charts/device_only_at_source.$$p.7.2-7.2.naive.svg data/results/device_only_at_source.$$p.svg; done
 	@$(PY) -m simlib explore --out data/results
 
 qemu: ## real QEMUs for tests and `simlib qemu`: 7.2 installed, 10.0 unpacked to build/qemu (Debian 12); VERSIONS="5.2 11.1" too

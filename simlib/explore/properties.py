@@ -109,7 +109,8 @@ def protocols(system: System, state: State, final: bool) -> str:
         if source.links and source.links[0].peer_nonce == source.links[0].nonce:
             return "the source takes its own preface for the peer's"
         early = isinstance(destination, V2Destination) and destination.state in ("accepted", "started")
-        if source.stage and early and not _serves_rival(system, state):
+        replaced = _disturbed(system, state) and _serves_rival(system, state)  # the source may not know that yet
+        if source.stage and early and not replaced:
             return "the source sends migration data before READY"
     if modes := _modes(system, state):
         shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
