@@ -295,7 +295,7 @@ class Net:
             if arrival == LOST:
                 end.in_flight -= size
                 return
-            if self.hold and end.from_source:
+            if self.hold and end.from_source and size:  # a close passes the proxy that holds bytes back
                 arrival = max(arrival, self.hold.get(end.connection.name, 0.0))
             arrival = max(arrival, end.last_arrival)
             if arrival != FOREVER or end.connection.name in self.schedule:
