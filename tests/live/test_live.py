@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -331,14 +330,13 @@ def test_no_socket_task_thread_or_file_is_left(ending: str, tmp_path: Path, monk
 
 
 def test_ctrl_c_at_either_side_leaves_nothing_and_cancels(tmp_path: Path) -> None:
-    address = f"unix:{tmp_path}/socket"
-    with subprocess.Popen(
-        simlib("serve", address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
+    address, pipes = f"unix:{tmp_path}/socket", {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with killed(subprocess.Popen(simlib("serve", address), **pipes)) as server:
         assert server.stderr is not None and server.stderr.readline()
-        with subprocess.Popen(simlib("connect", address, "--ram-mib", "60000"), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True) as source:  # fmt: skip
-            time.sleep(2)
+        with killed(subprocess.Popen(simlib("connect", address, "--ram-mib", "60000"), **pipes)) as source:
+            assert source.stdout is not None
+            while "hears READY" not in source.stdout.readline():
+                assert source.poll() is None
             source.send_signal(signal.SIGINT)
             told, err = source.communicate(timeout=30)
         assert source.returncode == 130 and "cancelled" in told and "Traceback" not in err
