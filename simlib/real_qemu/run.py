@@ -278,6 +278,7 @@ class _Run:
         runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
         dead = not self.destination.alive
         told = Finished("failed", self.destination.stderr) if dead or there.get("status") == "failed" else None
+        told = Finished("completed") if told is None and there.get("status") == "completed" else told
         arrived = runs_there and end is not None and end.status == "completed"  # 11.1 lets nobody look before
         complete = arrived and await whole(self.destination, self.scenario)
         settings = self.setup.settings(True), self.setup.settings(False)
