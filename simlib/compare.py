@@ -193,6 +193,10 @@ def _outcome_table(by_name: dict[str, list[Row]]) -> Iterator[str]:
         if any(c[outcome] for c in counted.values()):
             yield line(f"  {outcome.replace('_', ' ')}", (c[outcome] for c in counted.values()))
     yield line("end badly", (t.bad for t in totals.values()))
+    both = {(r.scenario, versions(r)) for r in by_name.get("v1, libvirt", ())}  # where its rules were tried too
+    if both:
+        alike = ([r for r in rows if (r.scenario, versions(r)) in both] for rows in by_name.values())
+        yield line(f"  in the same {len(both)} runs", (counts(rows).bad for rows in alike))
     yield line("source knows the reason", (f"{t.known} of {t.safe}" for t in totals.values()))
 
 

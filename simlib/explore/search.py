@@ -12,12 +12,10 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from .properties import PROPERTIES, Ending, Property, ending
 from .state import SOURCE, Action, Model, State
-from .symmetry import canonical
 from .system import System
 
 FAULTS = ("cut", "lose", "order", "stranger")  # may happen, need not; an alarm that is set will ring
@@ -76,7 +74,7 @@ class Search:
 
     def _run(self, limit: int, tell: Tell) -> Found:
         found, waiting, numbers = self.found, self.waiting, self.numbers
-        step, key_of = self.system.step, self.system.key if self.plain else partial(canonical, self.system)
+        step, key_of = self.system.step, self.system.key if self.plain else self.system.canonical.key
         reach, number_of = self.targets.append, numbers.get
         initial = self.system.initial()
         self._add(key_of(initial), initial, -1, ())

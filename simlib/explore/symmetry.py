@@ -1,172 +1,347 @@
-"""When two states are the same but for names: like channels exchanged, other nonces, other numbers of connections.
+"""Symmetry reduction: when two states are the same but for names, so that one of them is enough.
 
-An endpoint's state is taken apart into what it knows of each connection, and the rest. Nonces, MACs, keys and
-transcripts differ between runs that are alike, and are left out: nothing but equality is ever asked of them, and
-whether both sides hold the same key is asked of the pair. `canonical` then sorts the connections of one kind. That this
-changes no verdict is a test (tests/explore/test_reduction.py), not an assumption.
+Two renamings lead from a state to one that behaves alike (the two are bisimilar): like channels may be exchanged with
+their connections, and random values may be replaced by others, as long as equal ones stay equal. `Canonical.key` is
+equal for such states alone. It contains every field of every endpoint and every connection. What a class declares in
+RANDOM is renumbered by its first occurrence, and what it declares in NON_STATE is left out (`handshake.endpoint`).
+
+An endpoint must meet two requirements, which tests check on every committed model that the plain search can finish: it
+treats channels of one kind alike, and it only ever compares random values. A field that is not declared, such as one of
+a subclass, is part of the key as it is: what is stored there can't be missed, at worst the reduction is smaller.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..handshake import interface as i
-from ..handshake.endpoint import changing
-from ..handshake.errors import Error, PeerError
-from ..handshake.stream import MULTIFD_MAGIC
+from ..handshake.buffer import Buffer
+from ..handshake.endpoint import declare, declared, state_fields
+from ..handshake.errors import PeerError
+from ..handshake.stream import MULTIFD_MAGIC, MULTIFD_PACKET_BYTES
 from ..handshake.v1.destination import Destination as V1Destination
 from ..handshake.v1.source import Source as V1Source
 from ..handshake.v2 import frames
 from ..handshake.v2.destination import Destination as V2Destination
 from ..handshake.v2.frames import Limits, Preface, Reader
-from ..handshake.v2.session import Link
 from ..handshake.v2.source import Source as V2Source
 
 if TYPE_CHECKING:
     from .state import State, Wire
     from .system import System
 
-SECRET = ("nonce", "mac", "name", "role", "index", "channels", "secret", "session-id", "agreement")  # of message bodies
+# Of message bodies: random values, what a MAC covers, and what follows from a channel's name.
+RANDOM_KEYS = ("nonce", "mac", "secret", "session-id", "agreement")
+COVERED_BY_MAC = ("channels",)  # of READY: names and nonces in the order of the plan
+OF_NAME = ("role", "index")
+CHANNEL = re.compile(r"(multifd\[\d+\])")
+Structure = Any  # nested tuples of plain values, with placeholders for atoms
+GREASE_BIT = 0x80  # of a frame's type: random, and skipped by everybody (SPEC section 2.6)
+
+
+class Atoms(list[Any]):
+    """The names of channels and the random values of a value, in their order; only their equality counts."""
+
+    def random(self, value: Any) -> Structure:
+        """Whether there is one: the length of a transcript is random too, by its GREASE."""
+        if value:
+            self.append(value)
+        return "random" if value else value
+
+    def text(self, text: str) -> Structure:
+        """A text without the channels that it names."""
+        if "multifd[" not in text:
+            return text
+        parts = CHANNEL.split(text)
+        self.extend(parts[1::2])
+        return tuple(parts[::2])
+
+    def value(self, value: Any) -> Structure:
+        """Any value that an endpoint holds."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Buffer):
+            return (shape_of(value.head, self), value.rest)
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            return tuple(map(self.value, value))
+        names = getattr(value, "_fields", ()) or ([f.name for f in fields(value)] if is_dataclass(value) else ())
+        return (type(value).__name__, *self.fields(value, names)) if names else value
+
+    def fields(self, value: Any, names: Iterable[str], *apart: str) -> Iterator[Structure]:
+        """Each field that is part of the state, but for those that are taken apart elsewhere."""
+        cls = cast(Hashable, type(value))
+        random, left_out = declared(cls, "RANDOM"), declared(cls, "NON_STATE")
+        for name in names:
+            if name not in left_out and name not in apart:
+                held = getattr(value, name)
+                yield name, self.random(held) if name in random else self.value(held)
+
+
+class Part(NamedTuple):
+    """A number for a structure, and its atoms as numbers."""
+
+    structure: int
+    atoms: tuple[int, ...] = ()
 
 
 class Parts(NamedTuple):
-    """An endpoint: the rest, and what it knows of each connection (None: not taken apart)."""
+    """An endpoint: what it knows of each connection (None: it is not taken apart), and the rest."""
 
-    rest: int
-    local: dict[int, int] | None
-
-
-class _Numbers:
-    """A small number for each value, so that states stay small."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-
-    def __call__(self, value: Any) -> int:
-        return self.known.setdefault(value, len(self.known))
+    rest: Part
+    local: dict[int, Part] | None
 
 
-_number = _Numbers()
+class Canonical:
+    """The keys of one system's states."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.structures: dict[Structure, int] = {}
+        self.atoms: dict[Any, int] = {}
+        self.parts_of: dict[int, Parts] = {}  # of each endpoint
+        self.items: dict[Any, Part] = {}
+        self.locals: dict[Any, Part] = {}
+
+    def _part(self, structure: Structure, atoms: Iterable[Any]) -> Part:
+        number = self.structures.setdefault(structure, len(self.structures))
+        return Part(number, tuple(self.atoms.setdefault(a, len(self.atoms)) for a in atoms))
+
+    # --- endpoints --------------------------------------------------------------------------------------------------
+    def parts(self, number: int) -> Parts:
+        """An endpoint, taken apart when somebody first asks."""
+        found = self.parts_of.get(number)
+        if found is None:
+            found = self.parts_of[number] = self._parts(self.system.table[number])
+        return found
+
+    def _parts(self, endpoint: Any) -> Parts:
+        if isinstance(endpoint, (V2Source, V2Destination)):
+            apart, left_over, local = _v2(endpoint)
+        elif isinstance(endpoint, V1Source):
+            apart, left_over, local = _v1_source(endpoint)
+        elif isinstance(endpoint, V1Destination):
+            apart, left_over, local = _v1_destination(endpoint)
+        else:
+            return Parts(self._part(endpoint.key(), ()), None)
+        return Parts(
+            self._rest(endpoint, apart, left_over), {conn: self._local(value) for conn, value in local.items()}
+        )
+
+    def _rest(self, endpoint: Any, apart: tuple[str, ...], left_over: Structure) -> Part:
+        atoms, cls = Atoms(), cast(Hashable, type(endpoint))
+        random = declared(cls, "RANDOM")
+        values: list[Structure] = [type(endpoint).__name__, left_over]
+        for name in state_fields(cls, tuple(vars(endpoint))):
+            held = getattr(endpoint, name)
+            if name in apart:
+                continue
+            if name in random:
+                values.append((name, atoms.random(held)))
+            elif name in ("finished", "ended_as", "lost", "warnings"):  # their texts name channels
+                values.append((name, atoms.value(held)))
+            else:
+                values.append((name, held.key() if hasattr(held, "key") else held))
+        return self._part(tuple(values), atoms)
+
+    def _local(self, value: Any) -> Part:
+        found = self.locals.get(value)
+        if found is None:
+            atoms = Atoms()
+            found = self.locals[value] = self._part(atoms.value(value), atoms)
+        return found
+
+    # --- states -----------------------------------------------------------------------------------------------------
+    def key(self, state: State) -> Any:
+        """Equal for states that are the same but for names; where an endpoint is not taken apart, for equal ones."""
+        taken = [self.parts(n) for n in state.ends]
+        if any(part.local is None for part in taken):
+            return self.system.key(state)
+        guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
+        items = []
+        for w in state.wires:
+            mine = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
+            theirs = taken[1].local.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
+            known = w, mine, theirs, w.accepted in guards
+            item = self.items.get(known)
+            if item is None:
+                item = self.items[known] = self._item(*known)
+            items.append(item)
+        items += self._of_no_wire(state, taken)
+        count = Counter(a for item in items for a in item.atoms)
+        rests = [a for part in taken for a in part.rest.atoms]
+        count.update(rests)
+        # like connections are told apart by how often others refer to them
+        items.sort(key=lambda item: (item.structure, [count[a] for a in item.atoms]))
+        first: dict[int, int] = {}
+        order = [first.setdefault(a, len(first)) for item in items for a in item.atoms]
+        order += [first.setdefault(a, len(first)) for a in rests]
+        alarms = tuple(a for a in state.alarms if not a[1].startswith("guard-"))
+        return (
+            *(part.rest.structure for part in taken), tuple([item.structure for item in items]), tuple(order),
+            state.answers, alarms, state.runs, state.passes, state.faults, state.sink,
+        )  # fmt: skip
+
+    def _of_no_wire(self, state: State, taken: list[Parts]) -> Iterator[Part]:
+        """What an endpoint knows of a connection that is not there: nothing, but for one with a fault."""
+        wires = [{w.number for w in state.wires if w.owner == side} for side in range(len(taken))]
+        wires[1] = {w.accepted for w in state.wires}
+        for side, (part, known) in enumerate(zip(taken, wires, strict=True)):
+            for conn, local in (part.local or {}).items():
+                if conn not in known:
+                    yield Part(self._part(("no wire", side, conn, local.structure), ()).structure, local.atoms)
+
+    def _item(self, wire: Wire, *known: Any) -> Part:
+        """A connection, what is under way on it, and what both ends know of it."""
+        atoms: list[Any] = [wire.name] if CHANNEL.fullmatch(wire.name) else []
+        queues = []
+        for queue in (wire.there, wire.back):
+            shapes = [self.system.shapes[m] for m in queue]
+            queues.append(tuple(shape for shape, _ in shapes))
+            atoms += [a for _, more in shapes for a in more]
+        name = "multifd" if atoms and atoms[0] == wire.name else wire.name
+        structure = (name, wire.owner, wire.connected, wire.accepted >= 0, *queues, wire[7:], known[-1])
+        ends = [part or Part(-1) for part in known[:-1]]
+        part = self._part((structure, *(end.structure for end in ends)), atoms)
+        return Part(part.structure, (*part.atoms, *(a for end in ends for a in end.atoms)))
 
 
-def parts(endpoint: Any) -> Parts:
-    """An endpoint, taken apart."""
-    if isinstance(endpoint, (V2Source, V2Destination)):
-        rest, local = _v2(endpoint)
-    elif isinstance(endpoint, V1Source):
-        rest, local = _v1_source(endpoint)
-    elif isinstance(endpoint, V1Destination):
-        rest, local = _v1_destination(endpoint)
-    else:
-        return Parts(_number(endpoint.key()), None)
-    return Parts(_number((type(endpoint).__name__, rest)), {conn: _number(value) for conn, value in local.items()})
-
-
-def _rest(endpoint: Any, *known: str) -> tuple[Any, ...]:
-    """All fields that are not of connections, and are not random."""
-    names = changing(tuple(vars(endpoint)))
-    return tuple((k, _plain(v)) for k, v in zip(names, endpoint.key(), strict=True) if k not in known)
-
-
-def _plain(value: Any) -> Any:
-    """Errors by their codes: their texts name channels."""
-    if isinstance(value, i.Finished):
-        return value.status, value.reason, tuple(e.code for e in value.errors), value.exited, value.listening
-    if isinstance(value, tuple) and value and isinstance(value[0], Error):
-        return tuple(e.code for e in value)
-    return value
-
-
-def _v2(endpoint: V2Source | V2Destination) -> tuple[Any, dict[int, Any]]:
-    channels = "channels", "agreed", "undrained", "bound", "lanes"
-    rest = _rest(endpoint, "links", "control", "key_bytes", "heard", "sent", *channels)
-    control: int | None
+def _v2(endpoint: V2Source | V2Destination) -> tuple[tuple[str, ...], Structure, dict[int, Any]]:
+    """The fields that are taken apart, what of them belongs to no connection, and the rest of them by connection."""
+    links = endpoint.links
     if isinstance(endpoint, V2Source):
-        control, named = 0, dict(enumerate(endpoint.channels))
-        told: dict[int, Any] = {c: (n in endpoint.agreed, c in endpoint.undrained) for c, n in named.items()}
+        names = endpoint.channels
+        told: dict[int, Any] = {
+            c: (names[c], endpoint.agreed.count(names[c]), endpoint.undrained.count(c)) for c in links if c < len(names)
+        }
+        more: Structure = (
+            tuple(n for n in endpoint.agreed if n not in names),
+            tuple(c for c in endpoint.undrained if c not in links),
+            tuple(n for c, n in enumerate(names) if c not in links),
+        )
+        control: int | None = 0
     else:
-        control, bound = endpoint.control, {c: n for n, c, _ in endpoint.bound}
-        told = {c: (lane.buffer, lane.left, lane.syncs) for c, lane in endpoint.lanes.items()}
-        told = {c: (c in bound, told.get(c)) for c in endpoint.links}
-    local = {c: (c == control, _link(link), told.get(c)) for c, link in endpoint.links.items()}
-    more = bool(endpoint.key_bytes), getattr(endpoint, "ram_bytes", 0)  # a property looks at the bytes
-    return (rest, more), local
+        control = endpoint.control
+        told = {
+            c: (
+                tuple((name, Nonce(nonce)) for name, conn, nonce in endpoint.bound if conn == c),
+                endpoint.lanes.get(c),
+            )
+            for c in links
+        }
+        more = (
+            control if control not in links else None,
+            tuple(b for b in endpoint.bound if b[1] not in links),
+            tuple(item for item in endpoint.lanes.items() if item[0] not in links),
+            endpoint.ram_bytes,  # no step that changes it is local: a property looks at it
+        )
+    local = {c: (c == control, link, told.get(c)) for c, link in links.items()}
+    return ("links", "control", "channels", "agreed", "undrained", "bound", "lanes"), more, local
 
 
-def _link(link: Link) -> Any:
-    kind = link.kind.partition("[")[0]
-    read = link.reader
-    new = len(link.heard) if kind == "new" else 0
-    return kind, link.spoke, new, read.buffer, read.got_preface, read.partial, read.data_left, read.unlimited
+class Nonce(NamedTuple):
+    """A random value outside a field of its own."""
+
+    nonce: str
 
 
-def _v1_source(endpoint: V1Source) -> tuple[Any, dict[int, Any]]:
-    rest = _rest(endpoint, "channels", "ready", "undrained", "broken")
-    broken = dict(endpoint.broken)
+declare(Nonce, RANDOM={"nonce": "drawn by the peer"})
+
+
+def _v1_source(endpoint: V1Source) -> tuple[tuple[str, ...], Structure, dict[int, Any]]:
+    names = endpoint.channels
     known = endpoint.ready, endpoint.undrained
-    local = {c: (n.partition("[")[0], *(c in k for k in known), broken.get(c)) for c, n in enumerate(endpoint.channels)}
-    return rest, local
-
-
-def _v1_destination(endpoint: V1Destination) -> tuple[Any, dict[int, Any]]:
-    rest = _rest(endpoint, "connections", "held_by")
     local = {
-        c: (n.kind, c == endpoint.held_by, shape_of(n.buffer.head), n.buffer.rest, n.ended, n.lane, n.left)
-        for c, n in enumerate(endpoint.connections)
+        c: (name, *(k.count(c) for k in known), tuple(text for conn, text in endpoint.broken if conn == c))
+        for c, name in enumerate(names)
     }
-    return (rest, endpoint.held_by is not None), local
+    more = (
+        *(tuple(c for c in k if not 0 <= c < len(names)) for k in known),
+        tuple(b for b in endpoint.broken if not 0 <= b[0] < len(names)),
+    )
+    return ("channels", "ready", "undrained", "broken"), more, local
+
+
+def _v1_destination(endpoint: V1Destination) -> tuple[tuple[str, ...], Structure, dict[int, Any]]:
+    many, held_by = len(endpoint.connections), endpoint.held_by
+    local = {}
+    for c, connection in enumerate(endpoint.connections):
+        number = f"multifd[{connection.number}]" if connection.number >= 0 else ""
+        local[c] = (c == held_by, connection._replace(number=-1), number)
+    left_over = held_by if held_by is None or not 0 <= held_by < many else "a connection"
+    return ("connections", "held_by"), left_over, local
 
 
 # --- what is under way ----------------------------------------------------------------------------------------------
-def shape(told: i.Input) -> tuple[Any, ...]:
-    """An input without what is random in it, or names one of like channels."""
+def shape(told: i.Input) -> tuple[Structure, Atoms]:
+    """An input without the names of like channels and what is random in it, and these."""
+    atoms = Atoms()
     if isinstance(told, i.Received):
-        return (*shape_of(told.data), told.fill)
-    return (str(told),)
+        return (shape_of(told.data, atoms), told.fill), atoms
+    if isinstance(told, i.Secured):
+        return ("Secured", atoms.random(told.exporter), told.alpn), atoms
+    return (str(told),), atoms
 
 
-def shape_of(data: bytes) -> tuple[Any, ...]:
-    if data[:4] == MULTIFD_MAGIC:
-        return "multifd", len(data), data[8:24] if len(data) != 64 else b""
+def shape_of(data: bytes, atoms: Atoms) -> Structure:
+    if data[:4] == MULTIFD_MAGIC and len(data) == 64:
+        atoms.append(f"multifd[{data[24]}]")
+        return "multifd", data[:24], data[25:]
+    if data[:4] == MULTIFD_MAGIC and len(data) >= MULTIFD_PACKET_BYTES:
+        return data[:24], atoms.random(data[24:32]), data[32:]  # the packet's number, which no destination reads
     for magic in (frames.INITIATOR, frames.RESPONDER):
         if data.startswith(magic):
-            return _messages(Reader(magic, Limits(), got_preface=False), data)
-    if data[:3] == b"\0\0\0" or data[:2] == b"\0\0":
-        found = _messages(Reader(frames.INITIATOR, Limits(), got_preface=True), data)
-        if found:
-            return found
+            return _messages(Reader(magic, Limits(), got_preface=False), data, atoms)
+    if data[:2] == b"\0\0":
+        return _messages(Reader(frames.INITIATOR, Limits(), got_preface=True), data, atoms)
     return (data,)
 
 
-def _messages(reader: Reader, data: bytes) -> tuple[Any, ...]:
-    """Frames by name, with their bodies as far as they are not secret; empty if these are not frames."""
-    reader, found = reader.add(data), []
+def _messages(reader: Reader, data: bytes, atoms: Atoms) -> Structure:
+    """Prefaces and frames, one after the other; the bytes as they are if these are none."""
+    reader, found, here = reader.add(data), [], Atoms()
     try:
         while True:
             reader, item = reader.next()
             if item is None:
                 break
-            if not isinstance(item, Preface) and item.type in frames.NAMES:
-                found.append((frames.name(item.type), _body(item.payload)))
+            if isinstance(item, Preface):
+                found += [(item.magic, item.lowest, item.highest), here.random(item.nonce)]
+            elif item.type & GREASE_BIT and not item.flags & frames.CRITICAL:
+                found.append("GREASE")
+            else:
+                head = frames.name(item.type), item.flags, item.channel, item.request, item.fill
+                found += [*head[:1], head[1:], _body(item.payload, here)]
     except PeerError:
-        return ()
+        return (data,)
     if len(reader.buffer):
-        return ()
-    return tuple(part for pair in found for part in pair)
+        return (data,)
+    atoms.extend(here)
+    return tuple(found)
 
 
-def _body(payload: bytes) -> Any:
+def _body(payload: bytes, atoms: Atoms) -> Structure:
     try:
-        told = json.loads(payload)
+        body = json.loads(payload)
     except ValueError:
         return payload
-    kept = {k: v for k, v in told.items() if k not in SECRET and not k.startswith("?")}
-    for errors in ("errors", "warnings"):
-        if errors in kept:
-            kept[errors] = [e.get("code") for e in kept[errors]]
-    return json.dumps({k: v for k, v in kept.items() if k not in ("text", "item")}, sort_keys=True)
+    if not isinstance(body, dict):
+        return payload
+    found: list[Structure] = []
+    for key, value in sorted(body.items()):
+        if key.startswith("?grease-"):
+            found.append("?grease")
+        elif key in RANDOM_KEYS and isinstance(value, str):
+            found.append((key, atoms.random(value)))
+        elif (key in COVERED_BY_MAC and "mac" in body) or (key in OF_NAME and "name" in body):
+            continue
+        else:
+            found.append((key, atoms.text(json.dumps(value, sort_keys=True))))
+    return tuple(found)
 
 
 def forged(opening: bytes) -> bytes:
@@ -174,46 +349,8 @@ def forged(opening: bytes) -> bytes:
     return re.sub(rb'"mac":"[0-9a-f]{64}"', b'"mac":"' + b"0" * 64 + b'"', opening)
 
 
-def channel_name(told: i.Input) -> str:
-    """The channel that a CHANNEL_OPEN names; empty for anything else."""
-    found = re.search(rb'"name":"([^"]+)"', told.data) if isinstance(told, i.Received) else None
-    return found[1].decode() if found and b'"mac"' in told.data else ""  # type: ignore[union-attr]
-
-
-# --- states ---------------------------------------------------------------------------------------------------------
-def canonical(system: System, state: State) -> Any:
-    """Equal for states that are the same but for names; for equal states alone where an endpoint is not taken apart."""
-    taken = [system.parts(n) for n in state.ends]
-    if any(part.local is None for part in taken):
-        return system.key(state)
-    guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
-    items: list[int] = []
-    named: dict[str, int] = {}
-    for w in sorted(state.wires, key=lambda w: w.owner):  # strangers last: they may copy others
-        mine = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
-        theirs = taken[1].local.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
-        known = w, mine, theirs, w.accepted in guards, _copied(system, state, w, named) if w.owner >= 2 else None
-        item = system.items.get(known)
-        if item is None:
-            item = system.items[known] = _item(system, *known)
-        named[w.name] = item
-        items.append(item)
-    alarms = tuple(a for a in state.alarms if not a[1].startswith("guard-"))
-    keys = {getattr(system.table[n], "key_bytes", b"") for n in state.ends[:2]}
+def opens_channel(told: i.Input) -> bool:
+    """Whether it is a CHANNEL_OPEN."""
     return (
-        *(part.rest for part in taken), len(keys), tuple(sorted(items)), state.answers, alarms, state.runs,
-        state.passes, state.faults, state.sink,
-    )  # fmt: skip
-
-
-def _item(system: System, w: Wire, *known: Any) -> int:
-    """A number for a connection without its name, its numbers, and what is random on it."""
-    queues = tuple(system.shapes[m] for m in w.there), tuple(system.shapes[m] for m in w.back)
-    return _number((w.name.partition("[")[0], w.owner, w.connected, w.accepted >= 0, *queues, w[7:], *known))
-
-
-def _copied(system: System, state: State, wire: Wire, named: dict[str, int]) -> int | None:
-    """The connection whose opening a stranger's says once more, or whose place it has."""
-    names = [n for m in wire.there if (n := system.names[m])]
-    names += [n for n, c, _ in getattr(system.table[state.ends[1]], "bound", ()) if c == wire.accepted]
-    return named.get(names[0]) if names else None
+        isinstance(told, i.Received) and re.search(rb'"name":"[^"]+"', told.data) is not None and b'"mac"' in told.data
+    )

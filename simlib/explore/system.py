@@ -49,10 +49,9 @@ class System:
         self.table: list[Any] = []  # endpoints by number
         self.inputs: list[i.Input] = []
         self.sides: list[Any] = []  # the same, or whom a prober has chosen
-        self._parts: dict[int, symmetry.Parts] = {}  # of each endpoint
-        self.shapes: list[tuple[Any, ...]] = []  # of each input
-        self.items: dict[Any, int] = {}  # connections without their names, numbered
-        self.names: list[str] = []  # the channel that it opens, if it opens one
+        self.canonical = symmetry.Canonical(self)
+        self.shapes: list[tuple[Any, symmetry.Atoms]] = []  # of each input
+        self.openings: list[bool] = []  # whether it opens a channel
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
         self.wires: dict[Wire, Wire] = {}  # each by itself
@@ -81,13 +80,6 @@ class System:
             self.sides.append(getattr(endpoint, "chosen", None) or endpoint)
         return number
 
-    def parts(self, number: int) -> symmetry.Parts:
-        """An endpoint, taken apart when somebody first asks."""
-        found = self._parts.get(number)
-        if found is None:
-            found = self._parts[number] = symmetry.parts(self.table[number])
-        return found
-
     def key(self, state: State) -> Any:
         """Equal for equal states: small numbers, since hashing every field of every connection is slow."""
         return (state.ends, *map(id, state.wires), state[2:])
@@ -98,7 +90,7 @@ class System:
         if number == len(self.inputs):
             self.inputs.append(told)
             self.shapes.append(symmetry.shape(told))
-            self.names.append(symmetry.channel_name(told))
+            self.openings.append(symmetry.opens_channel(told))
         return number
 
     def run(self, side: int, before: int, told: int, conn: int) -> Step:
@@ -199,15 +191,15 @@ class System:
         nobody = wire.owner == STRANGER or wire.dropped[action[0] == "deliver" and action[2] != DESTINATION]
         if (step.asks and not nobody) or not all(getattr(o, "conn", None) == conn for o in step.asks):
             return False
-        before, after = self.parts(state.ends[side]), self.parts(step.after)
+        before, after = self.canonical.parts(state.ends[side]), self.canonical.parts(step.after)
         return before.rest == after.rest and after.local is not None
 
     def overheard(self, state: State, says: str) -> bytes:
         """What a stranger can say on a plain link because it listens there: a channel's opening once more, while it is
         under way, or one made up; empty when there is nothing yet."""
-        wires = [w for w in state.wires if w.owner == SOURCE and "CHANNEL_OPEN" in [self.shapes[m][0] for m in w.there]]
+        wires = [w for w in state.wires if w.owner == SOURCE and any(self.openings[m] for m in w.there)]
         for wire in wires[:1]:
-            told = next(m for m in wire.there if self.shapes[m][0] == "CHANNEL_OPEN")
+            told = next(m for m in wire.there if self.openings[m])
             copied = self.inputs[told]
             assert isinstance(copied, i.Received)
             if says == "replay":

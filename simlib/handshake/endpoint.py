@@ -1,34 +1,58 @@
-"""What every endpoint is: one door, a state that can be forked and compared."""
+"""What every endpoint is: one door, a state that can be forked and compared.
+
+A class may declare fields beside their definitions, by name and with the reason, for those who search all states:
+
+    NON_STATE   left out of the state: it changes no output (scratch, caches)
+    RANDOM      only ever compared with other values, never interpreted: states that differ in its value alone are alike
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Self, TypeVar, get_args
+from collections.abc import Hashable, Mapping
+from functools import cache, lru_cache
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 from .interface import Finished, Input, Output
 from .machine import Settings
 
 V = TypeVar("V")
 HEARS = {told: "_on_" + told.__name__.lower() for told in get_args(Input)}
-# given once, a function of the rest, or of no consequence for what comes
-CONSTANT = ("settings", "own_settings", "identity", "rules", "stances", "variant", "timeout_s", "_out",
-            "_known_blocks", "_known_devices", "_known_subsections", "_at")  # fmt: skip
 PLAIN = {bool, bytes, float, int, str, tuple, type(None)}  # nearly all values, passed at once
 
 
-@lru_cache(maxsize=256)
-def changing(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Of an endpoint's fields those that are its state, in order."""
-    return tuple(sorted(name for name in names if name not in CONSTANT))
+_DECLARED: dict[type, dict[str, Mapping[str, str]]] = {}
+
+
+def declare(cls: type, **fields: Mapping[str, str]) -> None:
+    """NON_STATE and RANDOM of a class that has no room for them, such as a NamedTuple."""
+    _DECLARED[cls] = fields
+
+
+@cache
+def declared(cls: Hashable, what: str) -> Mapping[str, str]:
+    """The fields that a class and its bases declare in NON_STATE or RANDOM, each with its reason."""
+    bases = reversed(cast(type, cls).__mro__)
+    places = [place for base in bases for place in (vars(base), _DECLARED.get(base, {}))]
+    return {name: why for place in places for name, why in place.get(what, {}).items()}
+
+
+@lru_cache(maxsize=1024)
+def state_fields(cls: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the fields of an instance those that are its state, in order."""
+    left_out = declared(cls, "NON_STATE")
+    return tuple(sorted(name for name in names if name not in left_out))
 
 
 class State:
     """Something whose fields are values, or are such things themselves."""
 
+    NON_STATE: ClassVar[Mapping[str, str]] = {}
+    RANDOM: ClassVar[Mapping[str, str]] = {}
+
     def key(self) -> tuple[object, ...]:
-        """The state as a value that can be hashed: equal keys behave alike for ever."""
-        held = vars(self)
-        values = [held[name] for name in changing(tuple(held))]
+        """The state as a value that can be hashed: states with equal keys are bisimilar."""
+        held, cls = vars(self), cast(Hashable, type(self))
+        values = [held[name] for name in state_fields(cls, tuple(held))]
         return tuple([v if type(v) in PLAIN or not hasattr(v, "key") else v.key() for v in values])
 
     def fork(self) -> Self:
@@ -55,6 +79,8 @@ class Table(dict[int, V]):
 class Endpoint(State):
     """One side of a migration. `_on_<input>` hears an input and appends to `_out`; an input without such a method means
     nothing to this side."""
+
+    NON_STATE: ClassVar[Mapping[str, str]] = {"_out": "what one call of `handle` returns, empty when that begins"}
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

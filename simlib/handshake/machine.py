@@ -69,6 +69,10 @@ class Machine:
     ram_blocks: tuple[RamBlock, ...] = (RamBlock("pc.ram", 128 << 20),)
     devices: tuple[Device, ...] = ()
 
+    def __hash__(self) -> int:
+        """Not of the devices: there are many, a search hashes a machine often, and few machines differ in them only."""
+        return hash((self.type, self.vcpus, self.cpu, self.uuid, self.ram_blocks))
+
     @property
     def ram_bytes(self) -> int:
         return sum(block.size_bytes for block in self.ram_blocks)

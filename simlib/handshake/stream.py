@@ -226,6 +226,8 @@ class Loader(State):
     payload), ("setup",), ("ram", bytes), ("flush",), ("eos",), ("device", id, bytes), ("eof",). Raises StreamError.
     """
 
+    NON_STATE = dict.fromkeys(("_at", "_known_devices", "_known_subsections", "_known_blocks"), "scratch, or a cache")
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.buffer = Buffer()

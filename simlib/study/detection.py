@@ -203,7 +203,7 @@ def needs_a_timeout(lab: Lab) -> Verdict:
     off = abs(hits - expected * runs) / math.sqrt(expected * (1 - expected) * runs)
     told = all(f == ("v1", "v2") for f in finds.values())
     if same == len(argued) and off < 4 and told:
-        exception = "over TLS, (f) needs no timer; (d') needs none where the path is known to answer"
+        exception = "none is needed over TLS (by ALPN), nor where the path is known to return answers"
         return Verdict("holds except", exception, numbers,
                        "simlib sweep data/sweeps/detection.toml --out build/detection.parquet",
                        "old binaries behind a real pipe")  # fmt: skip

@@ -112,7 +112,7 @@ def nothing_set_there(lab: Lab) -> Verdict:
         "must be set before HELLO: " + ", ".join(f"{name} ({outcome})" for name, outcome in first.items()
                                                  if outcome != "migrated"),
     )  # fmt: skip
-    exception = "the destination's TLS credentials and its channel type come before HELLO"
+    exception = "its TLS credentials and its channel type must be set there first"
     if needs:
         exception += ", and " + ", ".join(needs) + " can't be agreed on"
     silent = bad(r for _, r in ours)
@@ -239,7 +239,7 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     )  # fmt: skip
     if bad(ours):
         return Verdict("refuted", "", numbers, "simlib compare")
-    exception = "a device's state that turns out unloadable (post_load), and a path or a host that dies, fail late"
+    exception = "device state that cannot be loaded, and a path or host that dies, are reported late"
     return Verdict("holds except" if late else "holds", exception if late else "", numbers, "simlib compare",
                    "the errors of real QEMUs other than 7.2 and 10.0")  # fmt: skip
 
@@ -273,7 +273,7 @@ def early_checks(lab: Lab) -> Verdict:
         f"{right} of the {failing} that v1 does not migrate as asked",
         f"what v2 too finds out late: {', '.join(sorted(late)) or 'nothing'}",
     )
-    exception = "what only the device's contents or its post_load show is found late"
+    exception = "errors inside a device's state, or in post_load, are found late"
     verdict = "refuted" if wrong else "holds except" if late else "holds"
     return Verdict(verdict, exception if verdict == "holds except" else "", numbers,
                    "simlib compare device_size_differs post_load_fails nested_version_differs",
@@ -357,6 +357,6 @@ def order_alone(lab: Lab) -> Verdict:
     if not clean:
         return Verdict("refuted", "", numbers, "simlib explore --out build/ordering")
     if any(caught.values()):
-        exception = "on plain TCP order alone binds strangers and copies; names with a proof keep them out"
+        exception = "on plain TCP, order alone accepts a stranger's connection; names with a MAC do not"
         return Verdict("holds except", exception, numbers, "simlib explore --out build/ordering")
     return Verdict("holds", "", numbers, "simlib explore --out build/ordering")

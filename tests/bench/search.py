@@ -15,7 +15,7 @@ from typing import Any
 from simlib.explore import Found, Search, search
 from simlib.explore.models import side, v1, v2
 from simlib.explore.system import System
-from simlib.handshake.endpoint import CONSTANT, State
+from simlib.handshake.endpoint import State
 
 from .measure import Line, Missing, cpu_s, middle, one, over
 
@@ -43,6 +43,9 @@ OPTIONS = """\
   :: d_step {{ received[{0}] < sent[{0}] -> received[{0}]++ }}"""
 
 
+CONFIGURATION = ("settings", "own_settings", "identity", "rules", "stances")  # set once
+
+
 class Copying(System):
     """Each step on a deep copy of the engine (but for what never changes), and none remembered."""
 
@@ -52,7 +55,7 @@ class Copying(System):
 
 
 def _deep(endpoint: State) -> State:
-    kept = {id(v): v for k, v in vars(endpoint).items() if k in CONSTANT}
+    kept = {id(v): v for k, v in vars(endpoint).items() if k in CONFIGURATION}
     machine = endpoint.settings.machine  # type: ignore[attr-defined]
     kept |= {id(v): v for v in (machine, *machine.devices)}
     return copy.deepcopy(endpoint, kept)

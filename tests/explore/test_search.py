@@ -19,7 +19,7 @@ from simlib.explore import Faults, Model, Search, search
 from simlib.explore.detection import detects, pairs
 from simlib.explore.models import Case, cases, v1_cases, v1_mismatches, v2, variant_cases
 from simlib.explore.mutants import Mutant, mutants
-from simlib.explore.report import Line, page
+from simlib.explore.report import Line, models_table, mutants_table, page, search_cases, search_mutants
 from simlib.explore.story import as_scenario, replay, to_the_end
 from simlib.scenario import dumps, load
 
@@ -31,29 +31,27 @@ def named(given: object) -> str:
     return getattr(given, "name", "") or getattr(given, "rule", "")
 
 
-@pytest.fixture(scope="module")
-def lines() -> dict[str, Line]:
-    return {}
+PAGE = ORDERING.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
-def test_a_model_breaks_what_it_is_said_to_break_and_nothing_else(case: Case, lines: dict[str, Line]) -> None:
-    lines[case.name] = Line(case, search(case.model))
-    found = lines[case.name].found
-    assert found.complete and set(found.violations) == set(case.breaks)
+def test_a_model_breaks_what_it_is_said_to_break_and_nothing_else(case: Case) -> None:
+    result = search(case.model)
+    assert result.complete
+    assert set(result.violations) == set(case.breaks)
+    assert models_table([Line(case, result)])[-1] in PAGE
 
 
 @pytest.mark.parametrize("mutant", mutants(), ids=named)
 def test_without_a_rule_its_property_notices(mutant: Mutant) -> None:
     assert search(mutant.model).violations == {}
-    assert mutant.killed_by in search(mutant.mutated(), stop_at=mutant.killed_by).violations
+    result = search(mutant.mutated(), stop_at=mutant.killed_by)
+    assert mutants_table([(mutant, result)])[-1] in PAGE
 
 
-def test_the_page_of_results_is_what_is_found(lines: dict[str, Line]) -> None:
-    """Runs last, on what the tests above have found; alone it searches for itself."""
-    found = [lines.get(c.name) or Line(c, search(c.model)) for c in CASES]
-    killed = [(m, Search(m.mutated(), stop_at=m.killed_by).run()) for m in mutants()]
-    assert page(found, killed) == ORDERING.read_text(encoding="utf-8")
+@pytest.mark.slow
+def test_the_page_of_results_is_what_is_found() -> None:
+    assert page(list(search_cases()), list(search_mutants())) == ORDERING.read_text(encoding="utf-8")
 
 
 # --- the reductions -------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ dirty, and it says `needs-restart`. It runs the guest on GO alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import interface as i
 from .. import stream
@@ -27,6 +28,7 @@ _SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  #
 
 class Destination(Session):
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
+    RANDOM: ClassVar[Mapping[str, str]] = {"digest": "of an agreement with the session's id"}
 
     def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
         super().__init__(settings, identity)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..buffer import Buffer
+from ..endpoint import declare
 from ..errors import PeerError
 
 INITIATOR = b"\x89QMS\r\n\x1a\n"
@@ -173,6 +174,12 @@ class Reader(NamedTuple):
         if self.ignored >= self.limits.ignorable:
             raise PeerError("too-much", f"more than {self.limits.ignorable} ignorable frames")
         return self._replace(ignored=self.ignored + 1)
+
+
+declare(
+    Reader,
+    NON_STATE={"spent_bytes": "counts GREASE, whose length is random, towards a limit that no modelled peer reaches"},
+)
 
 
 def name(type: int) -> str:

@@ -5,9 +5,10 @@ The two roles are in source.py and destination.py; what is legal when, in states
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
-from ..endpoint import Endpoint, Table
+from ..endpoint import Endpoint, Table, declare
 from ..errors import Error, PeerError, clean
 from ..interface import Entered, Heard, Said, Send
 from ..machine import Settings
@@ -28,12 +29,30 @@ class Link(NamedTuple):
     spoke: bool = False  # our preface has gone out
 
 
+declare(
+    Link,
+    RANDOM={
+        "nonce": "drawn by us",
+        "peer_nonce": "drawn by the peer",
+        "exporter": "of a TLS connection's secrets (RFC 9266)",
+        "heard": "a transcript",
+    },
+)
+
+
 class Session(Endpoint):
     """Fields are values, replaced and never mutated; `handle` is the one door."""
 
     role: str
     magic: bytes  # that we send
     peer_magic: bytes
+    RANDOM: ClassVar[Mapping[str, str]] = {
+        "sent": "a transcript, which is hashed into the key and then dropped",
+        "heard": "a transcript",
+        "key_bytes": "derived from both sides' random values",
+        "exporter": "of a TLS connection's secrets (RFC 9266)",
+        "session_id": "drawn by the destination",
+    }
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         super().__init__(settings)

@@ -1,0 +1,179 @@
+"""The search's key holds every field that is not declared to be random or no state, so that no bit can hide from it."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+
+from simlib.endpoints import Setup
+from simlib.explore import Faults, Model, search
+from simlib.explore.models import scenario, side, v2
+from simlib.explore.models import v1 as v1_model
+from simlib.explore.peers import become
+from simlib.explore.state import DESTINATION, SOURCE, State
+from simlib.explore.system import System
+from simlib.handshake.endpoint import State as Held
+from simlib.handshake.endpoint import Table, declared, state_fields
+from simlib.handshake.v2.destination import Destination
+
+MODELS = {
+    "v2": v2("v2", 1),
+    "v2, postcopy": Model(Setup(scenario("p", side(0, "postcopy-ram")), "v2", "10.0"), Faults(orders=("postcopy",))),
+    "v1 7.2": v1_model("v1", "7.2", side(1)),
+    "v1 11.1": v1_model("v1", "11.1", side(1, "return-path")),
+}
+
+CONFIGURATION = ("settings", "own_settings", "identity", "rules", "stances")  # large, and part of the key as a whole
+
+
+def changes(value: Any) -> Iterator[tuple[str, Any]]:
+    """The value with one bit more, in each place of it that is not declared; and where that was."""
+    cls = type(value)
+    if isinstance(value, Held):
+        for name in state_fields(cls, tuple(vars(value))):
+            if name not in declared(cls, "RANDOM") and name not in CONFIGURATION:
+                for at, changed in changes(getattr(value, name)):
+                    other = value.fork()
+                    setattr(other, name, changed)
+                    yield f"{cls.__name__}.{name}{at}", other
+    elif isinstance(value, Table):
+        for key, inner in value.items():
+            for at, changed in changes(inner):
+                other = value.fork()
+                other[key] = changed
+                yield f"[{key}]{at}", other
+    elif hasattr(value, "_fields") or is_dataclass(value):
+        skipped = {*declared(cls, "RANDOM"), *declared(cls, "NON_STATE")}
+        for name in getattr(value, "_fields", ()) or [f.name for f in fields(value)]:
+            for at, changed in () if name in skipped else changes(getattr(value, name)):
+                copy = value._replace if hasattr(value, "_fields") else lambda v=value, **given: replace(v, **given)
+                yield f".{name}{at}", copy(**{name: changed})
+    elif isinstance(value, bool):
+        yield "", not value
+    elif isinstance(value, int):
+        yield "", value + 1
+    elif isinstance(value, str | bytes):
+        yield "", value + type(value)("x" if isinstance(value, str) else b"x")
+    elif isinstance(value, tuple) and value:
+        if len({type(inner) for inner in value}) == 1:
+            yield "[more]", (*value, value[-1])
+        for n, inner in enumerate(value):
+            for at, changed in changes(inner):
+                yield f"[{n}]{at}", (*value[:n], changed, *value[n + 1 :])
+    elif value is None:
+        yield "", 99
+
+
+def reachable(system: System) -> list[State]:
+    """One state for each endpoint that the reduced search of a system meets."""
+    first: dict[int, State] = {}
+    keys, waiting = set(), deque([system.initial()])
+    while waiting:
+        state = waiting.popleft()
+        key = system.canonical.key(state)
+        if key in keys:
+            continue
+        keys.add(key)
+        for number in state.ends:
+            first.setdefault(number, state)
+        actions = list(system.actions(state))
+        alone = next(([a] for a in actions if system.silent(state, a)), actions)
+        waiting.extend(system.step(state, action) for action in alone)
+    return list(dict.fromkeys(first.values()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bit_in_any_field_that_is_not_declared_changes_the_key(name: str) -> None:
+    system = System(MODELS[name])
+    places = set()
+    for state in reachable(system)[::5]:
+        key = system.canonical.key(state)
+        for at in (SOURCE, DESTINATION):
+            for place, changed in changes(system.endpoint(state, at)):
+                if re.fullmatch(r"Destination\.bound\[\d+\]\[2\]", place):
+                    continue  # the peer's nonce, which is random
+                ends = list(state.ends)
+                ends[at] = system._intern(at, changed)
+                assert system.canonical.key(state._replace(ends=tuple(ends))) != key, place
+                places.add(place)
+    assert len(places) > 40
+
+
+@pytest.mark.parametrize("name", ["v2", "v1 7.2"])
+def test_a_field_that_is_declared_to_be_no_state_changes_no_output(name: str) -> None:
+    """Every action from every state does the same, whatever stands in such a field."""
+    system = System(MODELS[name])
+    for state in reachable(system)[::5]:
+        for at in (SOURCE, DESTINATION):
+            for action in system.actions(state):
+                if system.acts(state, action) == at:
+                    before = system.endpoint(state, at)
+                    for other in without_state(before):
+                        assert outputs(system, state, at, other, action) == outputs(system, state, at, before, action)
+
+
+def without_state(endpoint: Any) -> Iterator[Any]:
+    """The endpoint with something else in each field that is no state, its own or of what it holds."""
+    other = endpoint.fork()
+    other._out = [object()]
+    yield other
+    if hasattr(endpoint, "links"):
+        other = endpoint.fork()
+        for conn, link in endpoint.links.items():
+            other.links[conn] = link._replace(reader=link.reader._replace(spent_bytes=link.reader.spent_bytes + 7))
+        yield other
+
+
+def outputs(system: System, state: State, at: int, endpoint: Any, action: Any) -> tuple[Any, ...]:
+    """What an endpoint in this state's place says to an action."""
+    wire = state.wires[action[1]] if action[0] in ("connect", "accept", "deliver") else None
+    if action[0] == "guest":
+        told = system.inputs[state.answers[action[1]][1]]
+    elif action[0] == "deliver" and wire is not None:
+        number = (wire.there if at == DESTINATION else wire.back)[0]
+        told = replace(system.inputs[number], conn=wire.accepted if at == DESTINATION else wire.number)
+    else:
+        return ()
+    return tuple(endpoint.fork().handle(told))
+
+
+class HiddenInLink(Destination):
+    """Keeps one bit of the past in a field of a connection that means something else, and misbehaves by it."""
+
+    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+        early = self.state == "started" and self.applied
+        super()._heard_channel_open(conn, told)
+        if conn in self.links and early:
+            link = self.links[conn]
+            self._set(conn, reader=link.reader._replace(ignored=link.reader.ignored + 1))
+
+    def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
+        if not any(link.reader.ignored > 1 for link in self.links.values()):
+            super()._heard_go(conn, told)
+
+
+class NewField(Destination):
+    """The same in a field of its own."""
+
+    early = False
+
+    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+        self.early = self.early or (self.state == "started" and self.applied)
+        super()._heard_channel_open(conn, told)
+
+    def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
+        if not self.early:
+            super()._heard_go(conn, told)
+
+
+@pytest.mark.parametrize("variant", [HiddenInLink, NewField])
+@pytest.mark.parametrize("channels", [0, 1])
+def test_both_searches_find_what_depends_on_a_hidden_bit(variant: type, channels: int) -> None:
+    model = replace(v2("v2", channels), wrap=lambda endpoint: become(endpoint, (variant,)))
+    plain, reduced = search(model, plain=True), search(model)
+    assert set(plain.violations) == set(reduced.violations) == {"L1 no deadlock"}
