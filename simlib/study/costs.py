@@ -100,3 +100,16 @@ def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
         if job.manager == "naive" and row.outcome not in ("migrated", "gone"):
             rows.append((job.scenario.name, job.protocol, row.outcome, knows_s(row)))
     return pandas.DataFrame(rows, columns=["scenario", "protocol", "outcome", "knows_s"])
+
+
+def channels(run: Runner, counts: Sequence[int], ram_mib: float = 12_000.0) -> pandas.DataFrame:
+    """How long a guest takes over a link of RATE_MIB_S, in seconds, by protocol and number of multifd channels."""
+    table = {}
+    for protocol in ("v1", "v2"):
+        for count in counts:
+            side = _side(count)
+            scenario = Scenario(name="channels", source=side, destination=side).vary(
+                guest__ram_mib=ram_mib, link__rate_mib_s=RATE_MIB_S, management__observe_s=600.0
+            )
+            table[protocol, count] = run(scenario, protocol=protocol, version="10.0").row.time_to_outcome_s
+    return pandas.Series(table).unstack().rename_axis("channels besides main", axis=1)
