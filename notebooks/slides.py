@@ -23,6 +23,7 @@ from typing import Any
 import mistune
 
 import build
+import simlib
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "build" / "slides"
@@ -33,8 +34,8 @@ MARKDOWN = mistune.create_markdown(escape=False, plugins=["table"])
 
 def versions() -> str:
     """What the numbers were computed with."""
-    told = [f"{name} {importlib.metadata.version(name)}" for name in ("simlib", "simpy", "matplotlib", "pandas")]
-    return ", ".join([*told, f"Python {platform.python_version()}"])
+    told = [f"{name} {importlib.metadata.version(name)}" for name in ("simpy", "matplotlib", "pandas")]
+    return ", ".join([f"simlib {simlib.__version__}", *told, f"Python {platform.python_version()}"])
 
 
 def shown(output: Any) -> str:

@@ -355,7 +355,9 @@ def _needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Failure(f"{error.name} is missing; `pip install 'simlib[{extra}]'` brings it, `make` has it") from None
+        from .extras import install_command
+
+        raise Failure(f"{error.name} is missing; `{install_command(extra)}` brings it, `make` has it") from None
 
 
 def _qemu_check(options: Any) -> int:

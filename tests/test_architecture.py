@@ -23,6 +23,7 @@ OURS = {
     "simlib.checks": {"simlib.handshake"},
     "simlib.scenario": {"simlib.checks", "simlib.handshake", "simlib.profiles"},
     "simlib.trace": set(),
+    "simlib.extras": set(),
     "simlib.chart": {"simlib.trace"},
     "simlib.capture": set(),
     "simlib.outcome": {"simlib.handshake"},
@@ -60,6 +61,7 @@ OURS = {
     "simlib.study": {
         "simlib",
         "simlib.checks",
+        "simlib.extras",
         "simlib.handshake",
         "simlib.handshake.v2",
         "simlib.profiles",
@@ -116,6 +118,7 @@ OURS = {
         "simlib.checks",
         "simlib.compare",
         "simlib.explore",
+        "simlib.extras",
         "simlib.live",
         "simlib.profiles",
         "simlib.real_qemu",

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..compare import Runner
+from ..extras import install_command
 from . import sweep as engine
 from .design import load
 from .store import StoreError
@@ -27,7 +28,7 @@ def sweep(options: Any, runners: Mapping[str, Callable[[], Runner]]) -> int:
     try:
         import pyarrow  # noqa: F401  # now, not after hours of runs
     except ModuleNotFoundError:
-        raise StoreError("pyarrow is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
+        raise StoreError(f"pyarrow is missing; `{install_command('study')}` brings it, `make` has it") from None
     run = runners[design.runner]()
     command = shlex.join(["simlib", "sweep", str(options.sweep), "--out", str(options.out)])
     identified = engine.identity(design)

@@ -38,6 +38,7 @@ from typing import Any
 
 from .. import __version__
 from ..compare import Runner
+from ..extras import install_command
 from ..outcome import Row
 from ..scenario import Scenario
 from .design import TOLD, Batch, Design, applied, columns, derived_seeds
@@ -181,7 +182,7 @@ def cluster(address: str) -> Iterator[Place]:
     try:
         import distributed
     except ModuleNotFoundError:
-        raise StoreError("Dask is missing; `pip install 'simlib[study]'` brings it, `make` has it") from None
+        raise StoreError(f"Dask is missing; `{install_command('study')}` brings it, `make` has it") from None
 
     async def asked() -> None:
         rpc: Any = distributed.rpc
