@@ -128,7 +128,7 @@ def test_a_cut_after_go_leaves_the_source_uncertain_and_one_guest_at_most() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("channels", "states"), [(3, 24933), (5, 58747), (6, 83865), (7, 115561), (8, 154663)])
+@pytest.mark.parametrize(("channels", "states"), [(3, 44579), (5, 104023), (6, 147996), (7, 203531), (8, 272174)])
 def test_v2_holds_with_a_stranger_a_duplicate_and_a_cut_at_any_moment(channels: int, states: int) -> None:
     """1, 2 and 4 channels are among the models above."""
     model: Model = replace(v2("v2", channels), faults=Faults(cuts=1, strangers=("garbage", "replay")))
