@@ -40,6 +40,8 @@ class Setup:
         """Raises ScenarioError for what the lab does not know or does not model."""
         require("protocol", self.protocol, PROTOCOLS)
         require("manager", self.manager, MANAGERS)
+        if not isinstance(self.version, str):
+            raise ScenarioError(f'the version is {self.version!r}; write it as text, as "7.2" or "7.2>10.0"')
         for version in self.versions:
             if not is_modelled(version):
                 raise ScenarioError(not_modelled(version))

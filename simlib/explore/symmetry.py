@@ -72,12 +72,12 @@ class Atoms(list[Any]):
         names = getattr(value, "_fields", ()) or ([f.name for f in fields(value)] if is_dataclass(value) else ())
         return (type(value).__name__, *self.fields(value, names)) if names else value
 
-    def fields(self, value: Any, names: Iterable[str], *apart: str) -> Iterator[Structure]:
-        """Each field that is part of the state, but for those that are taken apart elsewhere."""
+    def fields(self, value: Any, names: Iterable[str]) -> Iterator[Structure]:
+        """Each field that is part of the state."""
         cls = cast(Hashable, type(value))
         random, left_out = declared(cls, "RANDOM"), declared(cls, "NON_STATE")
         for name in names:
-            if name not in left_out and name not in apart:
+            if name not in left_out:
                 held = getattr(value, name)
                 yield name, self.random(held) if name in random else self.value(held)
 
