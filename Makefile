@@ -1,4 +1,5 @@
-# Each target sets up what it needs in .venv; nothing outside this folder is touched.
+# Each target sets up what it needs in .venv. Outside this folder grow uv's download cache and, as root with `make qemu`,
+# Debian's packages of QEMU 7.2.
 PY := .venv/bin/python
 UV := .venv/bin/uv
 SET_UP := .venv/.set-up
