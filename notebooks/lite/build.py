@@ -65,7 +65,9 @@ def bring_pyodide() -> Path:
         archive.unlink()
         raise Failure(f"{archive.name} has the SHA-512 {found}, not the one that notebooks/lite/build.py names")
     with tarfile.open(archive) as packed:
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4; its SHA-512 is ours anyway
+        safely = (
+            {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        )  # since 3.11.4; its SHA-512 is ours anyway
         packed.extractall(PARTS / "pyodide", **safely)
     return PARTS / "pyodide" / "package"
 

@@ -32,9 +32,14 @@ def named(given: object) -> str:
 
 
 PAGE = ORDERING.read_text(encoding="utf-8").splitlines()
+STATES = {name[2:]: states for name, states in (row.split(" | ")[:2] for row in PAGE if row.count(" | ") == 3)}
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+def large(case: Case) -> bool:
+    return int(STATES.get(case.name, "0").replace(",", "")) > 10_000
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * large(c)) for c in CASES], ids=named)
 def test_a_model_breaks_what_it_is_said_to_break_and_nothing_else(case: Case) -> None:
     result = search(case.model)
     assert result.complete
@@ -61,7 +66,12 @@ SMALL = [
 SMALL = [c for c in SMALL if not any(word in c.name for word in ("4 multifd", "8 multifd", "and cut", "lost", "flood"))]
 
 
-@pytest.mark.parametrize("case", SMALL, ids=named)
+OF_LIKE_VERSIONS = ("v1 5.2", "v1 8.2")  # whose models have the shape of 7.2's and 10.0's
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * c.name.startswith(OF_LIKE_VERSIONS)) for c in SMALL], ids=named
+)
 def test_the_reductions_change_no_verdict_and_no_ending(case: Case) -> None:
     plain, reduced = search(case.model, plain=True), search(case.model)
     assert plain.complete and reduced.states <= 2 * plain.states
