@@ -36,7 +36,12 @@ def test_a_property_that_is_checked_at_an_unknown_time_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "faults",
-    [Faults(orders=("cancel",)), Faults(losses=1), Faults(cuts=1), Faults(orders=("deadline",), losses=1)],
+    [
+        Faults(orders=("cancel",)),
+        Faults(cuts=1),
+        pytest.param(Faults(losses=1), marks=pytest.mark.slow),
+        pytest.param(Faults(orders=("deadline",), losses=1), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_rival_s_guest_is_not_taken_for_the_source_s(faults: Faults) -> None:

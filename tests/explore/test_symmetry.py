@@ -172,7 +172,7 @@ class NewField(Destination):
 
 
 @pytest.mark.parametrize("variant", [HiddenInLink, NewField])
-@pytest.mark.parametrize("channels", [0, 1])
+@pytest.mark.parametrize("channels", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_both_searches_find_what_depends_on_a_hidden_bit(variant: type, channels: int) -> None:
     model = replace(v2("v2", channels), wrap=lambda endpoint: become(endpoint, (variant,)))
     plain, reduced = search(model, plain=True), search(model)
