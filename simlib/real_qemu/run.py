@@ -277,13 +277,13 @@ class _Run:
         runs_here = self.source.alive and bool((now or here).get("running"))  # a monitor may be blocked, not its guest
         runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
         dead = not self.destination.alive
-        told = Finished("failed", self.destination.stderr) if dead or there.get("status") == "failed" else None
-        told = Finished("completed") if told is None and there.get("status") == "completed" else told
+        status = "failed" if dead else str(there.get("status", ""))
+        ended = {"failed": Finished("failed", self.destination.stderr), "completed": Finished("completed")}.get(status)
         arrived = runs_there and end is not None and end.status == "completed"  # 11.1 lets nobody look before
         complete = arrived and await whole(self.destination, self.scenario)
         settings = self.setup.settings(True), self.setup.settings(False)
         asked = as_asked(self.setup, *settings)
-        facts = Facts(end, told, runs_here, runs_there, dead, complete, asked, not self.source.alive)
+        facts = Facts(end, ended, runs_here, runs_there, dead, complete, asked, not self.source.alive)
         for line in (self.source.stderr, self.destination.stderr):
             if line:
                 self.note("source" if line == self.source.stderr else "destination", "print", line)
