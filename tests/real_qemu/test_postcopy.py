@@ -36,7 +36,10 @@ def test_a_guest_runs_there_before_its_memory_has_come_and_arrives_whole(
     async def work() -> None:
         async with two(versions) as pair:
             agent = await switched(pair, WAYS[way])
-            end = await asyncio.wait_for(until_finished(agent), 40)
+            try:
+                end = await asyncio.wait_for(until_finished(agent), 90)
+            except TimeoutError:
+                pytest.fail(f"it has not ended after 90 s:\n{pair.trace}")
             assert end is not None and end.status == "completed", str(pair.trace)
             assert await pair.arrived_whole()
             lines = [f"{s.side} {s.text}" for s in pair.trace.steps if s.kind in ("say", "guest", "state")]
