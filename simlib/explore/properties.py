@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ..handshake.stream import MAGIC
-from ..handshake.v1.destination import Destination as V1Destination
-from ..handshake.v2.destination import Destination as V2Destination
-from ..handshake.v2.source import Source as V2Source
-from ..handshake.variants import HEADER_4, ProbingDestination, ProbingSource
+from ..handshake.variants import HEADER_4
 from .state import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, State, Wire
 from .system import System
 
 Check = Callable[[System, State, bool], str]
 LOST = {"connection-lost", "channel-lost", "peer-closed", "connect", "cancelled", "deadline"}
-AGREED = ("started", "ready", "loading", "loaded", "going", "completed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +76,14 @@ def agreement(system: System, state: State, final: bool) -> str:
     source, destination = _sides(system, state)
     if modes := _modes(system, state):
         return f"the two sides settle on {' and '.join(modes)}"
-    if not (isinstance(source, V2Source) and isinstance(destination, V2Destination)):
+    ours, theirs = source.negotiated(), destination.negotiated()
+    if not ours or not theirs or ours.get("session") != theirs.get("session"):
         return ""
-    if not source.session_id or destination.session_id != source.session_id or destination.state not in AGREED:
-        return ""
-    if source.agreement.on != destination.agreement.on:
-        return f"the source agreed on {source.agreement.on}, the destination on {destination.agreement.on}"
-    if getattr(source, "extensions", ()) != getattr(destination, "extensions", ()):
-        return "the source counts on something that the destination has never heard of"
-    if source.key_bytes and source.key_bytes != destination.key_bytes:
-        return "the two sides went on from different conversations"
+    for name in ours.keys() & theirs.keys():
+        one, two = ours[name], theirs[name]
+        if one != two:
+            values = "" if isinstance(one, bytes) else f": {one} and {two}"
+            return f"source and destination differ in their {name}{values}"
     return ""
 
 
@@ -98,20 +92,18 @@ def _modes(system: System, state: State) -> list[str]:
     if not system.model.setup.probes:
         return []
     probes = [system.endpoint(state, side) for side in (SOURCE, DESTINATION)]
-    modes = [p.mode for p in probes if isinstance(p, (ProbingSource, ProbingDestination)) and p.mode]
+    modes = [p.speaks for p in probes if p.handshakes and p.speaks]
     return modes if len(set(modes)) == 2 else []
 
 
 def protocols(system: System, state: State, final: bool) -> str:
     """S2: no migration byte before READY, and no byte of one protocol taken for another's."""
     source, destination = _sides(system, state)
-    if isinstance(source, V2Source):
-        if source.links and source.links[0].peer_nonce == source.links[0].nonce:
-            return "the source takes its own preface for the peer's"
-        early = isinstance(destination, V2Destination) and destination.state in ("accepted", "started")
-        replaced = _disturbed(system, state) and _serves_rival(system, state)  # the source may not know that yet
-        if source.stage and early and not replaced:
-            return "the source sends migration data before READY"
+    if source.hears_itself():
+        return "the source takes its own preface for the peer's"
+    replaced = _disturbed(system, state) and _serves_rival(system, state)  # the source may not know that yet
+    if source.sends_guest() and destination.unready() and not replaced:
+        return "the source sends migration data before READY"
     if modes := _modes(system, state):
         shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
         failed = destination.finished is not None and destination.finished.status == "failed"
@@ -131,16 +123,16 @@ def truth(system: System, state: State, final: bool) -> str:
         return ""
     if _disturbed(system, state):
         told = {e.code for e in end.errors}
-        cut = state.faults.cuts != system.model.faults.cuts and isinstance(source, V2Source)
+        cut = state.faults.cuts != system.model.faults.cuts and source.handshakes
         if cut and end.status in ("failed", "uncertain") and not told:
             return "the link was cut and the source does not say so"
         return ""
-    if isinstance(destination, V1Destination):
+    if not destination.handshakes:
         why = destination.finished
         if why is not None and why.status == "failed" and (end.status == "completed" or why.text not in end.text):
             return f"the destination ended with {why.text!r}, the source with {end.status} and {end.text!r}"
         return ""
-    wrong = getattr(destination, "ended_as", ()) or (destination.finished.errors if destination.finished else ())
+    wrong = destination.ended_as or (destination.finished.errors if destination.finished else ())
     reasons = {e.code for e in wrong} - LOST
     told = {e.code for e in end.errors}
     if reasons - told and end.status != "rejected":
@@ -157,7 +149,7 @@ def no_loss(system: System, state: State, final: bool) -> str:
     gone = destination.finished is not None and destination.finished.status == "failed"
     if end is not None and end.status == "completed" and not arrived(system, state) and (final or gone):
         return "the source says completed and no guest runs at the destination"
-    full = isinstance(destination, V2Destination) and not destination.postcopy and state.passes > 1
+    full = destination.handshakes and not destination.postcopy and state.passes > 1
     if full and destination.ram_bytes < PASS_BYTES and arrived(system, state):
         return f"the guest runs with {destination.ram_bytes} of {PASS_BYTES} bytes"
     return ""
@@ -172,29 +164,23 @@ def same_channels(system: System, state: State, final: bool) -> str:
     """S6: once data may flow, each channel is the connection that the source opened for it, and no other."""
     destination = _sides(system, state)[1]
     wires = {w.accepted: w for w in state.wires if w.accepted >= 0}
-    if isinstance(destination, V1Destination):
-        bound = [
-            (f"multifd[{c.number}]" if c.kind == "multifd" else c.kind, conn)
-            for conn, c in enumerate(destination.connections)
-            if c.kind in ("main", "multifd", "preempt")
-        ]
+    bound = destination.bound_channels()
+    if not destination.handshakes:
         wrong = [f"{wires[c].name} is taken for {n}" for n, c in bound if c in wires and wires[c].name != n]
         return "; ".join(wrong)
     control = wires.get(getattr(destination, "control", None) or 0)
-    if not isinstance(destination, V2Destination) or control is None or control.owner == STRANGER:
+    if control is None or control.owner == STRANGER or not system.endpoint(state, control.owner).sends_guest():
         return ""
-    if not getattr(system.endpoint(state, control.owner), "stage", ""):
-        return ""
-    return "; ".join(_wrongly_bound(destination, wires, control))
+    return "; ".join(_wrongly_bound(bound, wires, control))
 
 
-def _wrongly_bound(destination: V2Destination, wires: dict[int, Wire], control: Wire) -> list[str]:
+def _wrongly_bound(bound: tuple[tuple[str, int], ...], wires: dict[int, Wire], control: Wire) -> list[str]:
     wrong = []
-    for name, conn, _ in destination.bound:
+    for name, conn in bound:
         wire = wires[conn]
         if (wire.owner, wire.name) != (control.owner, name):
             wrong.append(f"{wire.name} is taken for {name}")
-    names = [n for n, _, _ in destination.bound]
+    names = [n for n, _ in bound]
     return wrong + [f"{n} is bound twice" for n in sorted(set(names)) if names.count(n) > 1]
 
 
@@ -205,21 +191,24 @@ def listens_again(system: System, state: State, final: bool) -> str:
         return ""
     if source.finished.status in ("completed", "uncertain"):
         return ""
-    if isinstance(destination, V1Destination):
+    if not destination.handshakes:
         return "the destination is gone" if destination.finished is not None else ""
-    if not isinstance(destination, V2Destination):
-        return ""
-    dirty = destination.finished is not None and destination._loader.state != "header"
-    held = [w for w in state.wires if w.accepted == destination.control and w.owner != SOURCE]
-    if not dirty and not held and destination.state != "listening":
-        return f"nobody is there any more and the destination is {destination.state}"
+    occupied = destination.occupied()
+    if occupied and not _held(destination, state):
+        return f"nobody is there any more and the destination is {occupied}"
     return ""
+
+
+def _held(destination: Any, state: State) -> bool:
+    """Whether somebody else than the source keeps the destination busy."""
+    control = getattr(destination, "control", -1)
+    return any(w.accepted == control and w.owner != SOURCE for w in state.wires)
 
 
 def asks_gently(system: System, state: State, final: bool) -> str:
     """S8: asking an old peer never kills it."""
     source, destination = (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
-    asked = isinstance(source, (ProbingSource, V2Source)) and isinstance(destination, V1Destination)
+    asked = source.handshakes and not destination.handshakes
     if asked and not _disturbed(system, state) and destination.finished is not None:
         end = destination.finished
         return f"the old destination ends: {end.text}" if end.status == "failed" else ""
@@ -228,11 +217,10 @@ def asks_gently(system: System, state: State, final: bool) -> str:
 
 def no_downgrade(system: System, state: State, final: bool) -> str:
     """S10: two sides that both know v2 never end up with v1 without being told to."""
-    source, destination = (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
-    if not (isinstance(source, ProbingSource) and isinstance(destination, ProbingDestination)):
-        return ""
-    if final and source.mode == "v1" and system.link == "two-way" and state.wires:
-        return "both sides know v2, and the source went on with v1"
+    both = all(system.endpoint(state, side).handshakes for side in (SOURCE, DESTINATION))
+    chosen = _sides(system, state)[0]
+    if final and both and not chosen.handshakes and system.link == "two-way" and state.wires:
+        return f"both sides know more, and the source went on with {chosen.speaks}"
     return ""
 
 
@@ -250,8 +238,8 @@ def arrives(system: System, state: State, final: bool) -> str:
         return ""
     left, came = state.faults.strangers, list(system.model.faults.strangers)
     known = any(came.count(says) > left.count(says) for says in ("replay", "v2-hello"))
-    v2 = isinstance(system.endpoint(state, DESTINATION), V2Destination)
-    if state.faults != system.model.faults._replace(strangers=left) or known or (came != list(left) and not v2):
+    visited = came != list(left) and not system.endpoint(state, DESTINATION).authenticates
+    if state.faults != system.model.faults._replace(strangers=left) or known or visited:
         return ""
     end = system.endpoint(state, SOURCE).finished
     if end is not None and not (end.status == "completed" and arrived(system, state)):
@@ -266,10 +254,9 @@ def ends_after_faults(system: System, state: State, final: bool) -> str:
     source, destination = _sides(system, state)
     if source.finished is None:
         return f"the source is {source.status} for ever"
-    stuck = isinstance(destination, V2Destination) and destination.finished is None
-    held = [w for w in state.wires if w.accepted == getattr(destination, "control", -1) and w.owner != SOURCE]
-    if stuck and not held and destination.state not in ("listening", "going"):
-        return f"the destination is {destination.state} for ever"
+    occupied = destination.occupied() if destination.finished is None else ""
+    if occupied not in ("", "going") and not _held(destination, state):
+        return f"the destination is {occupied} for ever"
     return ""
 
 

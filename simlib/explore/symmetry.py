@@ -21,15 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..handshake import interface as i
 from ..handshake.buffer import Buffer
-from ..handshake.endpoint import declare, declared, state_fields
+from ..handshake.endpoint import declared, state_fields
 from ..handshake.errors import PeerError
 from ..handshake.stream import MULTIFD_MAGIC, MULTIFD_PACKET_BYTES
-from ..handshake.v1.destination import Destination as V1Destination
-from ..handshake.v1.source import Source as V1Source
 from ..handshake.v2 import frames
-from ..handshake.v2.destination import Destination as V2Destination
 from ..handshake.v2.frames import Limits, Preface, Reader
-from ..handshake.v2.source import Source as V2Source
 
 if TYPE_CHECKING:
     from .state import State, Wire
@@ -120,22 +116,16 @@ class Canonical:
         return found
 
     def _parts(self, endpoint: Any) -> Parts:
-        if isinstance(endpoint, (V2Source, V2Destination)):
-            apart, left_over, local = _v2(endpoint)
-        elif isinstance(endpoint, V1Source):
-            apart, left_over, local = _v1_source(endpoint)
-        elif isinstance(endpoint, V1Destination):
-            apart, left_over, local = _v1_destination(endpoint)
-        else:
+        apart = endpoint.decomposition()
+        if apart is None:
             return Parts(self._part(endpoint.key(), ()), None)
-        return Parts(
-            self._rest(endpoint, apart, left_over), {conn: self._local(value) for conn, value in local.items()}
-        )
+        local = {conn: self._local(value) for conn, value in apart.per_connection.items()}
+        return Parts(self._rest(endpoint, apart.fields, apart.shared), local)
 
-    def _rest(self, endpoint: Any, apart: tuple[str, ...], left_over: Structure) -> Part:
+    def _rest(self, endpoint: Any, apart: tuple[str, ...], shared: Structure) -> Part:
         atoms, cls = Atoms(), cast(Hashable, type(endpoint))
         random = declared(cls, "RANDOM")
-        values: list[Structure] = [type(endpoint).__name__, left_over]
+        values: list[Structure] = [type(endpoint).__name__, shared]
         for name in state_fields(cls, tuple(vars(endpoint))):
             held = getattr(endpoint, name)
             if name in apart:
@@ -208,72 +198,6 @@ class Canonical:
         ends = [part or Part(-1) for part in known[:-1]]
         part = self._part((structure, *(end.structure for end in ends)), atoms)
         return Part(part.structure, (*part.atoms, *(a for end in ends for a in end.atoms)))
-
-
-def _v2(endpoint: V2Source | V2Destination) -> tuple[tuple[str, ...], Structure, dict[int, Any]]:
-    """The fields that are taken apart, what of them belongs to no connection, and the rest of them by connection."""
-    links = endpoint.links
-    if isinstance(endpoint, V2Source):
-        names = endpoint.channels
-        told: dict[int, Any] = {
-            c: (names[c], endpoint.agreed.count(names[c]), endpoint.undrained.count(c)) for c in links if c < len(names)
-        }
-        more: Structure = (
-            tuple(n for n in endpoint.agreed if n not in names),
-            tuple(c for c in endpoint.undrained if c not in links),
-            tuple(n for c, n in enumerate(names) if c not in links),
-        )
-        control: int | None = 0
-    else:
-        control = endpoint.control
-        told = {
-            c: (
-                tuple((name, Nonce(nonce)) for name, conn, nonce in endpoint.bound if conn == c),
-                endpoint.lanes.get(c),
-            )
-            for c in links
-        }
-        more = (
-            control if control not in links else None,
-            tuple(b for b in endpoint.bound if b[1] not in links),
-            tuple(item for item in endpoint.lanes.items() if item[0] not in links),
-            endpoint.ram_bytes,  # no step that changes it is local: a property looks at it
-        )
-    local = {c: (c == control, link, told.get(c)) for c, link in links.items()}
-    return ("links", "control", "channels", "agreed", "undrained", "bound", "lanes"), more, local
-
-
-class Nonce(NamedTuple):
-    """A random value outside a field of its own."""
-
-    nonce: str
-
-
-declare(Nonce, RANDOM={"nonce": "drawn by the peer"})
-
-
-def _v1_source(endpoint: V1Source) -> tuple[tuple[str, ...], Structure, dict[int, Any]]:
-    names = endpoint.channels
-    known = endpoint.ready, endpoint.undrained
-    local = {
-        c: (name, *(k.count(c) for k in known), tuple(text for conn, text in endpoint.broken if conn == c))
-        for c, name in enumerate(names)
-    }
-    more = (
-        *(tuple(c for c in k if not 0 <= c < len(names)) for k in known),
-        tuple(b for b in endpoint.broken if not 0 <= b[0] < len(names)),
-    )
-    return ("channels", "ready", "undrained", "broken"), more, local
-
-
-def _v1_destination(endpoint: V1Destination) -> tuple[tuple[str, ...], Structure, dict[int, Any]]:
-    many, held_by = len(endpoint.connections), endpoint.held_by
-    local = {}
-    for c, connection in enumerate(endpoint.connections):
-        number = f"multifd[{connection.number}]" if connection.number >= 0 else ""
-        local[c] = (c == held_by, connection._replace(number=-1), number)
-    left_over = held_by if held_by is None or not 0 <= held_by < many else "a connection"
-    return ("connections", "held_by"), left_over, local
 
 
 # --- what is under way ----------------------------------------------------------------------------------------------

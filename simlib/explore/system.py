@@ -228,7 +228,7 @@ class Moment:
     def do_connect(self, number: int) -> None:
         wire = self.wires[number]
         there = self.system.table[self.ends[DESTINATION]]
-        closed = getattr(there, "closed", False) if there.finished is None else not there.finished.listening
+        closed = there.closed if there.finished is None else not there.finished.listening
         refused = self.system.link == "two-way" and closed and wire.accepted < 0
         self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
         told = self.system.input(i.Broken(0, REFUSED)) if refused else self.system.opened
@@ -466,7 +466,7 @@ class Moment:
         number = self._find(side, ask.conn)
         wire = self.wires[number]
         if wire.owner != STRANGER:
-            asks = getattr(self.system.table[self.ends[SOURCE]], "variant", "") == "f"  # once, with its first
+            asks = self.system.table[self.ends[SOURCE]].offers_alpn  # once, with its first
             told = self.system.input(i.Secured(0, b"exporter", ask.alpn if asks else ""))
             self.wires[number] = wire._replace(there=(told, *wire.there), back=(told, *wire.back))
         elif wire.there and not self._too_short(wire.there[0]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .endpoint import State, Table
+from .endpoint import Answers, State, Table
 from .interface import (
     AlarmRang,
     Broken,
@@ -34,7 +34,7 @@ from .v2.frames import ALPN, INITIATOR
 from .v2.messages import Identity
 
 
-class Adaptive(State):
+class Adaptive(State, Answers):
     """Until the first bytes have come it keeps what it is told of the connections that may still be either, in order;
     then it hands that over. Who is chosen never hears of the others. v1 counts its connections from 0, so `numbers`
     has ours."""
@@ -46,6 +46,10 @@ class Adaptive(State):
         self.first: Table[bytes] = Table()
         self.numbers: tuple[int, ...] = ()
         self.listening = False
+
+    @property
+    def speaks(self) -> str:  # type: ignore[override]
+        return self.chosen.speaks if self.chosen else ""
 
     @property
     def status(self) -> str:
@@ -123,7 +127,7 @@ class Adaptive(State):
         return stopped + [o for o in out if not isinstance(o, StartTls)]  # TLS was asked for already
 
     def _pass_on(self, input: Input) -> list[Output]:
-        if isinstance(self.chosen, V2Destination):
+        if self.chosen is not None and self.chosen.handshakes:
             return self.chosen.handle(input)
         assert self.chosen is not None
         conn = getattr(input, "conn", None)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from functools import cache, lru_cache
-from typing import Any, ClassVar, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast, get_args
 
+from .errors import Error
 from .interface import Finished, Input, Output
 from .machine import Settings
 
@@ -76,7 +77,65 @@ class Table(dict[int, V]):
         return Table(self)
 
 
-class Endpoint(State):
+class Decomposition(NamedTuple):
+    """An endpoint as the symmetry reduction sees it: what it knows of each connection, and the rest.
+
+    `fields` are those that are taken apart here: `per_connection` is what they say of each connection, `shared` what
+    they say of none.
+    """
+
+    fields: tuple[str, ...]
+    shared: Any
+    per_connection: Mapping[int, Any]
+
+
+class Answers:
+    """What rows and searches ask of an endpoint. Each answer has a default that suits an endpoint to which the question
+    does not apply."""
+
+    speaks: str = ""  # the protocol, by name; empty while a side that finds out has not decided
+    handshakes: bool = True  # the sides talk to each other before the stream; v1's do not
+    authenticates: bool = False  # its channels prove that they belong to it, so that nobody else can disturb it
+    offers_alpn: bool = False  # it asks in the TLS handshake what its peer speaks
+    ended_as: tuple[Error, ...] = ()  # how the last attempt failed, of a destination that listens again
+    postcopy: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Of a destination: its listening socket is closed although it goes on."""
+        return False
+
+    def negotiated(self) -> Mapping[str, object]:
+        """What this side counts on, by name; empty before it has agreed. `session` says of which attempt: where that is
+        the same on both sides, everything else must be, too (S1)."""
+        return {}
+
+    def bound_channels(self) -> tuple[tuple[str, int], ...]:
+        """Of a destination: each channel that it knows, with the connection it takes for it."""
+        return ()
+
+    def sends_guest(self) -> bool:
+        """Of a source: the stream has begun."""
+        return False
+
+    def unready(self) -> bool:
+        """Of a destination: it has agreed, and can't take the stream yet."""
+        return False
+
+    def hears_itself(self) -> bool:
+        """It takes what it said itself for its peer's words."""
+        return False
+
+    def occupied(self) -> str:
+        """Of a destination: the state in which an attempt has left it; empty if it listens again, or never can."""
+        return ""
+
+    def decomposition(self) -> Decomposition | None:
+        """Itself, taken apart for the symmetry reduction; None: as one piece, which is always sound."""
+        return None
+
+
+class Endpoint(State, Answers):
     """One side of a migration. `_on_<input>` hears an input and appends to `_out`; an input without such a method means
     nothing to this side."""
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import stream
-from .endpoint import State
+from .endpoint import Answers, State
 from .interface import (
     AlarmRang,
     Drained,
@@ -66,7 +66,7 @@ def _pong(value: int) -> bytes:
     return struct.pack(">HHI", 2, 4, value)
 
 
-class _Prober(State):
+class _Prober(State, Answers):
     """One side while it has not decided, and the door to whom it decided for."""
 
     def __init__(self, settings: Settings, identity: Identity, variant: str, timeout_s: float) -> None:
@@ -76,6 +76,14 @@ class _Prober(State):
         self.mode = ""  # v1 or v2
         self.bytes = b""
         self.started = False
+
+    @property
+    def speaks(self) -> str:  # type: ignore[override]
+        return self.mode
+
+    @property
+    def offers_alpn(self) -> bool:  # type: ignore[override]
+        return self.variant == "f"
 
     @property
     def finished(self) -> Finished | None:

@@ -43,6 +43,8 @@ declare(
 class Session(Endpoint):
     """Fields are values, replaced and never mutated; `handle` is the one door."""
 
+    speaks, authenticates = "v2", True
+    extensions: tuple[str, ...] = ()  # what it counts on beyond the agreement
     role: str
     magic: bytes  # that we send
     peer_magic: bytes
