@@ -81,9 +81,10 @@ def agreement(system: System, state: State, final: bool) -> str:
         return ""
     for name in ours.keys() & theirs.keys():
         one, two = ours[name], theirs[name]
+        if one != two and isinstance(one, bytes):
+            return f"the two sides differ in their {name}"
         if one != two:
-            values = "" if isinstance(one, bytes) else f": {one} and {two}"
-            return f"source and destination differ in their {name}{values}"
+            return f"the source's {name} are {one}, the destination's {two}"
     return ""
 
 

@@ -74,7 +74,7 @@ def _alive_s(pid: int) -> float:
 
 # --- the ways -------------------------------------------------------------------------------------------------------
 def one_run(scenario: Scenario, seed: int, run: Any = world.run) -> Any:
-    return run(scenario, protocol="v1", version="10.0", manager="", seed=seed).row
+    return run(scenario, protocol="v1", version="10.0", manager="naive", seed=seed).row
 
 
 def halves(run: Any, scenario: Scenario, runs: int) -> None:

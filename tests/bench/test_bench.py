@@ -6,7 +6,8 @@ import pytest
 
 from simlib.explore import search
 from simlib.explore.models import side, v1
-from tests.bench import bare, clocks, engine, handshake, page
+from simlib.world import run
+from tests.bench import bare, clocks, engine, handshake, page, sweeps
 from tests.bench.measure import Line, Missing
 from tests.bench.search import accepts, copying
 
@@ -48,6 +49,16 @@ def test_a_search_on_deep_copies_sees_the_same_states() -> None:
 
 def test_the_model_that_spin_has_too_is_searched_to_its_end() -> None:
     assert accepts().complete
+
+
+def test_a_run_of_the_sweeps_line_is_one_of_the_worlds() -> None:
+    assert sweeps.one_run(bare.scenario(1), 1).outcome == "migrated"
+
+
+def test_the_most_channels_of_the_growth_lines_can_be_run() -> None:
+    assert [run(bare.scenario(n), protocol=p, version="10.0").row.outcome for p, n in handshake.MOST] == [
+        "migrated"
+    ] * 2
 
 
 def test_a_miss_is_said_in_words() -> None:
