@@ -181,7 +181,7 @@ def _add_check(qemu: Any) -> None:
                        help="a QEMU; may be given again (those of $PATH and of data/profiles/get-qemu)")  # fmt: skip
     check.add_argument("--qemu", action="append", default=[], metavar="VERSION",
                        help='every scenario on this, as "5.2", or "11.1>7.2"; again for more (its own)')  # fmt: skip
-    check.add_argument("--protocol", action="append", choices=("v1", "v2"),
+    check.add_argument("--protocol", action="append", metavar="NAME",
                        help="v1 between the QEMUs, v2 by agents beside them; may be given twice (v1)")  # fmt: skip
     check.add_argument(
         "--repeats", type=within(1), default=3, metavar="N", help="real runs of each, for races (%(default)s)"

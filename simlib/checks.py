@@ -5,28 +5,27 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from .handshake.machine import is_modelled, not_modelled
 from .handshake.stream import COMPRESSION_FLAG
+from .registry import DELAYS, INTRUDERS, MANAGERS, PROTOCOLS, Registry, ScenarioError, choose, nearest
 
-PROTOCOLS = ("v1", "v2", "a", "b", "c", "d", "d'", "f")
-MANAGERS = ("naive", "libvirt")
-CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+T = TypeVar("T")
+
+CHOICES: dict[tuple[str, str], Sequence[str]] = {
     ("Scenario", "protocols"): PROTOCOLS, ("Scenario", "managers"): MANAGERS,
     ("Link", "transport"): (
         "tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
     ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
-    ("Link", "delay_law"): ("constant", "lognormal", "pareto", "exponential", "empirical"),
+    ("Link", "delay_law"): DELAYS,
     ("Side", "apply_code"): ("apply-failed", "port", "memory"),
     ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
-    ("Fault", "kind"): ("cut", "swallow", "stall", "lose", "freeze", "kill", "order", "hold", "late", "stranger"),
     ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),
-    ("Fault", "says"): ("silent", "garbage", "half-magic", "multifd", "qevm", "scan", "v2-hello", "bad-channel",
-                        "flood"),
+    ("Fault", "says"): INTRUDERS,
 }  # fmt: skip
 # What is allowed of a number, by the end of its name, unless its own key stands below.
 MOST = {"_ms": 1e9, "_s": 1e5, "_mib": 1 << 24, "_kib": 1 << 24, "_mib_s": 1 << 20}
@@ -45,10 +44,6 @@ PATTERNS = {
         CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)")),
 }  # fmt: skip
 NOT_EMPTY = {("Scenario", "versions"), ("Scenario", "protocols"), ("Scenario", "managers")}
-
-
-class ScenarioError(ValueError):
-    """What is wrong with a scenario, in one sentence that names file and key."""
 
 
 class FieldError(ScenarioError):
@@ -71,26 +66,6 @@ class Part:
                 checked = _checked(cls, key, hint, value)
                 if checked is not value:
                     object.__setattr__(self, key, checked)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with, if a known one is close."""
-    import difflib
-
-    close = difflib.get_close_matches(word, list(known), 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def choose(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with: the closest one that is known, and all of them."""
-    close, everything = nearest(word, known), ", ".join(map(repr, known))
-    return f"{close} Known are {everything}" if close else f"; known are {everything}"
-
-
-def require(what: str, word: str, known: Sequence[str]) -> None:
-    """Raises ScenarioError where a name is none of those that are known."""
-    if word not in known:
-        raise ScenarioError(f"there is no {what} {word!r}{choose(str(word), known)}")
 
 
 def require_keys(part: type, keys: Iterable[str]) -> None:
@@ -120,6 +95,9 @@ def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
     """The value as the field holds it: a tuple for a list, a float for a whole number. Raises FieldError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     name = key.partition("[")[0]
+    allowed = _rule(CHOICES, part, name)
+    if isinstance(allowed, Registry) and allowed.holds(value):
+        return allowed.name_of(value)
     if is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
             raise FieldError(part, key, f"must be a {typing.cast(type, hint).__name__}; it is {_kind(value)}")
@@ -143,12 +121,11 @@ def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
     if not any(isinstance(value, w) and (w is bool or not isinstance(value, bool)) for w in wanted):
         names = " or ".join(_NAMES.get(w, w.__name__) for w in wanted)
         raise FieldError(part, key, f"must be {names}; it is {_kind(value)}")
-    allowed = CHOICES.get((part.__name__, name))
-    if allowed and value not in allowed:
+    if allowed is not None and value not in allowed:
         raise FieldError(part, key, f"is {value!r}{choose(value, allowed)}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         _check_range(part, key, value)
-    pattern, meant = PATTERNS.get((part.__name__, name), ("", ""))
+    pattern, meant = _rule(PATTERNS, part, name) or ("", "")
     if pattern and not re.fullmatch(pattern, value, re.ASCII):
         raise FieldError(part, key, f"is {value[:80]!r}; write {meant}")
     if (part.__name__, name) == ("Scenario", "versions"):
@@ -158,11 +135,16 @@ def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
     return value
 
 
+def _rule(rules: Mapping[tuple[str, str], T], part: type, name: str) -> T | None:
+    """The rule of a field, of its own part or of one that it extends."""
+    return next((rules[base.__name__, name] for base in part.__mro__ if (base.__name__, name) in rules), None)
+
+
 def _check_range(part: type, key: str, value: float) -> None:
     """By the key's own range, or by its unit. A time or place that may be "never" is negative then."""
     name = key.partition("[")[0]
     units = [most for unit, most in MOST.items() if name.endswith(unit)]  # the last is the longest
-    least, most = RANGES.get((part.__name__, name), (0, units[-1] if units else 1 << 20))
+    least, most = _rule(RANGES, part, name) or (0, units[-1] if units else 1 << 20)
     usual = getattr(part, name, None)
     if value < 0 and (part.__name__ == "Timing" or (isinstance(usual, float) and usual < 0)):
         least = -most

@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 from .chart import sequence_svg
-from .checks import MANAGERS, PROTOCOLS
 from .outcome import BAD, COLUMNS, OUTCOMES, Row
+from .registry import MANAGERS, PROTOCOLS, USUAL_MANAGER
 from .scenario import Scenario
 from .trace import Trace
 
@@ -35,6 +35,7 @@ COLOURS = {
 }
 BADLY = "A run ends badly if it is hung, lost, misconfigured, corrupted or split brain."
 KNOWN = "The source knows the reason if it ends refused or failed with more than an errno."
+VERSIONS_SHOWN = ("7.2", "10.0", "11.1", "mixed")
 MARKS = {outcome: outcome[0].upper() for outcome in COLOURS} | {"migrated": "✓", "uncertain": "?"}
 
 
@@ -57,13 +58,13 @@ class Job:
 
 
 def jobs(scenarios: Iterable[Scenario]) -> list[Job]:
-    """v1 under every manager, v2 under one: what v2 does does not depend on who watches."""
+    """v1 under every manager, and what negotiates under one: what that does does not depend on who watches."""
     return [
         Job(s, protocol, version, manager)
         for s in scenarios
         for version in s.versions
         for protocol in s.protocols
-        for manager in (s.managers if protocol == "v1" else s.managers[:1])
+        for manager in (s.managers[:1] if PROTOCOLS.get(protocol).negotiates else s.managers)
     ]
 
 
@@ -103,11 +104,11 @@ def finish(rows: list[Row], scenarios: list[Scenario], out: Path, command: str) 
 
 
 def pairs(rows: Iterable[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
-    """(scenario, versions, manager) -> protocol -> row; v2's row stands beside each manager's of v1."""
+    """(scenario, versions, manager) -> protocol -> row; what negotiates stands beside each manager's row of v1."""
     found: dict[tuple[str, str, str], dict[str, Row]] = {}
-    kept = list(rows)
-    for row in sorted(kept, key=lambda r: r.protocol == "v2"):
-        keys = [k for k in found if k[:2] == (row.scenario, versions(row))] if row.protocol == "v2" else []
+    kept = [(PROTOCOLS.get(r.protocol).negotiates, r) for r in rows]
+    for negotiates, row in sorted(kept, key=lambda pair: pair[0]):
+        keys = [k for k in found if k[:2] == (row.scenario, versions(row))] if negotiates else []
         for key in keys or [(row.scenario, versions(row), row.manager)]:
             found.setdefault(key, {})[row.protocol] = row
     return dict(sorted(found.items(), key=lambda item: item[0][0]))
@@ -119,19 +120,22 @@ def versions(row: Row) -> str:
 
 
 def text_table(rows: list[Row]) -> Iterator[str]:
-    """For a terminal: one line a situation, v1 and v2 side by side; below, the detection variants beside v2."""
-    probed = {r.scenario for r in rows if r.protocol not in ("v1", "v2")}
-    yield (
-        f"{'scenario':36} {'versions':9} {'manager':8} {'v1':13} {'guest_at':11} {'reason':9} {'v2':9} {'guest_at':11} "
-        "error_codes"
-    )
+    """For a terminal: one line a situation, protocols side by side; below, the detection variants beside v2."""
+    probed = _probed(rows)
+    names = _protocols(r for r in rows if r.scenario not in probed)
+    heads = [
+        f"{name:9} {'guest_at':11} {'error_codes':13}"
+        if PROTOCOLS.get(name).negotiates
+        else f"{name:13} {'guest_at':11} {'reason':9}"
+        for name in names
+    ]
+    yield " ".join([f"{'scenario':36} {'versions':9} {'manager':8}", *heads]).rstrip()
     before = ""
     for (scenario, version, manager), both in pairs(r for r in rows if r.scenario not in probed).items():
-        one, two = both.get("v1"), both.get("v2")
-        left = f"{one.outcome:13} {one.guest_at:11} {one.reason_at_source:9}" if one else f"{'':35}"
-        right = f"{two.outcome:9} {two.guest_at:11} {two.error_codes}" if two else ""
-        lied = " (the manager lied)" if (two or one) and (two or one).lied else ""  # type: ignore[union-attr]
-        yield f"{scenario if scenario != before else '':36} {version:9} {manager:8} {left} {right}{lied}".rstrip()
+        cells = [_cell(name, both.get(name)) for name in names]
+        lied = " (the manager lied)" if any(row.lied for row in both.values()) else ""
+        line = " ".join([f"{scenario if scenario != before else '':36} {version:9} {manager:8}", *cells]).rstrip()
+        yield line + lied
         before = scenario
     if probed:
         names = list(dict.fromkeys(r.protocol for r in rows if r.scenario in probed))
@@ -139,6 +143,35 @@ def text_table(rows: list[Row]) -> Iterator[str]:
         yield f"{'detection':36} " + " ".join(f"{n:13}" for n in names)
         for (scenario, _, _), by in pairs(r for r in rows if r.scenario in probed).items():
             yield f"{scenario:36} " + " ".join(f"{by[n].outcome if n in by else '':13}" for n in names)
+
+
+def _cell(protocol: str, row: Row | None) -> str:
+    if row is None:
+        return " " * 35
+    if PROTOCOLS.get(protocol).negotiates:
+        return f"{row.outcome:9} {row.guest_at:11} {row.error_codes:13}"
+    return f"{row.outcome:13} {row.guest_at:11} {row.reason_at_source:9}"
+
+
+def _probed(rows: Iterable[Row]) -> set[str]:
+    """Scenarios that are about detection: they have a table of their own."""
+    return {r.scenario for r in rows if PROTOCOLS.get(r.protocol).probes}
+
+
+def _protocols(rows: Iterable[Row]) -> list[str]:
+    """Those that occur, today's stream first."""
+    used = dict.fromkeys(r.protocol for r in rows)
+    return [*(p for p in PROTOCOLS if p in used), *(p for p in used if p not in tuple(PROTOCOLS))]
+
+
+def group_of(protocol: str, manager: str) -> str:
+    """How runs are counted: by protocol and, where managers must make the two sides fit, by manager."""
+    return protocol if PROTOCOLS.get(protocol).negotiates else f"{protocol}, {manager}"
+
+
+def group_names() -> list[str]:
+    """Every group that there can be, in the order in which they are shown."""
+    return list(dict.fromkeys(group_of(p, m) for p in PROTOCOLS for m in MANAGERS))
 
 
 class Counts(NamedTuple):
@@ -152,14 +185,13 @@ class Counts(NamedTuple):
 
 
 def groups(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by protocol and, for v1, by manager. A run whose manager gave false information is in none of them: what
+    """Rows by `group_of`. A run whose manager gave false information is in none of them: what
     comes of that says nothing about the protocol."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         if not row.lied:
-            by_name.setdefault(f"v1, {row.manager}" if row.protocol == "v1" else row.protocol, []).append(row)
-    order = [*(f"v1, {manager}" for manager in MANAGERS), *PROTOCOLS[1:]]
-    return {name: by_name[name] for name in order if name in by_name}
+            by_name.setdefault(group_of(row.protocol, row.manager), []).append(row)
+    return {name: by_name[name] for name in (*group_names(), *by_name) if name in by_name}
 
 
 def counts(rows: Iterable[Row]) -> Counts:
@@ -171,9 +203,10 @@ def counts(rows: Iterable[Row]) -> Counts:
 def summary(rows: list[Row]) -> Iterator[str]:
     """How often each outcome occurs: v1 by manager, and v2; then the detection variants, which few situations run."""
     by_name = groups(rows)
-    for names in ([n for n in by_name if n.startswith("v")], [n for n in by_name if not n.startswith("v")]):
-        if names:
-            yield from _outcome_table({name: by_name[name] for name in names})
+    for probes in (False, True):
+        table = {name: some for name, some in by_name.items() if PROTOCOLS.get(some[0].protocol).probes == probes}
+        if table:
+            yield from _outcome_table(table)
             yield ""
     lied = sum(r.lied for r in rows)
     yield f"Not counted: {lied} runs in which the manager gave the two sides false information."
@@ -201,15 +234,18 @@ def _outcome_table(by_name: dict[str, list[Row]]) -> Iterator[str]:
 
 
 def matrix_svg(rows: list[Row]) -> str:
-    """A square for each run under a naive manager: situations down (in two halves), v1 and v2 by version across."""
-    probed = {r.scenario for r in rows if r.protocol not in ("v1", "v2")}
-    shown = [r for r in rows if r.manager == "naive" and r.scenario not in probed]
+    """A square for each run under a manager that trusts the source: situations down (in two halves), protocols by
+    version across."""
+    probed = _probed(rows)
+    shown = [r for r in rows if r.manager == USUAL_MANAGER and r.scenario not in probed]
+    columns = [(p, v) for p in _protocols(shown) for v in VERSIONS_SHOWN]
     names = list(dict.fromkeys(r.scenario for r in shown))
     at: dict[tuple[str, str, str], Row] = {}
     for r in shown:
         version = versions(r)
         at.setdefault((r.scenario, r.protocol, "mixed" if ">" in version else version), r)
-    half, row_h, top, wide = (len(names) + 1) // 2, 18, 96, 640
+    half, row_h, top = (len(names) + 1) // 2, 18, 96
+    wide = 640 + max(0, len(columns) // len(VERSIONS_SHOWN) - 2) * 190
     height = top + row_h * half + 62
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * wide} {height}" width="{2 * wide}" '
@@ -221,16 +257,22 @@ def matrix_svg(rows: list[Row]) -> str:
         "QEMU; mixed: two versions</text>",
     ]
     for part, x in ((names[:half], 0), (names[half:], wide)):
-        parts += _half(part, at, x, top, row_h)
+        parts += _half(part, columns, at, x, top, row_h)
     return "\n".join([*parts, *_legend(16, height - 40, 2 * wide), "</svg>\n"])
 
 
-def _half(names: list[str], at: dict[tuple[str, str, str], Row], x0: int, top: int, row_h: int) -> Iterator[str]:
-    left, cell = x0 + 250, 44
-    columns = [(p, v) for p in ("v1", "v2") for v in ("7.2", "10.0", "11.1", "mixed")]
+def _half(
+    names: list[str],
+    columns: list[tuple[str, str]],
+    at: dict[tuple[str, str, str], Row],
+    x0: int,
+    top: int,
+    row_h: int,
+) -> Iterator[str]:
+    left, cell, many = x0 + 250, 44, len(VERSIONS_SHOWN)
     for i, (protocol, version) in enumerate(columns):
-        x = left + i * cell + (14 if i >= 4 else 0)
-        if i in (0, 4):
+        x = left + i * cell + 14 * (i // many)
+        if i % many == 0:
             yield f'<text x="{x}" y="{top - 28}" font-size="14" font-weight="bold">{protocol}</text>'
         yield f'<text x="{x + 20}" y="{top - 8}" text-anchor="middle" fill="#555" font-size="11">{version}</text>'
     for j, name in enumerate(names):
@@ -240,7 +282,7 @@ def _half(names: list[str], at: dict[tuple[str, str, str], Row], x0: int, top: i
             row = at.get((name, protocol, version))
             if row is not None:
                 told = escape(f"{row.outcome}: {row.source_text or row.source_status}")
-                yield _square(left + i * cell + (14 if i >= 4 else 0), y, row.outcome, told, cell - 5, row_h - 3)
+                yield _square(left + i * cell + 14 * (i // many), y, row.outcome, told, cell - 5, row_h - 3)
 
 
 def _square(x: int, y: int, outcome: str, told: str, width: int, height: int) -> str:

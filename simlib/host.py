@@ -30,6 +30,9 @@ class Endpoint(Protocol):
     ram_bytes: int  # of guest memory that has arrived (destination)
 
     @property
+    def speaks(self) -> str: ...
+
+    @property
     def blocked(self) -> Any: ...
     def handle(self, input: i.Input) -> list[i.Output]: ...
 
@@ -96,7 +99,8 @@ class Host:
         self.first_guest_byte_s: float | None = None
         self.finished_s: float | None = None
         self.on_finished: Callable[[], object] = lambda: None
-        self.continues = False  # whether its manager lets a switchover go on that pauses
+        self.on_status: Callable[[str], object] = lambda status: None  # QMP's event MIGRATION
+        self.on_exit: Callable[[], object] = lambda: None
 
     # --- what a runner adds -----------------------------------------------------------------------------------------
     @property
@@ -205,9 +209,7 @@ class Host:
 
     def _entered(self, o: i.Entered) -> None:
         self.note("state", o.status)
-        if o.status == "pre-switchover" and self.continues:
-            self.trace.note(self.now_s, "manager", "management", "", "Continue")
-            self.feed(i.Continue())
+        self.on_status(o.status)
 
     def _printed(self, o: i.Printed) -> None:
         self.note("print", o.text)
@@ -216,6 +218,7 @@ class Host:
         self.finished_s = self.now_s
         self.on_finished()
         self.note("end", o.status + (f": {o.text}" if o.text else ""))
+        self.on_status(o.status)
         if o.exited:
             self.die("exits")
         elif self.side == "destination" and not o.listening:
@@ -235,3 +238,4 @@ class Host:
         self.note("link", f"process {how}")
         if self.side == "destination":
             self.stop_listening()
+        self.on_exit()

@@ -101,8 +101,9 @@ def add_live(verbs: Any, call_connect: Verb, call_serve: Verb, call_certificates
         verb.add_argument("--profile", default="pc-i440fx-7.2", metavar="MACHINE",
                           help="this side's machine, from data/profiles (%(default)s)")  # fmt: skip
         verb.add_argument("--qemu", default="10.0", metavar="VERSION", help="this side's QEMU (%(default)s)")
-        verb.add_argument("--protocol", default="v2", choices=("v1", "v2", "f"),
-                          help="f: found out by TLS (its ALPN), which old peers survive (%(default)s)")  # fmt: skip
+        verb.add_argument("--protocol", default="v2", metavar="NAME",
+                          help="v1, v2, f: found out by TLS (its ALPN), which old peers survive, or "
+                          "package.module:name (%(default)s)")  # fmt: skip
         verb.add_argument("--capability", action="append", default=[], help="a migration capability that is on")
         verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="v2: it must be on")
         verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="v2: it must not be on")

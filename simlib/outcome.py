@@ -48,6 +48,8 @@ class Row:
     source_text: str = ""
     destination_text: str = ""
     lied: bool = False
+    spoken: str = ""  # the protocol that both sides spoke, "v2>v1" where they differed, empty if none
+    spoken_right: bool | None = None  # whether that is the newest that both know; None if none was spoken
 
     @property
     def told_why(self) -> bool:

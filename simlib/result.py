@@ -48,9 +48,14 @@ def facts(setup: Setup, source: Host, destination: Host, refused: Finished | Non
     )  # fmt: skip
 
 
+def _spoken(source: str, destination: str) -> str:
+    """What both speak, where a side that has not decided speaks whatever the other does."""
+    return source or destination if source == destination or not (source and destination) else f"{source}>{destination}"
+
+
 def as_asked(setup: Setup, ours: Settings, theirs: Settings) -> bool:
     """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
-    if setup.protocol != "v1":
+    if setup.definition.negotiates:
         return True
     both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
     if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
@@ -65,10 +70,9 @@ def row(setup: Setup, source: Host, destination: Host, refused: Finished | None,
     end, at, after = found.source, guest_at(found), source.finished_s
     if found.destination_runs and destination.finished_s is not None and after is not None:
         after = max(after, destination.finished_s)
-    if at == "nowhere" and setup.manager == "libvirt" and not source.dead:
-        at = "source"  # its Finish phase saw that the destination has nothing, so that Confirm resumes the source
     stopped, started = source.guest.stopped_s, destination.guest.started_s
     printed = (s.text for s in source.trace.steps if s.side == "destination" and s.kind == "print")
+    spoken = "" if refused else _spoken(source.endpoint.speaks, destination.endpoint.speaks)
     return Row(
         setup.scenario.name, setup.protocol, setup.manager, *setup.versions, setup.seed, classify(found),
         "gone" if source.dead else end.status if end else source.endpoint.status,
@@ -76,4 +80,5 @@ def row(setup: Setup, source: Host, destination: Host, refused: Finished | None,
         " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "", after, source.first_guest_byte_s,
         round_trips, source.guest_bytes, started - stopped if started is not None and stopped is not None else None,
         end.text if end else "", " | ".join(printed), setup.scenario.management.lies,
+        spoken, spoken == setup.definition.expected(setup) if spoken else None,
     )  # fmt: skip

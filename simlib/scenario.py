@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .checks import FieldError, Part, ScenarioError, field_names, nearest, pair, require_keys, typed_fields
+from .checks import FieldError, Part, field_names, pair, require_keys, typed_fields
+from .faults import Fault
 from .handshake.machine import Machine, Settings
 from .profiles import DATA, ProfileError, edited, machine
+from .registry import FAULTS, ScenarioError, choose, nearest
 
 SIZE_LIMIT_BYTES = 8 << 20
 Numbers = tuple[float, ...]
@@ -44,6 +46,16 @@ class Side(Part):
     session: str = ""
     psk: str = ""
     memory_limit_mib: int = 0
+    detect_timeout_s: float = -1.0  # of its own; negative: the scenario's
+
+    @property
+    def accepts_both(self) -> bool:
+        return self.accept == "v2-or-v1"
+
+    @property
+    def accepts_stream_alone(self) -> bool:
+        return self.accept == "v1"
+
     apply_error: str = ""  # why the agreed configuration can't be set there
     apply_code: str = "apply-failed"  # or port, memory
 
@@ -94,24 +106,6 @@ class Management(Part):
 
 
 @dataclass(frozen=True)
-class Fault(Part):
-    """One thing that goes wrong. `kind`: cut, swallow, stall, lose, freeze, kill, order, hold, late, stranger."""
-
-    kind: str
-    direction: str = "to-destination"
-    after_mib: float = -1.0
-    at_s: float = -1.0
-    order: tuple[str, ...] = ()  # channels in the order in which a proxy takes them to the destination
-    gap_s: float = 0.3
-    connection: str = "main"
-    for_s: float = -1.0  # negative: for ever
-    says: str = "silent"  # stranger: a word of simlib.strangers
-    side: str = "destination"
-    retries: int = 15
-    before: bool = False
-
-
-@dataclass(frozen=True)
 class Timing(Part):
     """When one connection is up and its messages arrive, in ms from the start: replays one order of events exactly.
     A negative time: it is lost in its sender's buffer. What is not listed stays there (to the destination), or takes
@@ -145,6 +139,10 @@ class Scenario(Part):
     faults: tuple[Fault, ...] = ()
     schedule: tuple[Timing, ...] = ()
     detect_timeout_s: float = 1.0
+
+    def covers(self, protocol: str) -> bool:
+        """Whether it is meant to be played with a protocol."""
+        return protocol in self.protocols
 
     def vary(self, **changes: Any) -> Scenario:
         """A copy with some keys changed; `link__delay_ms=5` reaches into a part. Raises ScenarioError."""
@@ -258,7 +256,7 @@ def dumps(scenario: Scenario) -> str:
 
 
 def _changed(part: Any) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {"kind": part.kind} if isinstance(part, Fault) else {}
     for f in fields(part):
         value = getattr(part, f.name)
         default = f.default_factory() if f.default_factory is not MISSING else f.default
@@ -308,6 +306,8 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
 
 def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
     """A part from a table. Keys may be written with hyphens or underscores."""
+    if part is Fault:
+        part = _kind_of(table, file, where)
     hints = {name: hint for name, hint, _ in typed_fields(part)}
     given: dict[str, Any] = {}
     spelt: dict[str, str] = {}
@@ -325,6 +325,15 @@ def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
         key = re.match(r"\w+", error.key)[0]  # type: ignore[index]
         at = f"{where}{spelt.get(key, key)}{error.key[len(key) :]}"
         raise ScenarioError(f"{file}: '{at}' {error.text}") from None
+
+
+def _kind_of(table: dict[str, Any], file: str, where: str) -> type[Fault]:
+    kind = table.get("kind")
+    if kind is None:
+        raise ScenarioError(f"{file}: lacks the key '{where}kind'")
+    if kind not in FAULTS:
+        raise ScenarioError(f"{file}: '{where}kind' is {kind!r}{choose(str(kind), FAULTS)}")
+    return FAULTS.get(kind)
 
 
 def _part(hint: Any, value: Any, file: str, at: str) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from simlib.checks import ScenarioError
 from simlib.endpoints import Setup
 from simlib.explore import Model
 from simlib.live.run import run as on_sockets
+from simlib.registry import ScenarioError
 from simlib.scenario import Fault, GuestFacts, Link, Management, Scenario, Side, Timing, find, load_all, with_key
 from simlib.world import run
 

@@ -14,12 +14,12 @@
 from IPython.display import Markdown
 
 from simlib.outcome import BAD, OUTCOMES
+from simlib.registry import PROTOCOLS
 from simlib.scenario import find, load_all
 from simlib.study import costs, curves, figures, growth, order, real
 from simlib.study.claims import Lab, verdict_text
 from simlib.study.registry import CLAIMS
 from simlib.study.table import counted, outcomes
-from simlib.study.widget import SENSES
 from simlib.world import run
 
 # %% [markdown]
@@ -53,7 +53,7 @@ Markdown(f"| outcome | {' | '.join(counts)} | |\n|---|--:|--:|--:|---|\n{rows}\n
 
 # %%
 heard = order.histories()
-lines = "\n".join(f"| {SENSES[name.split(')')[0].strip('(')]}{name.partition(')')[2]} | {'the same' if row['the same on a slow path'] is True else row['the same on a slow path']} "
+lines = "\n".join(f"| {PROTOCOLS.get(name.split(')')[0].strip('(')).label}{name.partition(')')[2]} | {'the same' if row['the same on a slow path'] is True else row['the same on a slow path']} "
                   f"| {row['it decides']} | {row['it errs']} |" for name, row in heard.iterrows())  # fmt: skip
 Markdown("What it has heard on a pipe that returns nothing, and on a slow path to a new peer:\n\n"
          f"| it asks by | on both | then | and errs |\n|---|---|---|---|\n{lines}")  # fmt: skip
@@ -77,7 +77,7 @@ lab = Lab(run)
 peers = list(curves.peers(lab))
 wide = figures.shares(peers, "by", "peer")
 head = "| by | " + " | ".join(wide.columns) + " |\n|---|" + "---|" * len(wide.columns)
-body = "\n".join(f"| **{SENSES[by.strip('()')]}** | " + " | ".join(row) + " |" for by, row in wide.iterrows())
+body = "\n".join(f"| **{PROTOCOLS.get(by.strip('()')).label}** | " + " | ".join(row) + " |" for by, row in wide.iterrows())
 clean = [by for by in wide.index if all(ok for name, _, ok in peers if name == by)]
 
 # %%

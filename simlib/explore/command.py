@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import scenario
-from ..checks import require
 from ..endpoints import Setup
-from ..strangers import WORDS
+from ..registry import INTRUDERS, require
 from . import report
 from .search import Found, Search
-from .state import ORDERS, Faults, Model
+from .state import ORDERS, OVERHEARD, Faults, Model
 from .story import Story
-
-SAYS = (*WORDS, "replay", "forge")
 
 
 def run(options: Any) -> int:
@@ -30,9 +27,11 @@ def _model(options: Any) -> Model:
     protocol = options.protocol or found.protocols[0]
     setup = Setup(found, protocol, options.qemu or found.versions[0])
     setup.settings(True), setup.settings(False)
-    for what, words, known in (("order", options.order, tuple(ORDERS)), ("stranger", options.stranger, SAYS)):
-        for word in words:
-            require(what, word, known)
+    for order in options.order:
+        require("order", order, tuple(ORDERS))
+    for intruder in options.stranger:
+        if intruder not in INTRUDERS:
+            require("stranger", intruder, (*INTRUDERS, *OVERHEARD))
     refused = setup.refused()
     if refused:
         raise ValueError(f"{found.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")

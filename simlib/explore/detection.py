@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..handshake import interface as i
+from ..registry import PROTOCOLS
 from .models import probe
 from .state import SOURCE, Action, Model, State
 from .system import System
 
+ASKING = tuple(name for name in PROTOCOLS if PROTOCOLS.get(name).source_decides)
 FIRST = ("connect", "accept", "deliver")
 
 
@@ -56,7 +58,7 @@ def _next(system: System, state: State, answers: bool) -> Action | None:
 def pairs() -> list[Pair]:
     """Every strategy that leaves the question to the source, without and with a timer."""
     found = []
-    for variant in ("b", "c", "d", "d'"):
+    for variant in (v for v in ASKING if not PROTOCOLS.get(v).needs_tls):
         for timer in (False, True):
             pipe, decides = _listen(probe(variant, True, True, timer, transport="exec-cat"), False)
             slow, _ = _listen(probe(variant, True, True, timer), False)

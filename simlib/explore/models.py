@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..endpoints import Setup
+from ..registry import PROTOCOLS
 from ..scenario import GuestFacts, Link, Scenario, Side
 from .peers import NewerDestination, NewerSource, become
 from .state import Faults, Model
@@ -115,7 +116,7 @@ def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *c
     """A detection variant between new and old peers."""
     source = side(0, *capabilities, knows_v2=source_new, machine=machine)
     destination = side(0, *capabilities, knows_v2=destination_new)
-    if variant == "f":
+    if PROTOCOLS.get(variant).needs_tls:
         source, destination = (replace(s, parameters={"tls-creds": "tls0"}) for s in (source, destination))
     found = scenario("probe", source, destination, transport, 1.0 if timer else 0.0)
     alarms = ("detect",) if timer else ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..handshake.v2 import frames
+from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
-from ..handshake.v2.source import CONTROL, Source
+from ..handshake.v2.source import Source
 
 
 class NewerSource(Source):

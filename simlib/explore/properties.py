@@ -90,7 +90,7 @@ def agreement(system: System, state: State, final: bool) -> str:
 
 def _modes(system: System, state: State) -> list[str]:
     """What the source and the destination have settled on, where both probe and they differ."""
-    if not system.model.setup.probes:
+    if not system.model.setup.definition.probes:
         return []
     probes = [system.endpoint(state, side) for side in (SOURCE, DESTINATION)]
     modes = [p.speaks for p in probes if p.handshakes and p.speaks]

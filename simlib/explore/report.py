@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .detection import detects, pairs
+from .detection import ASKING, detects, pairs
 from .models import Case, cases
 from .mutants import Mutant, mutants
 from .search import Found, Search, search
@@ -83,7 +83,7 @@ def detection_table() -> list[str]:
         for p in pairs()
     ]
     rows += ["", "| strategy, path returns, no timer | old destination | new destination |", "|---|---|---|"]
-    return rows + [f"| ({v}) | {old} | {new} |" for v in ("b", "c", "d", "d'", "f") for old, new in [detects(v)]]
+    return rows + [f"| ({v}) | {old} | {new} |" for v in ASKING for old, new in [detects(v)]]
 
 
 def page(lines: list[Line], killed: list[tuple[Mutant, Found]]) -> str:

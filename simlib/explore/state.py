@@ -15,6 +15,7 @@ SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
 SIDES = ("source", "destination", "rival", "stranger")
 PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
 RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
+OVERHEARD = ("replay", "forge")  # what an intruder says that listens to the conversation
 ORDERS: dict[str, i.Input] = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
 
 
@@ -50,7 +51,7 @@ class Faults(NamedTuple):
     cuts: int = 0  # of all connections at once
     losses: int = 0  # of one connection
     orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
-    strangers: tuple[str, ...] = ()  # what each says: a word of simlib.strangers, replay, or forge
+    strangers: tuple[str, ...] = ()  # what each says: an intruder's name, or one of OVERHEARD
 
 
 class State(NamedTuple):

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..chart import as_html, sequence_svg
+from ..faults import Fault
 from ..handshake import interface as i
-from ..scenario import Fault, Scenario, Timing
+from ..scenario import Scenario, Timing
 from ..trace import Trace
 from .properties import Ending, ending
 from .search import FAULTS, Violation

@@ -15,11 +15,13 @@ from itertools import groupby
 from typing import Any
 
 from ..handshake import interface as i
-from ..strangers import TLS_HEADER_BYTES, WORDS
+from ..intruders import TLS_HEADER_BYTES
+from ..registry import INTRUDERS
 from . import symmetry
 from .state import (
     DESTINATION,
     ORDERS,
+    OVERHEARD,
     PASS_BYTES,
     PIPE,
     REFUSED,
@@ -160,7 +162,7 @@ class System:
         for order in dict.fromkeys(left.orders):
             yield "order", order
         for says in dict.fromkeys(left.strangers):
-            if says not in ("replay", "forge") or self.overheard(state, says):
+            if says not in OVERHEARD or self.overheard(state, says):
                 yield "stranger", says
 
     def step(self, state: State, action: Action) -> State:
@@ -285,9 +287,10 @@ class Moment:
         left = list(self.faults.strangers)
         left.remove(says)
         self.faults = self.faults._replace(strangers=tuple(left))
-        words = WORDS.get(says) if says in WORDS else self.system.overheard(self.state(), says)
-        there: tuple[int, ...] = (self.system.input(i.Received(0, words)),) if words else ()
-        there += (self.system.ended,) if says == "scan" else ()
+        leaves = says not in OVERHEARD and INTRUDERS.get(says).leaves
+        sent = self.system.overheard(self.state(), says) if says in OVERHEARD else INTRUDERS.get(says).payload
+        there: tuple[int, ...] = (self.system.input(i.Received(0, sent)),) if sent else ()
+        there += (self.system.ended,) if leaves else ()
         number = sum(w.owner == STRANGER for w in self.wires)
         self.wires.append(Wire(f"stranger: {says}", STRANGER, number, connected=True, there=there))
 

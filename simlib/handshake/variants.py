@@ -51,7 +51,6 @@ from .v2.frames import ALPN
 from .v2.messages import Identity
 from .v2.source import Source as V2Source
 
-VARIANTS = ("a", "b", "c", "d", "d'", "f")
 PROBE, ACK2, ANSWER, GREET = b"\x89QMP\r\n\x1a\n", b"\x89QMK\r\n\x1a\n", b"\x89QMA\r\n\x1a\n", b"\x89QMG\r\n\x1a\n"
 HEADER_4 = stream.MAGIC + struct.pack(">I", 4)
 COOKIE, K = 0x5EED1234, 0x514D4832

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..strangers import WORDS
+from ..intruders import Intruder
 
 KINDS = ("tcp", "unix", "fd", "exec")
 
@@ -86,13 +86,18 @@ async def connect(
     return sock, None
 
 
-async def stranger(address: Address, says: str, named: Callable[[object], None] = lambda _: None) -> socket.socket:
-    """Connect as somebody who was not asked, and say one of WORDS; who scans has closed already. Raises OSError."""
+async def intrude(
+    address: Address, intruder: Intruder, named: Callable[[object], None] = lambda _: None
+) -> socket.socket:
+    """Connect uninvited, send what the intruder sends, and leave when it does. Raises OSError."""
     sock, _ = await connect(address, named)
-    if WORDS[says]:
-        await asyncio.get_running_loop().sock_sendall(sock, WORDS[says])
-    if says == "scan":
+    loop = asyncio.get_running_loop()
+    if intruder.payload:
+        await loop.sock_sendall(sock, intruder.payload)
+    if intruder.leaves_after_s == 0:
         sock.close()
+    elif intruder.leaves:
+        loop.call_later(intruder.leaves_after_s, sock.close)
     return sock
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..capture import Capture, Segment
-from ..checks import ScenarioError
 from ..endpoints import Setup
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start
+from ..registry import ScenarioError
 from ..scenario import GuestFacts, Link, Scenario, Side
 from ..trace import Packet, Trace
 from .address import Address, bound, given, parse
@@ -117,7 +117,7 @@ def _setup(options: Any, at_source: bool) -> Setup:
         machine=options.profile, capabilities=capabilities, exit_on_error=False,
         parameters=({"multifd-channels": channels} if channels else {})
         | ({"tls-creds": str(options.tls)} if options.tls else {}),
-        accept="v1" if options.protocol == "v1" else getattr(options, "accept", "v2"),
+        accept=getattr(options, "accept", "v2"),
         psk=_secret(options.psk_file), session=options.session, require=tuple(options.require),
         forbid=tuple(options.forbid), on_maybe=getattr(options, "on_maybe", "warn"),
     )  # fmt: skip

@@ -11,30 +11,20 @@ import asyncio
 import random
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from ..faults import Fault
 from ..host import MIB
-from ..scenario import Fault, Link, Scenario
+from ..registry import DELAYS
+from ..scenario import Scenario
 from .address import Address, bound, connect, listen
 from .host import Names
 from .link import RESET_ON_CLOSE
 
 LIMIT = float("inf")
-
-
-def delays(link: Link, rng: random.Random) -> Callable[[], float]:
-    """One-way delays in seconds, drawn as the scenario says."""
-    base, scale, shape = link.delay_ms / 1e3, link.jitter_ms / 1e3, link.shape
-    laws: dict[str, Callable[[], float]] = {
-        "constant": lambda: base,
-        "lognormal": lambda: base + scale * rng.lognormvariate(0.0, shape),
-        "pareto": lambda: base + scale * (rng.paretovariate(shape) - 1.0),
-        "exponential": lambda: base + (rng.expovariate(1.0 / scale) if scale else 0.0),
-        "empirical": lambda: base + rng.choice(link.samples_ms or (0.0,)) / 1e3,
-    }
-    return laws[link.delay_law]
 
 
 class _Shaper:
@@ -146,7 +136,7 @@ class _Leg(asyncio.Protocol):
         if not size or self.hold_until_s < LIMIT:  # what is held for ever never arrives, but the end does
             self.last_s = max(self.last_s, self.busy_until_s + proxy.delay(), self.hold_until_s if size else 0.0)
             self.flight.append((self.busy_until_s, call))  # timers of one moment ring in any order
-            proxy.at(self.last_s, lambda: self.flight.popleft()[1]())
+            proxy._at(self.last_s, lambda: self.flight.popleft()[1]())
 
     def _deliver(self, data: bytes) -> None:
         def written() -> None:
@@ -174,7 +164,7 @@ class Proxy:
         self.loop = asyncio.get_running_loop()
         self.upstream, self.names, self.zero_s = upstream, names, zero_s
         self.rng = random.Random(f"{seed} {scenario.name} proxy")
-        self.delay = delays(scenario.link, self.rng)
+        self.delay = partial(DELAYS.get(scenario.link.delay_law).sampler(scenario.link), self.rng)
         self.rate_bytes_s = scenario.link.rate_mib_s * MIB
         self.buffer_bytes = scenario.link.buffer_kib << 10
         self.shapers = {True: _Shaper(), False: _Shaper()}
@@ -186,32 +176,46 @@ class Proxy:
         self.listener: socket.socket | None = None
         self.moves = 0  # whatever has happened here
         self.seen: Callable[[str, bool, bytes], None] = lambda name, to_destination, data: None
-        for fault in scenario.faults:
-            self._arrange(fault)
 
-    def _arrange(self, fault: Fault) -> None:
-        shaper = self.shapers[fault.direction == "to-destination"]
-        after = fault.after_mib * MIB if fault.at_s < 0 else LIMIT
-        for_s = fault.for_s if fault.for_s >= 0 else LIMIT
-        if fault.kind in ("cut", "stall", "swallow") and fault.at_s < 0:
-            setattr(shaper, f"{fault.kind}_after", max(after, 0))
-        elif fault.kind == "cut":
-            self.at(self.zero_s + fault.at_s, self.cut)
-        elif fault.kind in ("stall", "swallow"):
-            self.at(self.zero_s + fault.at_s, lambda: setattr(shaper, f"{fault.kind}_after", shaper.passed))
-        elif fault.kind == "order":
-            self.late_s |= {channel: rank * fault.gap_s for rank, channel in enumerate(fault.order)}
-        elif fault.kind == "late":
-            self.late_s[fault.connection] = for_s
-        elif fault.kind == "hold":
-            self.hold_until_s[fault.connection] = self.zero_s + for_s
+    # --- what faults may do (faults.Rig, but for what concerns processes) -------------------------------------------
+    def arrange(self, faults: Iterable[Fault]) -> None:
+        """Those of the link."""
+        for number, fault in enumerate(faults):
+            if fault.on_link:
+                fault.arrange(self, number)  # type: ignore[arg-type]  # such a fault asks for nothing else
 
+    def at(self, at_s: float, call: Callable[[], None]) -> None:
+        self._at(self.zero_s + at_s, call)
+
+    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+        shaper = self.shapers[direction == "to-destination"]
+        setattr(shaper, f"{effect}_after", shaper.passed if after_bytes is None else after_bytes)
+
+    def delay_accept(self, connection: str, for_s: float) -> None:
+        self.late_s[connection] = for_s
+
+    def delay_data(self, connection: str, for_s: float) -> None:
+        self.hold_until_s[connection] = self.zero_s + for_s
+
+    def reset(self, connection: str) -> None:
+        self._reset([leg for leg in self.legs if leg.name == connection])
+
+    def cut(self) -> None:
+        """Both sides' sockets are reset at once, as by a firewall that aborts."""
+        self._reset(self.legs)
+
+    def _reset(self, legs: list[_Leg]) -> None:
+        for leg in legs:
+            if leg.transport is not None and not leg.done:
+                leg.reset()
+
+    # --- connections ------------------------------------------------------------------------------------------------
     async def listen(self, address: Address) -> Address:
         self.listener = await listen(address, 128)
         self.loop.add_reader(self.listener, self._accept)
         return bound(self.listener)
 
-    def at(self, when_s: float, call: Callable[[], None]) -> None:
+    def _at(self, when_s: float, call: Callable[[], None]) -> None:
         def ring() -> None:
             self.moves += 1
             self.timers.discard(handle)
@@ -219,12 +223,6 @@ class Proxy:
 
         handle = self.loop.call_at(when_s, ring)
         self.timers.add(handle)
-
-    def cut(self) -> None:
-        """Both sides' sockets are reset at once, as by a firewall that aborts."""
-        for leg in self.legs:
-            if leg.transport is not None and not leg.done:
-                leg.reset()
 
     def close(self) -> None:
         for handle in self.timers:

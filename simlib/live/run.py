@@ -7,18 +7,21 @@ import select
 import selectors
 import socket
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..endpoints import Setup
-from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
-from ..host import MIB
-from ..outcome import Row
+from ..handshake.interface import Start
+from ..handshake.machine import Settings
+from ..intruders import Intruder
+from ..management import Management
+from ..registry import ScenarioError
 from ..result import Result, row
-from ..scenario import Fault, Scenario
+from ..scenario import Scenario
 from ..trace import Trace
-from .address import Address, bound, stranger
+from .address import Address, bound, intrude
 from .host import Host, Names
 from .proxy import Proxy
 from .tls import Credentials, make_credentials
@@ -27,7 +30,6 @@ QUIET_S = 0.3  # nothing happens any more on either side
 STUCK_S = 1.5  # ... and the source has not ended
 GRACE_S = 0.1
 PLANNED_S = 3.0  # alarms that ring so soon are waited for
-LINK_FAULTS = ("cut", "stall", "swallow", "order", "late", "hold")
 
 
 def inexpressible(scenario: Scenario) -> str:
@@ -35,11 +37,13 @@ def inexpressible(scenario: Scenario) -> str:
     link = scenario.link
     if link.transport not in ("tcp", "unix", "fd", "exec-socat"):
         return f"nobody answers on {link.transport}"
-    if link.loss or link.syn_loss or any(f.kind == "lose" for f in scenario.faults):
+    if link.loss or link.syn_loss:
         return "packets can't be lost on loopback"
+    if why := next((f.unsupported_on_sockets for f in scenario.faults if f.unsupported_on_sockets), ""):
+        return why
     if scenario.schedule or scenario.guest.source_ms:
         return "the kernel delivers when it likes"
-    return "the manager tries again" if scenario.management.retries else ""
+    return ""
 
 
 class _Run:
@@ -54,13 +58,18 @@ class _Run:
         self.trace = Trace(f"{self.scenario.name}: {setup.protocol}, {setup.version}, live, seed {setup.seed}")
         link = self.scenario.link
         self.far = link.delay_ms > 0.05 or link.rate_mib_s < 1200 or link.jitter_ms > 0
-        self.proxied = self.far or any(f.kind in LINK_FAULTS for f in self.scenario.faults)
+        self.proxied = self.far or any(f.on_link for f in self.scenario.faults)
         self.source = self._host("source", setup.source())
         self.destination = self._host("destination", setup.destination())
         self.source.guest.running = True
         self.proxy: Proxy | None = None
         self.reachable = self.inline = Address("tcp", "")  # where the destination is
+        self.management = Management(setup, self)
         self.timers: list[asyncio.TimerHandle] = []
+        self.next: list[asyncio.TimerHandle] = []  # of the manager, once the source has ended
+        self.steps: list[Callable[[], Awaitable[None]]] = []  # what the manager's commands have yet to do
+        self.past: list[Host] = []  # processes that were replaced
+        self.first: list[tuple[Intruder, int]] = []  # who connect before the source
         self.strangers: list[Any] = []
         self.failure: BaseException | None = None
         self.loop.set_exception_handler(self._failed)
@@ -71,7 +80,8 @@ class _Run:
         trip_s = 2 * self.scenario.link.delay_ms / 1e3 if self.far else 0.0
         host = Host(side, endpoint, self.trace, self.setup.guest(side == "source"), credentials=credentials,
                     names=self.names, zero_s=self.zero_s, trip_s=trip_s, record="sent")  # fmt: skip
-        host.continues = self.setup.manager == "libvirt"
+        host.on_status = lambda status: self.management.reported(host, status)
+        host.on_exit = lambda: self.management.exited(host)
         return host
 
     def _credentials(self, label: str) -> Credentials:
@@ -83,33 +93,25 @@ class _Run:
 
     # --- the run ----------------------------------------------------------------------------------------------------
     async def run(self) -> Result:
-        refused = self.setup.refused()
         try:
-            if refused is not None:
-                side, end = refused
-                self.trace.note(0.0, side, "end", "", f"rejected: {end.text}")
-                return Result(self._row(end), self.trace)
             await self._listen()
-            self.destination.feed(Start())
-            if self.destination.endpoint.finished is not None:
-                return Result(self._row(self.destination.endpoint.finished), self.trace)
-            await self._disturb()
-            self.source.feed(Start())
-            await self._until_quiet()
-            return Result(self._row(None), self.trace)
+            self.management.begin()
+            await self._carry_out()
+            refused = self.management.refused is not None or self.destination.endpoint.finished is not None
+            if not refused:
+                await self._until_quiet()
+            self.management.end()
+            return Result(row(self.setup, self.source, self.destination, self.management.refused, None), self.trace)
         finally:
-            for timer in self.timers:
+            for timer in (*self.timers, *self.next):
                 timer.cancel()
-            for closing in (self.source, self.destination, self.proxy, *self.strangers):
+            for closing in (self.source, self.destination, *self.past, self.proxy, *self.strangers):
                 if closing is not None:
                     closing.close()
             await asyncio.sleep(0)  # transports close in the next turn
             await asyncio.sleep(0)
             if self.failure is not None:
                 raise self.failure
-
-    def _row(self, refused: Finished | None) -> Row:
-        return row(self.setup, self.source, self.destination, refused, None)
 
     async def _listen(self) -> None:
         kind = self.scenario.link.transport
@@ -119,54 +121,110 @@ class _Run:
             self.inline = Address("fd", str(theirs.detach()))
             return
         where = self._place(kind, "destination")
-        backlog = max(self.setup.settings(False).channels, 1) if self.setup.protocol == "v1" else 64
-        await self.destination.listen(where, backlog)
+        await self.destination.listen(where, self.setup.definition.backlog(self.setup))
         assert self.destination.listener is not None
         self.source.peer = self.reachable = bound(self.destination.listener)
-        if self.proxied:
+        if self.proxy is not None:
+            self.proxy.upstream = self.reachable
+        elif self.proxied:
             self.proxy = Proxy(self.scenario, self.setup.seed, self.reachable, self.names, self.zero_s)
-            self.source.peer = await self.proxy.listen(self._place(kind, "proxy"))
+            self.near = await self.proxy.listen(self._place(kind, "proxy"))
+        if self.proxy is not None:
+            self.source.peer = self.near
 
     def _place(self, kind: str, name: str) -> Address:
         return Address("tcp", "127.0.0.1:0") if kind == "tcp" else Address("unix", str(self.folder / name))
 
-    async def _disturb(self) -> None:
-        if self.scenario.link.transport in ("fd", "exec-socat"):
-            await self.destination.listen(self.inline)
-        management = self.scenario.management
-        for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
-                            (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
-            if at_s >= 0:
-                self._at(at_s, self._order, input)
-        for number, fault in enumerate(self.scenario.faults):
-            if fault.kind == "stranger" and fault.at_s <= 0:
-                await self._stranger(fault, number)
-            elif fault.kind == "stranger":
-                self._at(fault.at_s, lambda f=fault, n=number: self.source._spawn(self._stranger(f, n)))
-            elif fault.kind in ("freeze", "kill"):
-                self._stop_process(fault)
+    # --- what its manager needs (management.Stage) ------------------------------------------------------------------
+    def host(self, side: str) -> Host:
+        return self.source if side == "source" else self.destination
 
-    def _at(self, at_s: float, call: Any, *given: Any) -> None:
-        self.timers.append(self.loop.call_at(self.zero_s + at_s, call, *given))
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        ended = self.source.endpoint.finished is not None
+        (self.next if ended else self.timers).append(self.loop.call_later(delay_s, call))
 
-    def _order(self, input: Any) -> None:
-        if self.source.endpoint.finished is None:
-            self.trace.note(self.source.now_s, "manager", "management", "", type(input).__name__)
-            self.source.feed(input)
-
-    def _stop_process(self, fault: Fault) -> None:
-        host = self.destination if fault.side == "destination" else self.source
-        act = host.freeze if fault.kind == "freeze" else lambda: host.die("is killed")
-        if fault.before:
-            act()
-        elif fault.at_s >= 0:
-            self._at(fault.at_s, act)
+    def renew(self, side: str, endpoint: Any, settings: Settings) -> None:
+        old, new = self.host(side), self._host(side, endpoint)
+        self.past.append(old)
+        if side == "source":
+            self.source = new
+            new.peer, new.guest.running = old.peer, True
         else:
-            host.calls.append((int(max(fault.after_mib, 0) * MIB), act))
+            if not old.dead:
+                old.die("is replaced")
+            self.destination = new
+            self.steps.append(self._listen)
 
-    async def _stranger(self, fault: Fault, number: int) -> None:
+    def begin(self, side: str) -> None:
+        if side == "source":
+            self.steps.append(self._start_source)
+        elif self.steps:  # it has yet to listen
+            self.steps.append(self._start_destination)
+        else:
+            self.destination.feed(Start())
+            for number, fault in enumerate(self.scenario.faults):
+                fault.arrange(self, number)
+        if self.past:  # not the first attempt, which `run` waits for
+            self.source._spawn(self._carry_out())
+
+    async def _carry_out(self) -> None:
+        while self.steps:
+            await self.steps.pop(0)()
+
+    async def _start_destination(self) -> None:
+        self.destination.feed(Start())
+
+    async def _start_source(self) -> None:
+        if self.inline.where:
+            await self.destination.listen(self.inline)
+        intruders, self.first = self.first, []
+        for intruder, number in intruders:  # who connect before the source
+            await self._intrude(intruder, number)
+        self.source.feed(Start())
+
+    # --- what faults may do (faults.Rig) ----------------------------------------------------------------------------
+    def at(self, at_s: float, call: Callable[[], None]) -> None:
+        self.timers.append(self.loop.call_at(self.zero_s + at_s, call))
+
+    def cut(self) -> None:
+        self._link.cut()
+
+    def reset(self, connection: str) -> None:
+        self._link.reset(connection)
+
+    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+        self._link.shape(effect, direction, after_bytes)
+
+    def delay_accept(self, connection: str, for_s: float) -> None:
+        self._link.delay_accept(connection, for_s)
+
+    def delay_data(self, connection: str, for_s: float) -> None:
+        self._link.delay_data(connection, for_s)
+
+    @property
+    def _link(self) -> Proxy:
+        if self.proxy is None:
+            name = self.scenario.name
+            raise ScenarioError(f"{name}: a fault of the link needs a proxy; give its class on_link = True")
+        return self.proxy
+
+    def stop(self, side: str, how: str, after_bytes: int | None) -> None:
+        host = self.destination if side == "destination" else self.source
+        act = host.freeze if how == "freeze" else lambda: host.die("is killed")
+        if after_bytes is None:
+            act()
+        else:
+            host.calls.append((after_bytes, act))
+
+    def intrude(self, intruder: Intruder, number: int, at_s: float) -> None:
+        if at_s <= 0:
+            self.first.append((intruder, number))
+        else:
+            self.at(at_s, lambda: self.source._spawn(self._intrude(intruder, number)))
+
+    async def _intrude(self, intruder: Intruder, number: int) -> None:
         name = f"stranger[{number}]"
-        met = await stranger(self.reachable, fault.says, lambda own: self.names.__setitem__(own, name))
+        met = await intrude(self.reachable, intruder, lambda own: self.names.__setitem__(own, name))
         self.strangers.append(met)
 
     @property
@@ -175,15 +233,17 @@ class _Run:
 
     async def _until_quiet(self) -> None:
         """Both have ended, or nothing has happened for a while and nothing is planned."""
-        management, both = self.scenario.management, (self.source, self.destination)
+        management = self.scenario.management
         link = self.scenario.link
         pause_s = 4 * (link.delay_ms + 5 * link.jitter_ms) / 1e3 + self.scenario.guest.ram_mib / link.rate_mib_s
-        pause_s += max((f.gap_s for f in self.scenario.faults if f.kind == "order"), default=0.0)
+        pause_s += max((getattr(f, "gap_s", 0.0) for f in self.scenario.faults), default=0.0)
         while self.source.now_s < management.observe_s and self.failure is None:
+            both = (self.source, self.destination)
             ends = [h.endpoint.finished is not None or h.dead for h in both]
-            if all(ends):
+            self.next = [t for t in self.next if not t.cancelled() and t.when() > self.loop.time()]
+            if all(ends) and not self.next:
                 break
-            timers = [*(self.timers if not ends[0] else ()), *(t for h in both for t in h.timers.values())]
+            timers = [*(self.timers if not ends[0] else ()), *self.next, *(t for h in both for t in h.timers.values())]
             planned = [s for t in timers if 0 < (s := t.when() - self.loop.time()) < PLANNED_S]
             for host in both:
                 host.changed.clear()

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoints import Setup
+from ..faults import MIB, Freeze, Stopping, Stranger
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
-from ..live.address import Address, stranger
+from ..live.address import Address, intrude
 from ..live.host import Names
 from ..live.proxy import Proxy
 from ..live.tls import Credentials, make_credentials
 from ..outcome import Facts, Row, classify, guest_at
 from ..result import Result
-from ..scenario import Fault, Scenario, Side
+from ..scenario import Scenario, Side
 from ..trace import Trace
 from .guest import BASE, PAGE, count
 from .machine import arguments, whole
@@ -36,7 +37,8 @@ def inexpressible(scenario: Scenario) -> str:
         return "the agents need sockets"
     if any(s.psk for s in sides):
         return "the agents take certificates, not secrets"
-    return "" if all(s.knows_v2 and s.accept == "v2" for s in sides) else "the agents speak v2 and nothing else"
+    told = all(s.knows_v2 and not (s.accepts_both or s.accepts_stream_alone) for s in sides)
+    return "" if told else "the agents speak v2 and nothing else"
 
 
 class Beside:
@@ -78,6 +80,7 @@ class Beside:
         self.agents.append(to)
         self.real = await listen(to, Address("tcp", "127.0.0.1:0"))
         self.proxy = Proxy(self.scenario, self.setup.seed, self.real, self.names, self.zero_s)
+        self.proxy.arrange(self.scenario.faults)
         stack.callback(self.proxy.close)
         near = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
         here = await settings(self.source, self.setup.settings(True).machine, _wish(ours))
@@ -85,8 +88,8 @@ class Beside:
                              **more, credentials=self._credentials(ours))  # fmt: skip
         stack.callback(agent.close)
         self.agents.insert(0, agent)
-        faults = [f for f in self.scenario.faults if f.kind in ("stranger", "freeze", "kill")]
-        for fault in [f for f in faults if f.before or (f.kind == "stranger" and f.at_s <= 0)]:
+        faults = [f for f in self.scenario.faults if isinstance(f, (Stranger, Stopping))]
+        for fault in [f for f in faults if (f.at_s <= 0 if isinstance(f, Stranger) else f.before)]:
             faults.remove(fault)
             await self._do(fault, stack)
         agent.feed(Start())
@@ -103,7 +106,9 @@ class Beside:
         made = Credentials(folder) if folder.exists() else make_credentials(folder)
         return Credentials(made.folder, "localhost")
 
-    async def _disturb(self, ending: asyncio.Future[Any], faults: list[Fault], stack: AsyncExitStack) -> None:
+    async def _disturb(
+        self, ending: asyncio.Future[Any], faults: list[Stranger | Stopping], stack: AsyncExitStack
+    ) -> None:
         """Until the source has ended, or long enough."""
         told = self.scenario.management
         given = ((told.cancel_at_s, Cancel("cancelled")), (told.deadline_s, Cancel("deadline")),
@@ -115,17 +120,21 @@ class Beside:
             await asyncio.wait({ending}, timeout=0.002)
             now_s, passed = self.loop.time() - self.zero_s, self.proxy.shapers[True].passed
             for fault in list(faults):
-                if now_s >= fault.at_s >= 0 or (fault.at_s < 0 and passed >= fault.after_mib * (1 << 20)):
+                if isinstance(fault, Stopping) and fault.at_s < 0:
+                    due = passed >= fault.after_mib * MIB
+                else:
+                    due = now_s >= fault.at_s
+                if due:
                     faults.remove(fault)
                     await self._do(fault, stack)
             while orders and now_s >= orders[0][0]:
                 self.agents[0].feed(orders.pop(0)[1])
 
-    async def _do(self, fault: Fault, stack: AsyncExitStack) -> None:
-        if fault.kind != "stranger":
+    async def _do(self, fault: Stranger | Stopping, stack: AsyncExitStack) -> None:
+        if isinstance(fault, Stopping):
             qemu = self.destination if fault.side == "destination" else self.source
             agent = self.agents[-1 if fault.side == "destination" else 0]
-            if fault.kind == "freeze":  # the host: QEMU and the agent beside it
+            if isinstance(fault, Freeze):  # the host: QEMU and the agent beside it
                 agent.freeze()
                 qemu.signal(signal.SIGSTOP)
             else:
@@ -134,7 +143,7 @@ class Beside:
                 if fault.before and agent is self.agents[-1] and self.proxy is not None:
                     self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
             return
-        stack.callback((await stranger(self.real, fault.says)).close)
+        stack.callback((await intrude(self.real, fault.intruder)).close)
 
     async def _row(self, end: Finished | None) -> Row:
         here, there = self.agents
@@ -149,10 +158,12 @@ class Beside:
         ended = there.endpoint.finished
         facts = Facts(end, ended, runs_here, runs_there, dead, right, True, not self.source.alive)
         return Row(
-            self.scenario.name, "v2", "naive", *self.setup.versions, self.setup.seed, classify(facts),
+            self.scenario.name, self.setup.protocol, self.setup.manager, *self.setup.versions, self.setup.seed,
+            classify(facts),
             end.status if end else here.endpoint.status, "gone" if dead else there.endpoint.status, guest_at(facts),
             end.reason if end else "none", " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "",
             here.finished_s, None, None, there.moved_bytes, None, end.text if end else "", self.destination.stderr,
+            spoken=self.setup.protocol, spoken_right=True,
         )  # fmt: skip
 
 

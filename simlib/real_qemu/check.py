@@ -19,6 +19,7 @@ from ..checks import pair
 from ..endpoints import Setup
 from ..handshake.errors import clean
 from ..outcome import SHUT_1, Row
+from ..registry import PROTOCOLS
 from ..result import Result
 from ..scenario import Scenario
 from . import beside
@@ -138,7 +139,10 @@ def work(
 
 def left_out(scenario: Scenario, protocol: str) -> str:
     """Why it can't run on real QEMU; empty if it can."""
-    return inexpressible(scenario) or ("" if protocol == "v1" else beside.inexpressible(scenario))
+    definition = PROTOCOLS.get(protocol)
+    if definition.negotiates and not definition.beside_qemu:
+        return f"neither QEMU nor the agents beside it speak {protocol}"
+    return inexpressible(scenario) or (beside.inexpressible(scenario) if definition.negotiates else "")
 
 
 def _forget(name: str, result: Result) -> None:

@@ -16,7 +16,6 @@ from .guest import BASE, PAGE, SURPRISES, count, firmware, wrong_pages
 from .monitor import Monitor
 
 NOT_QEMUS = {"edit": "no real device has that version", "apply_error": "v1 applies nothing"}
-FAULTS = ("cut", "stall", "swallow", "order", "late", "hold", "freeze", "kill", "stranger")
 TRANSPORTS = ("tcp", "unix", "exec-cat", "exec-null", "exec-true", "file")
 PASS_S = 0.01
 COUNTS_S = 3.0
@@ -34,8 +33,8 @@ def inexpressible(scenario: Scenario) -> str:
         return f"{link.transport}: needs a program of its own"
     if link.loss or link.syn_loss:
         return "packets can't be lost on loopback"
-    if fault := next((f.kind for f in scenario.faults if f.kind not in FAULTS), ""):
-        return f"a proxy can't {fault} packets"
+    if why := next((f.unsupported_on_sockets for f in scenario.faults if f.unsupported_on_sockets), ""):
+        return why
     if scenario.schedule or guest.source_ms:
         return "nobody decides when a real QEMU answers"
     if guest.ram_mib > MOST_MIB:

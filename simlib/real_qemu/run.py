@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoints import Setup
+from ..faults import Freeze, Hold, Kill, Late, Order, Stopping, Stranger
 from ..handshake.interface import Finished
-from ..live.address import Address, parse, stranger
+from ..live.address import Address, intrude, parse
 from ..live.proxy import Proxy
 from ..outcome import Facts, Row, classify, guest_at
+from ..registry import USUAL_MANAGER
 from ..result import Result, as_asked
-from ..scenario import Fault, Scenario
+from ..scenario import Scenario
 from ..trace import Trace
 from . import beside
 from .guest import BASE, PAGE, count
@@ -143,53 +145,55 @@ class _Run:
         except Refused as error:
             return self._refused("destination", error.why)
         self.proxy = Proxy(self.scenario, self.setup.seed, self.real, self.tap.names(self.scenario), self.zero_s)
+        self.proxy.arrange(self.scenario.faults)
         self.proxy.seen = self.tap.seen
         near = Address("tcp", "127.0.0.1:0") if kind == "tcp" else Address("unix", f"{self.folder}/out")
         near = await self.proxy.listen(near)
-        before = [f for f in self.scenario.faults if f.kind == "stranger" and f.at_s <= 0]
-        for fault in before:
-            await self._stranger(fault)
+        before = [f for f in self.scenario.faults if isinstance(f, Stranger) and f.at_s <= 0]
+        for stranger in before:
+            await self._stranger(stranger)
         for fault in self.scenario.faults:
-            if fault.kind in ("freeze", "kill") and fault.before:
+            if isinstance(fault, Stopping) and fault.before:
                 self._stop(fault)
-                if fault.kind == "kill" and fault.side == "destination":
+                if isinstance(fault, Kill) and fault.side == "destination":
                     self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
         try:
             await self.source.ask("migrate", uri=str(near))
         except Refused as error:
             return self._refused("source", error.why)
-        own = [f for f in self.scenario.faults if f.kind in ("stranger", "freeze", "kill")]  # the rest is the proxy's
-        await self._watch([f for f in own if f not in before and not f.before])
+        later = [f for f in self.scenario.faults if isinstance(f, Stopping) and not f.before]
+        await self._watch([f for f in self.scenario.faults if f in later or (isinstance(f, Stranger) and f.at_s > 0)])
         return None
 
-    async def _stranger(self, fault: Fault) -> None:
+    async def _stranger(self, fault: Stranger) -> None:
         self.note("stranger", "say", fault.says)
         try:
-            self.strangers.append(await stranger(self.real, fault.says))
+            self.strangers.append(await intrude(self.real, fault.intruder))
         except ConnectionError as error:  # who listened may have ended; a stranger stops nobody else
             self.note("stranger", "link", f"finds nobody: {error.strerror}")
 
-    def _stop(self, fault: Fault) -> None:
+    def _stop(self, fault: Stopping) -> None:
         qemu = self.destination if fault.side == "destination" else self.source
-        self.note(qemu.name, "link", f"process is {'frozen' if fault.kind == 'freeze' else 'killed'}")
-        self.frozen = fault.kind == "freeze"
-        qemu.signal(signal.SIGSTOP if fault.kind == "freeze" else signal.SIGKILL)
+        self.frozen = isinstance(fault, Freeze)
+        self.note(qemu.name, "link", f"process is {'frozen' if self.frozen else 'killed'}")
+        qemu.signal(signal.SIGSTOP if self.frozen else signal.SIGKILL)
 
-    async def _watch(self, faults: list[Fault]) -> None:
+    async def _watch(self, faults: list[Stopping | Stranger]) -> None:
         """Look at both sides until the source has ended and the destination has settled, or nothing moves any more."""
         orders = self._orders()
         moved = state = None
         quiet_s, patience_s = self.now_s, OBSERVE_S
         planned_s = max([at for at, _, _ in orders] + [f.at_s for f in faults], default=0.0)
-        gaps = [f.gap_s * len(f.order) for f in self.scenario.faults] + [
-            f.for_s for f in self.scenario.faults if f.kind in ("late", "hold")]  # fmt: skip
+        reordered = [f for f in self.scenario.faults if isinstance(f, Order)]
+        gaps = [f.gap_s * len(f.order) for f in reordered] + [
+            f.for_s for f in self.scenario.faults if isinstance(f, (Late, Hold))]  # fmt: skip
         planned_s = max([planned_s, *gaps])
         while self.now_s < patience_s + planned_s:
-            await asyncio.sleep(0.002 if any(f.kind in ("freeze", "kill") for f in faults) else LOOK_S)
+            await asyncio.sleep(0.002 if any(isinstance(f, Stopping) for f in faults) else LOOK_S)
             for fault in list(faults):
                 if self._due(fault):
                     faults.remove(fault)
-                    await self._stranger(fault) if fault.kind == "stranger" else self._stop(fault)
+                    await self._stranger(fault) if isinstance(fault, Stranger) else self._stop(fault)
             while orders and self.now_s >= orders[0][0] and self.ended_s is None:
                 await self._order(*orders.pop(0)[1:])
             if await self._look_at_both():
@@ -212,11 +216,11 @@ class _Run:
         with suppress(QemuError):  # a blocked monitor hears nothing; what comes of it is what we watch
             await self.source.ask(command)
 
-    def _due(self, fault: Fault) -> bool:
+    def _due(self, fault: Stopping | Stranger) -> bool:
         assert self.proxy is not None
         if fault.at_s >= 0:
             return self.now_s >= fault.at_s
-        return fault.kind != "stranger" and self.proxy.shapers[True].passed >= fault.after_mib * (1 << 20)
+        return isinstance(fault, Stopping) and self.proxy.shapers[True].passed >= fault.after_mib * (1 << 20)
 
     async def _look_at_both(self) -> bool:
         """Whether it is over."""
@@ -288,11 +292,12 @@ class _Run:
             if line:
                 self.note("source" if line == self.source.stderr else "destination", "print", line)
         return Row(
-            self.scenario.name, "v1", "naive", *self.setup.versions, self.setup.seed, classify(facts),
+            self.scenario.name, self.setup.protocol, self.setup.manager, *self.setup.versions, self.setup.seed,
+            classify(facts),
             end.status if end else str(here.get("status", "none")),
             "gone" if dead else str(there.get("status", "none")),
             guest_at(facts), end.reason if end else "none", "", self.ended_s, None, None, self.tap.guest_bytes, None,
-            end.text if end else "", self.destination.stderr,
+            end.text if end else "", self.destination.stderr, spoken=self.setup.protocol, spoken_right=True,
         )  # fmt: skip
 
     def _end(self, found: dict[str, Any]) -> Finished | None:
@@ -305,23 +310,24 @@ class _Run:
 
 async def play(setup: Setup, binaries: dict[str, str]) -> Result:
     """v1 between the two QEMUs, or v2 by agents beside them. Raises QemuError, ValueError where they can't play it."""
-    why = inexpressible(setup.scenario) or (setup.protocol != "v1" and beside.inexpressible(setup.scenario))
+    beside_them = setup.definition.negotiates
+    why = inexpressible(setup.scenario) or (beside_them and beside.inexpressible(setup.scenario))
     if why:
         raise ValueError(f"{setup.scenario.name} can't run on real QEMU: {why}")
     for version in setup.versions:
         if version not in binaries:
             raise Unavailable(f"QEMU {version} is not here; `make qemu` brings 7.2 and 10.0")
     with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
-        player = _Run if setup.protocol == "v1" else beside.Beside
+        player = beside.Beside if beside_them else _Run
         return await player(setup, binaries, Path(folder)).run()
 
 
 def run(
-    scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = "naive", seed: int = 1,
+    scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = USUAL_MANAGER, seed: int = 1,
     binaries: dict[str, str],
 ) -> Result:  # fmt: skip
     """One run of a scenario with two QEMU processes. Raises QemuError, ValueError."""
-    if manager != "naive":
+    if manager != USUAL_MANAGER:
         raise ValueError(f"the manager {manager!r} is simulated only; real QEMUs are watched by a naive one")
     return asyncio.run(play(Setup(scenario, protocol, version or scenario.versions[0], manager, seed), binaries))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..compare import Runner, jobs
 from ..outcome import BAD, Row
+from ..registry import USUAL_MANAGER
 from ..scenario import Scenario, load_all
 
 VERDICTS = ("holds", "holds except", "refuted", "open")
@@ -50,7 +51,7 @@ class Lab:
         self.run, self.full, self.seed = run, full, seed
         self._rows: dict[tuple[str, str], list[Row]] = {}
 
-    def row(self, scenario: Scenario, protocol: str, version: str = "", manager: str = "naive") -> Row:
+    def row(self, scenario: Scenario, protocol: str, version: str = "", manager: str = USUAL_MANAGER) -> Row:
         return self.run(scenario, protocol=protocol, version=version, manager=manager, seed=self.seed).row
 
     def rows(self, scenario: Scenario, protocol: str) -> list[Row]:

@@ -13,6 +13,7 @@ import pandas
 
 from ..compare import Runner, jobs
 from ..outcome import Row
+from ..registry import BOTH, USUAL_MANAGER
 from ..scenario import Scenario, Side, load_all
 
 NEVER = float("inf")
@@ -35,7 +36,7 @@ def prices(run: Runner, rtts_ms: Iterable[float], channels: Iterable[int], versi
             side = _side(number)
             base = Scenario(name="price", title="price", source=side, destination=side)
             base = base.vary(link__delay_ms=rtt_ms / 2, link__rate_mib_s=RATE_MIB_S, guest__ram_mib=8.0)
-            for protocol in ("v1", "v2"):
+            for protocol in BOTH:
                 found = run(base, protocol=protocol, version=version, seed=1)
                 first_s = found.row.time_to_first_guest_byte_s or NEVER
                 said = sum(len(p.data) for p in found.trace.packets if p.time_s < first_s)
@@ -58,9 +59,9 @@ def mismatches(run: Runner, version: str = "10.0") -> list[Scenario]:
     for scenario in load_all():
         if scenario.faults or scenario.management.lies or scenario.link.transport != "tcp":
             continue
-        if {*scenario.protocols} != {"v1", "v2"} or version not in scenario.versions or "128_gib" in scenario.name:
+        if {*scenario.protocols} != {*BOTH} or version not in scenario.versions or "128_gib" in scenario.name:
             continue
-        one, two = (run(scenario, protocol=p, version=version).row for p in ("v1", "v2"))
+        one, two = (run(scenario, protocol=p, version=version).row for p in BOTH)
         if two.outcome == "refused" and one.outcome not in ("refused", "migrated"):
             found.append(scenario)
     return found
@@ -84,7 +85,7 @@ def savings(run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[floa
         for size_mib in sizes_mib:
             base = scenario.vary(guest__ram_mib=size_mib, link__rate_mib_s=RATE_MIB_S,
                                  management__observe_s=600.0 + size_mib / 100)  # fmt: skip
-            for protocol in ("v1", "v2"):
+            for protocol in BOTH:
                 row = run(base, protocol=protocol, version=version).row
                 rows.append((scenario.name, protocol, size_mib, row.outcome, knows_s(row), moved_bytes(row)))
     return pandas.DataFrame(rows, columns=["scenario", "protocol", "ram_mib", "outcome", "knows_s", "wasted_bytes"])
@@ -93,11 +94,11 @@ def savings(run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[floa
 def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
     """Every run of the library that does not migrate as asked, where both protocols play it and a source is left: when
     that knew."""
-    shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
+    shared = [s for s in load_all() if {*BOTH} == {*s.protocols} and not s.management.lies]
     rows: list[tuple[Any, ...]] = []
     for job in jobs(shared):
         row = run(job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed).row
-        if job.manager == "naive" and row.outcome not in ("migrated", "gone"):
+        if job.manager == USUAL_MANAGER and row.outcome not in ("migrated", "gone"):
             rows.append((job.scenario.name, job.protocol, row.outcome, knows_s(row)))
     return pandas.DataFrame(rows, columns=["scenario", "protocol", "outcome", "knows_s"])
 
@@ -105,7 +106,7 @@ def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
 def channels(run: Runner, counts: Sequence[int], ram_mib: float = 12_000.0) -> pandas.DataFrame:
     """How long a guest takes over a link of RATE_MIB_S, in seconds, by protocol and number of multifd channels."""
     table = {}
-    for protocol in ("v1", "v2"):
+    for protocol in BOTH:
         for count in counts:
             side = _side(count)
             scenario = Scenario(name="channels", source=side, destination=side).vary(

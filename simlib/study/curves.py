@@ -10,7 +10,7 @@ import pandas
 from ..outcome import BAD
 from ..scenario import find
 from .claims import Lab
-from .detection import GAVE_UP, Kind, cells, kinds, missed, needed_timeout_s
+from .detection import GAVE_UP, Kind, cells, kinds, missed, needed_timeout_s, variants
 from .statistics import (
     Bursts,
     attempts,
@@ -112,7 +112,7 @@ def needed() -> pandas.DataFrame:
 
 def peers(lab: Lab) -> Iterator[tuple[str, str, bool]]:
     """Every variant with every peer over the grid of P5-strong: whether it came out right."""
-    for cell in cells(lab, ("a", "b", "c", "d", "d'", "f")):
+    for cell in cells(lab, variants()):
         yield f"({cell.variant})", cell.peer, not cell.fault
 
 

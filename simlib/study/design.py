@@ -27,8 +27,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..checks import ScenarioError
 from ..outcome import Row
+from ..registry import ScenarioError
 from ..scenario import Scenario, dumps, find, read_table, with_key
 
 RUNNERS = ("world", "live", "real-qemu")

@@ -7,18 +7,18 @@ v1, or is lost where the two decide differently); on a path that never answers i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ..explore.detection import detects, pairs
 from ..handshake.v2 import manifest
 from ..handshake.v2.inventory import compare
 from ..outcome import Row
+from ..registry import BOTH, PROTOCOLS
 from ..scenario import Link, Scenario, Side, find
 from .claims import Lab, Verdict, bad
 from .statistics import Survival, exponential, inverse, lognormal, pareto, there_and_back
 
-VARIANTS = ("a", "b", "c", "d", "d'")
 GAVE_UP = "(takes it for v1"
 TOOK = "(takes it for v2"
 
@@ -45,20 +45,26 @@ class Cell:
         return "wrong mode" if self.mode and self.mode != wanted else ""
 
 
-def cells(lab: Lab, variants: tuple[str, ...] = VARIANTS) -> Iterator[Cell]:
+def variants() -> list[str]:
+    """Every protocol that finds out by itself what its peer speaks."""
+    return [name for name in PROTOCOLS if PROTOCOLS.get(name).probes]
+
+
+def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
     """Variants over timeout, round trip and peer; an old source without and with return path."""
     many = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0) if lab.full else (0.1, 1.0, 10.0)
     rtts_s = (0.002, 0.02, 0.2, 2.0) if lab.full else (0.002, 0.2, 2.0)
     peers = {"both new": (True, True, ()), "old destination": (True, False, ()), "old source": (False, True, ()),
              "old source, return path": (False, True, ("return-path",))}  # fmt: skip
     tls = {"tls-creds": "psk"}
-    for variant in variants:
-        given = tls if variant == "f" else {}
+    for variant in chosen:
+        needs_tls = PROTOCOLS.get(variant).needs_tls
+        given = tls if needs_tls else {}
         for peer, (new_source, new_destination, capabilities) in peers.items():
             for timeout_s in many:
                 for rtt_s in rtts_s:
                     source = Side(knows_v2=new_source, capabilities=capabilities, parameters=dict(given))
-                    there = replace(source, knows_v2=new_destination, accept="v2-or-v1" if variant == "f" else "v2")
+                    there = replace(source, knows_v2=new_destination, accept="v2-or-v1" if needs_tls else "v2")
                     found = Scenario(name="detect", title="detect", source=source, destination=there,
                                      detect_timeout_s=timeout_s).vary(
                         link__delay_ms=rtt_s * 500, guest__ram_mib=1.0, management__deadline_s=120.0,
@@ -71,9 +77,9 @@ def cells(lab: Lab, variants: tuple[str, ...] = VARIANTS) -> Iterator[Cell]:
 
 def detects_itself(lab: Lab) -> Verdict:
     """Every way to detect, over the grid: whether one that has a timer is clean everywhere."""
-    found = list(cells(lab, (*VARIANTS, "f")))
+    found = list(cells(lab, variants()))
     told, clean = [], []
-    for variant in (*VARIANTS, "f"):
+    for variant in variants():
         mine = [c for c in found if c.variant == variant]
         faults: dict[str, int] = {}
         for c in mine:
@@ -84,7 +90,7 @@ def detects_itself(lab: Lab) -> Verdict:
         listed = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in sorted(faults.items(), key=lambda i: -i[1]))
         right = len(mine) - sum(faults.values())
         told.append(f"({variant}) {right} of {len(mine)} right{': ' + listed if listed else ''}")
-    timed = [v for v in clean if v != "f"]
+    timed = [v for v in clean if not PROTOCOLS.get(v).needs_tls]
     numbers = ("over timeout, round trip and peer: " + "; ".join(told),)
     if timed:
         return Verdict("holds except", f"only ({', '.join(clean)})", numbers, "simlib compare detect_new_and_new")
@@ -113,7 +119,7 @@ def no_destination_to_ask(lab: Lab) -> Verdict:
                 same += {(e.code, e.item) for e in from_file} == {(e.code, e.item) for e in live}
     other = find("save_restore_other_device")
     plain, held = lab.rows(other, "v1")[0], lab.rows(other, "v2")[0]
-    kept = [lab.row(find("save_and_restore"), p) for p in ("v1", "v2")]
+    kept = [lab.row(find("save_and_restore"), p) for p in BOTH]
     numbers = (
         f"{same} of {tried} pairs of machines get the same findings from a manifest as from the live handshake",
         f"a file for another device: plain v1 {plain.outcome}, known when the destination has read the stream; with a "
@@ -201,7 +207,7 @@ def needs_a_timeout(lab: Lab) -> Verdict:
         f"on a path that answers, with no timer, an old and a new destination are taken for: {able}",
     )  # fmt: skip
     off = abs(hits - expected * runs) / math.sqrt(expected * (1 - expected) * runs)
-    told = all(f == ("v1", "v2") for f in finds.values())
+    told = all(f == BOTH for f in finds.values())
     if same == len(argued) and off < 4 and told:
         exception = "none is needed over TLS (by ALPN), nor where the path is known to return answers"
         return Verdict("holds except", exception, numbers,
@@ -220,15 +226,15 @@ def told_by_the_manager(lab: Lab) -> Verdict:
     """Every setting of both sides: a cell that is set alike migrates, and one that is not ends before guest memory."""
     right: list[Row] = []
     wrong: list[tuple[str, Row]] = []
-    for source in ("v1", "v2"):
+    for source in BOTH:
         for accept in ("v1", "v2", "v2-or-v1"):
             for new in (True, False):
-                if not new and accept != "v1":
-                    continue  # the command of an old binary takes no such word
                 there = Side(accept=accept, knows_v2=new)
+                if not new and not there.accepts_stream_alone:
+                    continue  # the command of an old binary takes no such word
                 at = Scenario(name="d3", title="d3", destination=there).vary(guest__ram_mib=8.0)
                 for version in ("7.2", "10.0", "11.1") if lab.full else ("7.2", "10.0"):
-                    if source == "v1" and accept == "v2":
+                    if (source, accept) == BOTH:
                         continue  # a scenario can't say that: its manager sets both sides to v1
                     row = lab.row(at, source, version)
                     fits = accept in (source, "v2-or-v1")

@@ -23,6 +23,7 @@ from ..handshake.machine import Settings
 from ..handshake.v2 import features, inventory, messages
 from ..outcome import BAD, Row
 from ..profiles import DATA
+from ..registry import USUAL_MANAGER
 from ..scenario import Scenario, Side, find, load_all
 from .claims import Lab, Verdict, bad
 
@@ -98,9 +99,9 @@ def nothing_set_there(lab: Lab) -> Verdict:
                 ours.append((f"{name} at the {'source' if at_source else 'destination'}", both[0]))
                 today.append(both[1])
     for scenario in load_all():
-        if "P2" in scenario.claims and "v2" in scenario.protocols and not scenario.destination.apply_error:
+        if "P2" in scenario.claims and scenario.covers("v2") and not scenario.destination.apply_error:
             ours += [(scenario.name, r) for r in lab.rows(scenario, "v2")]
-            today += [r for r in lab.rows(scenario, "v1") if r.manager == "naive"]
+            today += [r for r in lab.rows(scenario, "v1") if r.manager == USUAL_MANAGER]
     needs = sorted({name for name, r in ours if r.outcome != "migrated"})
     first = {s: lab.row(find(s), "v2").outcome for s in ("tls_only_at_source", "told_v2_and_v1")}
     wrong = sum(r.outcome != "migrated" for r in today)
@@ -136,7 +137,7 @@ def _nobody_tells_a_version() -> Iterator[None]:
 def no_version_string(lab: Lab) -> Verdict:
     """All pairs of versions and all scenarios of skew, with the peer's version string told and hidden."""
     pairs = [f"{a}>{b}" for a in VERSIONS for b in VERSIONS]
-    chosen = [s for s in load_all() if {"P3", "P6", "P7"} & set(s.claims) and "v2" in s.protocols]
+    chosen = [s for s in load_all() if {"P3", "P6", "P7"} & set(s.claims) and s.covers("v2")]
     runs = [(find("matched"), p) for p in pairs] + [(s, v) for s in chosen for v in s.versions]
     told = [lab.row(s, "v2", v).as_dict() for s, v in runs]
     with _nobody_tells_a_version():
@@ -219,7 +220,7 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     """Every scenario that does not migrate: whether the source is told why, when, and at what cost."""
     ended = ("migrated", "gone")  # a source that is gone can be told nothing
     ours = [r for r in lab.of("v2") if r.outcome not in ended and not r.lied]
-    today = [r for r in lab.of("v1") if r.outcome not in ended and not r.lied and r.manager == "naive"]
+    today = [r for r in lab.of("v1") if r.outcome not in ended and not r.lied and r.manager == USUAL_MANAGER]
     told = [r for r in ours if r.told_why]
     if len(told) < len(ours):
         silent = sorted({r.scenario for r in ours if r not in told})
@@ -255,7 +256,7 @@ def early_checks(lab: Lab) -> Verdict:
             version = f"{row.source_version}>{row.destination_version}"
             sides = (scenario.settings(True, row.source_version), scenario.settings(False, row.destination_version))
             said = inventory.verdict(inventory.compare(sides[0].machine, sides[1].machine))
-            if row.manager != "naive" or (said == "yes" and not scenario.guest.post_load_error):
+            if row.manager != USUAL_MANAGER or (said == "yes" and not scenario.guest.post_load_error):
                 continue  # whatever is wrong there is no matter of the machines
             moves[said].append(row.outcome == "migrated")
             if said == "no" and row.outcome == "migrated":

@@ -16,10 +16,13 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from ..chart import COLOURS, as_html, messages
+from ..registry import BOTH, PROTOCOLS
 from ..trace import Trace
 
 STYLE = Path(__file__).with_name("simlib.mplstyle")
-PROTOCOLS = {"v1": ("#b3541e", "s", "v1, today"), "v2": ("#1b6ca8", "o", "v2, handshake")}  # colour-blind safe
+MARKERS = dict(zip(BOTH, ("s", "o"), strict=True))
+LABELS = dict(zip(BOTH, ("v1, today", "v2, handshake"), strict=True))
+COLORS = {name: PROTOCOLS.get(name).color for name in BOTH}
 GIB, NEVER = 1 << 30, float("inf")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))  # told apart without colour
 
@@ -124,7 +127,8 @@ def prices(table: pandas.DataFrame) -> SVG:
     with style.context(STYLE):
         figure, (left, right) = _figure(11, 4.6, 2)
         fewest, most = table.channels.min(), table.channels.max()
-        for protocol, (colour, marker, label) in PROTOCOLS.items():
+        for protocol in BOTH:
+            colour, marker, label = COLORS[protocol], MARKERS[protocol], LABELS[protocol]
             mine = table[table.protocol == protocol]
             for channels, dash in ((fewest, "-"), (most, "--")):
                 line = mine[mine.channels == channels]
@@ -181,7 +185,7 @@ class _Line(NamedTuple):
 
 
 def _alike(table: pandas.DataFrame, column: str, least: float) -> Iterator[_Line]:
-    for protocol in PROTOCOLS:
+    for protocol in BOTH:
         wide = table[table.protocol == protocol].pivot(index="scenario", columns="ram_mib", values=column)
         for _, group in wide.groupby([wide[n].clip(lower=least).map("{:.0e}".format) for n in wide.columns]):
             values = group.iloc[0].clip(lower=0)
@@ -193,14 +197,14 @@ def _labelled(axis: Any, lines: Iterable[_Line]) -> None:
     has no time at its end has its label where it goes on, among those without a time."""
     ends = []
     for protocol, text, values in lines:
-        colour, marker, _ = PROTOCOLS[protocol]
+        colour, hollow = COLORS[protocol], PROTOCOLS.get(protocol).negotiates  # so that one shows through the other
         axis.plot(
             values.index,
             values.replace(NEVER, numpy.nan),
             color=colour,
-            marker=marker,
-            ms=10 if protocol == "v2" else 6,
-            mfc="none" if protocol == "v2" else colour,
+            marker=MARKERS[protocol],
+            ms=10 if hollow else 6,
+            mfc="none" if hollow else colour,
         )
         end = values.index[-1], values.iloc[-1]
         if end[1] != NEVER:
@@ -223,7 +227,7 @@ def _labelled(axis: Any, lines: Iterable[_Line]) -> None:
 def _without_time(axis: Any, lines: Sequence[_Line]) -> None:
     """A strip beside a scale of times, for what has no time: crosses, a row a line, so that none looks measured."""
     for row, (protocol, text, values) in enumerate(lines):
-        colour, sizes = PROTOCOLS[protocol][0], values.index[values == NEVER]
+        colour, sizes = COLORS[protocol], values.index[values == NEVER]
         axis.plot(sizes, [row] * len(sizes), color=colour, ls="", marker="x", ms=8, mew=2)
         since = f" from {sizes[0]:g} GiB on" if len(sizes) < len(values) else ""
         axis.annotate(
@@ -241,7 +245,8 @@ def known_by(table: pandas.DataFrame, title: str) -> SVG:
     with style.context(STYLE):
         figure, (axis,) = _figure(9, 4.6)
         last = table.knows_s.replace(NEVER, numpy.nan).max() * 4
-        for (protocol, (colour, _, label)), dash in zip(PROTOCOLS.items(), ("--", "-"), strict=True):
+        for protocol, dash in zip(BOTH, ("--", "-"), strict=True):
+            colour, label = COLORS[protocol], LABELS[protocol]
             known = numpy.sort(table[table.protocol == protocol].knows_s.to_numpy())
             share = numpy.arange(1, len(known) + 1) / len(known)
             ever = known != NEVER

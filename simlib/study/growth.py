@@ -19,8 +19,10 @@ from ..explore.models import v2
 from ..explore.peers import Future, NewerDestination, NewerSource, become
 from ..explore.story import replay, to_the_end
 from ..handshake.v2 import frames
+from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
-from ..handshake.v2.source import CONTROL, Source
+from ..handshake.v2.source import Source
+from ..registry import BOTH
 from ..scenario import find
 
 
@@ -118,7 +120,7 @@ def skew(run: Runner, versions: Sequence[str], situations: Iterable[str] = ("mat
     for name in situations:
         for ours in versions:
             for theirs in versions:
-                for protocol in ("v1", "v2"):
+                for protocol in BOTH:
                     found = run(find(name), protocol=protocol, version=ours if ours == theirs else f"{ours}>{theirs}")
                     rows.append((name, ours, theirs, protocol, found.row.outcome, found.row.source_text))
     return pandas.DataFrame(rows, columns=["situation", "source", "destination", "protocol", "outcome", "told"])
@@ -127,12 +129,12 @@ def skew(run: Runner, versions: Sequence[str], situations: Iterable[str] = ("mat
 def sides(run: Runner, version: str = "10.0>7.2") -> pandas.DataFrame:
     """What the manager told the source and the destination, and how it ends: nobody guesses, eight bytes decide."""
     rows = []
-    for told, protocol in (("v1", "v1"), ("v2", "v2")):
+    for told in BOTH:
         for accept, new in (("v1", False), ("v1", True), ("v2", True), ("v2-or-v1", True)):
-            if told == "v1" and accept == "v2":
+            if (told, accept) == BOTH:
                 continue  # a scenario can't say that: its manager sets both sides to v1
             at = find("matched").vary(destination__accept=accept, destination__knows_v2=new)
-            row = run(at, protocol=protocol, version=version).row
+            row = run(at, protocol=told, version=version).row
             there = f"takes {accept}" if new else "from before v2"
             rows.append((f"source told {told}", there, row.outcome, row.guest_bytes_sent, row.source_text))
     columns = ["source", "destination", "outcome", "guest_bytes", "told"]

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import pandas
 
-from ..compare import Runner, jobs
+from ..compare import Runner, group_names, group_of, jobs
 from ..outcome import COLUMNS, OUTCOMES
+from ..registry import PROTOCOLS
 from ..scenario import Scenario
 
 
@@ -21,9 +22,9 @@ def outcomes(runner: Runner, scenarios: Iterable[Scenario], seed: int = 1) -> pa
 
 
 def counted(table: pandas.DataFrame) -> pandas.DataFrame:
-    """How often each outcome occurs: a line an outcome that does, a column for v1 under each manager and for v2."""
-    group = table.protocol.where(table.protocol != "v1", "v1, " + table.manager)
+    """How often each outcome occurs: a line an outcome that does, a column for each group that does not probe."""
+    group = pandas.Series(map(group_of, table.protocol, table.manager), table.index, dtype=object)
     counts = table.groupby(["outcome", group]).size().unstack(fill_value=0)
-    columns = ["v1, naive", "v1, libvirt", "v2"]
+    columns = [name for name in group_names() if name not in PROTOCOLS or not PROTOCOLS.get(name).probes]
     occurs = [outcome for outcome in OUTCOMES if outcome in counts.index]
     return counts.reindex(index=occurs, columns=columns, fill_value=0).rename_axis(columns=None)

@@ -16,18 +16,13 @@ from typing import Any
 import ipywidgets
 
 from ..chart import as_html, sequence_svg
-from ..checks import PROTOCOLS, ScenarioError
 from ..compare import Run, Runner
-from ..handshake.variants import VARIANTS
+from ..faults import Fault
 from ..outcome import OUTCOMES
-from ..scenario import Fault, Scenario, Side, find, load_all
+from ..registry import PROTOCOLS, ScenarioError
+from ..scenario import Scenario, Side, find, load_all
 
 VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")
-SENSES = {
-    "v1": "v1: today's stream", "v2": "v2: told by the manager", "a": "(a) destination probes",
-    "b": "(b) version bump", "c": "(c) destination greets", "d": "(d) PING on v1", "d'": "(d') PING, other answer",
-    "f": "(f) asks TLS",
-}  # fmt: skip
 LAWS = {
     "exponential": ("exponential", 1.0), "lognormal, sigma 1": ("lognormal", 1.0),
     "lognormal, sigma 2": ("lognormal", 2.0), "Pareto, alpha 1.5": ("pareto", 1.5), "Pareto, alpha 1": ("pareto", 1.0),
@@ -98,7 +93,7 @@ class Explorer:
         if self._settling:
             return
         values = {name: c.value for name, c in self.controls.items()}
-        self.controls["detect_timeout_s"].disabled = values["protocol"] not in VARIANTS
+        self.controls["detect_timeout_s"].disabled = not PROTOCOLS.get(values["protocol"]).probes
         try:
             moved = {name: v for name, v in values.items() if v != self._start[name]}
             self.scenario = varied(find(values["situation"]), moved, values)
@@ -128,7 +123,7 @@ def _controls() -> dict[str, Any]:
         ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider)  # fmt: skip
     return {
         "situation": choice(options=[s.name for s in load_all()], description="situation", **many),
-        "protocol": choice(options=[(SENSES[p], p) for p in PROTOCOLS], description="protocol", **many),
+        "protocol": choice(options=[(PROTOCOLS.get(p).label, p) for p in PROTOCOLS], description="protocol", **many),
         "fault": choice(options=list(FAULTS), description="what goes wrong", **many),
         "round_trip_ms": log(min=-1, max=3.5, step=0.05, readout_format=".3g", description="round trip, ms", **many),
         "jitter_ms": real(min=0, max=200, step=0.1, readout_format=".1f", description="jitter, ms", **many),

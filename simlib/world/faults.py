@@ -1,84 +1,84 @@
-"""What goes wrong, and when: each kind of fault of a scenario, laid into the world before it runs."""
+"""What the faults of a scenario may do to the simulated world."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..scenario import Fault
+from ..intruders import Intruder
 from .strangers import Stranger
 
 if TYPE_CHECKING:
     from .run import World
 
-MIB = 1 << 20
-
 
 def arrange(world: World) -> None:
+    """Lay every fault into the world before it runs."""
+    rig = Rig(world)
     for number, fault in enumerate(world.scenario.faults):
-        if fault.kind in ("swallow", "stall", "lose", "cut"):
-            _shape(world, fault)
-        elif fault.kind in ("freeze", "kill"):
-            _stop_process(world, fault)
-        elif fault.kind == "order":
-            _order(world, fault)
-        elif fault.kind == "stranger":
-            Stranger(world, fault, number)
-        elif fault.kind == "late":
-            world.net.establish_after[fault.connection] = fault.for_s if fault.for_s >= 0 else 1e6
-        elif fault.kind == "hold":
-            world.net.hold[fault.connection] = fault.for_s if fault.for_s >= 0 else float("inf")
+        fault.arrange(rig, number)
 
 
-def _shape(world: World, fault: Fault) -> None:
-    """From a moment, or after so many bytes in that direction."""
-    shaper = world.net.shapers[fault.direction == "to-destination"]
-    name = {"swallow": "swallow_after", "stall": "stall_after", "lose": "lose_after", "cut": "cut_after"}[fault.kind]
-    world.net.on_cut, shaper.idle = world.net.cut, False
-    if fault.kind == "lose":
-        shaper.lost_timeout_s = min(924.6, 0.2 * 2 ** (fault.retries + 1))
-    if fault.at_s >= 0:
-        if fault.kind == "cut":
-            world.env.call(fault.at_s, world.net.cut)
-        else:
-            world.env.call(fault.at_s, lambda: setattr(shaper, name, shaper.passed))
-    else:
-        setattr(shaper, name, int(max(fault.after_mib, 0) * MIB))
-    if fault.kind == "lose" and fault.at_s < 0:
-        other = world.net.shapers[fault.direction != "to-destination"]
-        watched = world.net.packet
+class Rig:
+    """`faults.Rig` for the simulated world."""
 
-        def lose_both(made: object, from_source: bool, kind: str, data: bytes, fill: int) -> None:
-            watched(made, from_source, kind, data, fill)  # type: ignore[arg-type]
-            if shaper.passed >= shaper.lose_after:
-                other.lose_after, other.idle = min(other.lose_after, other.passed), False
+    def __init__(self, world: World) -> None:
+        self.world, self.net = world, world.net
 
-        world.net.packet = lose_both
+    def at(self, at_s: float, call: Callable[[], None]) -> None:
+        self.world.env.call(at_s, call)
 
+    def cut(self) -> None:
+        self.net.cut()
 
-def _stop_process(world: World, fault: Fault) -> None:
-    host = world.destination if fault.side == "destination" else world.source
-    act = host.freeze if fault.kind == "freeze" else lambda: host.die("is killed")
-    if fault.before:
-        act()
-        return
-    if fault.at_s >= 0:
-        world.env.call(fault.at_s, act)
-        return
-    shaper, limit = world.net.shapers[True], int(max(fault.after_mib, 0) * MIB)
-    if host is world.source:
-        shaper.calls.append((limit, act))
-        shaper.idle = False
-        return
+    def reset(self, connection: str) -> None:
+        self.net.reset(connection)
 
-    def watch() -> None:
-        if shaper.passed >= limit:
-            host.watches.remove(watch)
-            world.env.call(0, act)
+    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+        net, to_destination = self.net, direction == "to-destination"
+        shaper, other = net.shapers[to_destination], net.shapers[not to_destination]
+        net.on_cut, shaper.idle = net.cut, False
+        if effect == "lose":
+            shaper.lost_timeout_s = timeout_s
+        if after_bytes is None:
+            setattr(shaper, f"{effect}_after", shaper.passed)
+            return
+        setattr(shaper, f"{effect}_after", after_bytes)
+        if effect == "lose":
+            watched = net.packet
 
-    host.watches.append(watch)
+            def lose_both(made: object, from_source: bool, kind: str, data: bytes, fill: int) -> None:
+                watched(made, from_source, kind, data, fill)  # type: ignore[arg-type]
+                if shaper.passed >= shaper.lose_after:
+                    other.lose_after, other.idle = min(other.lose_after, other.passed), False
 
+            net.packet = lose_both
 
-def _order(world: World, fault: Fault) -> None:
-    """A proxy takes all connections at once and makes its own to the destination in this order."""
-    for rank, channel in enumerate(fault.order):
-        world.net.establish_after[channel] = rank * fault.gap_s
+    def stop(self, side: str, how: str, after_bytes: int | None) -> None:
+        world = self.world
+        host = world.destination if side == "destination" else world.source
+        act = host.freeze if how == "freeze" else lambda: host.die("is killed")
+        if after_bytes is None:
+            act()
+            return
+        shaper, limit = self.net.shapers[True], after_bytes
+        if host is world.source:
+            shaper.calls.append((limit, act))
+            shaper.idle = False
+            return
+
+        def watch() -> None:
+            if shaper.passed >= limit:
+                host.watches.remove(watch)
+                world.env.call(0, act)
+
+        host.watches.append(watch)
+
+    def delay_accept(self, connection: str, for_s: float) -> None:
+        self.net.establish_after[connection] = min(for_s, 1e6)
+
+    def delay_data(self, connection: str, for_s: float) -> None:
+        self.net.hold[connection] = for_s
+
+    def intrude(self, intruder: Intruder, number: int, at_s: float) -> None:
+        Stranger(self.world, intruder, number, at_s)

@@ -68,7 +68,7 @@ class File:
             world.trace.note(world.env.now, "destination", "print", "manifest", f"{e.code}: {e.text}")
         wrong = tuple(e for e in errors if e.severity == "error")
         if wrong:
-            world.refused = Finished("rejected", str(wrong[0]), "specific", wrong, listening=True)
+            world.management.refused = Finished("rejected", str(wrong[0]), "specific", wrong, listening=True)
         return bool(wrong)
 
     def load(self) -> None:
@@ -77,7 +77,7 @@ class File:
         nothing = not self.chunks or self.kind in ("exec-null", "exec-true") or link.load_transport == "exec-none"
         ended = self.world.source.endpoint.finished
         failed = ended is not None and ended.status != "completed" and not self.world.scenario.management.loads_anyway
-        if failed or nothing or (self.world.setup.protocol != "v1" and not self.world.setup.saved):
+        if failed or nothing or (self.world.setup.definition.negotiates and not self.world.setup.saved):
             return
         if self.world.setup.saved and self._manifest_refuses():
             return

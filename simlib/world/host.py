@@ -14,7 +14,7 @@ from functools import partial
 from .. import host
 from ..handshake import interface as i
 from ..host import Endpoint, Guest
-from ..strangers import TLS_HEADER_BYTES
+from ..intruders import TLS_HEADER_BYTES
 from ..trace import Trace
 from .clock import Alarm
 from .net import End, Net

@@ -407,6 +407,13 @@ class Net:
         shaper = self.shapers[end.peer.from_source]
         return not end.peer.from_source and shaper.passed >= shaper.swallow_after
 
+    def reset(self, name: str) -> None:
+        """The same with one connection, by its name."""
+        for made in self.connections:
+            if made.name == name:
+                self._break(made.client, RESET)
+                self._break(made.server, RESET)
+
     def cut(self) -> None:
         """Both sides' sockets are reset at once, as by a firewall that aborts."""
         ends = [end for made in self.connections for end in (made.client, made.server)]

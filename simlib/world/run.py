@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import exp
 from typing import Any
 
 from ..endpoints import Setup
-from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
+from ..handshake.interface import Start
+from ..handshake.machine import Settings
 from ..host import MIB
-from ..outcome import Facts, Row, guest_at
+from ..management import Management
+from ..outcome import Facts, Row
+from ..registry import DELAYS
 from ..result import Result, facts, row
 from ..scenario import Link, Scenario
 from ..trace import Packet, Trace
@@ -19,8 +21,6 @@ from .clock import Clock
 from .files import File
 from .host import Host
 from .net import Net, Path
-
-RETRY_S = 1.0  # a manager's pause before it tries again
 
 
 class World:
@@ -31,7 +31,8 @@ class World:
         self.scenario = scenario
         self.env = Clock()
         self.rng = random.Random(f"{seed} {scenario.name}")
-        self.trace = Trace(f"{scenario.name}: {protocol}, {version}, {manager} manager, seed {seed}")
+        named = f"{self.setup.protocol}, {version}, {self.setup.manager} manager"
+        self.trace = Trace(f"{scenario.name}: {named}, seed {seed}")
         link = scenario.link
         path = _path(link)
         self.net = Net(self.env, self.rng, path, path)
@@ -41,16 +42,18 @@ class World:
         self.destination = self._host("destination", self.setup.destination())
         self.source.other, self.destination.other = self.destination, self.source
         self.source.guest.running = True
-        if protocol == "v1":
-            self.source.tls_round_trips = self.destination.tls_round_trips = 2
         self.net.on_established = self.destination.accept
         self.file = File(self) if link.transport in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null") else None
-        self.net.backlog = max(self.setup.settings(False).channels, 1) if protocol == "v1" else 64
-        self.refused: Finished | None = None  # by QMP, before anything started
+        self.net.backlog = self.setup.definition.backlog(self.setup)
+        self.management = Management(self.setup, self)
+        self.watched_until_s = 0.0
+        self.arranged = False  # the faults are
 
     def _host(self, side: str, endpoint: Any) -> Host:
         host = Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
-        host.continues = self.setup.manager == "libvirt"
+        host.on_status = lambda status: self.management.reported(host, status)
+        host.on_exit = lambda: self.management.exited(host)
+        host.tls_round_trips = self.setup.definition.tls_round_trips
         return host
 
     def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
@@ -59,112 +62,69 @@ class World:
 
     # --- the run ----------------------------------------------------------------------------------------------------
     def run(self) -> Result:
-        if not self._refused_up_front():
-            self._listen()
+        if self.file is not None:
             faults.arrange(self)
-            self._start()
-            if self.refused is None and self.source.endpoint.finished is None:  # QMP has refused nothing
-                self._play()
+        self.management.begin()
+        if self.management.refused is None and self.source.endpoint.finished is None:  # QMP has refused nothing
+            self._watch()
+        self.management.end()
         return Result(self._row(), self.trace)
 
-    def _play(self) -> None:
-        management = self.scenario.management
-        for at_s, input in ((management.cancel_at_s, Cancel()), (management.deadline_s, Cancel("deadline")),
-                            (management.postcopy_at_s, SwitchToPostcopy())):  # fmt: skip
-            if at_s >= 0:
-                self.env.call(at_s, self._order(input))
-        for attempt in range(1, management.retries + 1 if self.file is None else 1):  # nobody listens behind a file
-            self._run_until_source_ends()
-            self._retry(attempt)
-        self.env.run(until=self.env.now + management.observe_s)
+    def _watch(self) -> None:
+        """As long after each `migrate` as the scenario says; who reads a file begins after that."""
+        while self.env.now < self.watched_until_s:
+            self.env.run(until=self.watched_until_s)
         if self.file is not None:
             self.file.load()
-            self.env.run(until=self.env.now + management.observe_s)
+            self.env.run(until=self.env.now + self.scenario.management.observe_s)
 
-    def _retry(self, attempt: int) -> None:
-        """The manager tries again: a new migration at the source, the same process at the destination."""
-        end = self.source.endpoint.finished
-        if end is None or end.status == "completed" or self.destination.endpoint.finished is not None:
-            return
-        self.trace.note(self.env.now, "manager", "management", "", f"tries again ({attempt})")
-        old = self.source
-        self.source = self._host("source", self.setup.source())
-        self.source.guest.running, self.source.other, self.destination.other = True, self.destination, self.source
-        self.source.tls_round_trips = old.tls_round_trips
+    # --- what its manager needs (management.Stage) ------------------------------------------------------------------
+    def host(self, side: str) -> Host:
+        return self.source if side == "source" else self.destination
+
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.env.call(delay_s, call)
+
+    def renew(self, side: str, endpoint: Any, settings: Settings) -> None:
+        """Faults hit the first attempt only."""
+        if side == "source":
+            self.source = self._host("source", endpoint)
+            self.source.guest.running = True
+        else:
+            if not self.destination.dead:
+                self.destination.die("is replaced")
+            self.destination = self._host("destination", endpoint)
+            self.net.on_established = self.destination.accept
+        self.source.other, self.destination.other = self.destination, self.source
         for shaper in self.net.shapers.values():
             shaper.__init__()  # type: ignore[misc]
-        self.source.feed(Start())
 
-    def _run_until_source_ends(self) -> None:
-        ended = self.env.event()
-        self.source.on_finished = ended.succeed
-        self.env.run(until=self.env.any_of([ended, self.env.timeout(self.scenario.management.observe_s)]))
-        self.env.run(until=self.env.now + RETRY_S)
-
-    def _order(self, input: Any) -> Callable[[], None]:
-        def told() -> None:
-            if self.source.endpoint.finished is None:
-                self.trace.note(self.env.now, "manager", "management", "", type(input).__name__)
-                self.source.feed(input)
-
-        return told
-
-    def _refused_up_front(self) -> bool:
-        refused = self.setup.refused()
-        if refused is not None:
-            side, self.refused = refused
-            self.trace.note(0.0, side, "end", "", f"rejected: {self.refused.text}")
-        return refused is not None
-
-    def _phase(self, text: str) -> None:
-        """One of the five phases of libvirt's migration protocol 3."""
-        if self.setup.manager == "libvirt":
-            self.trace.note(self.env.now, "manager", "management", "", text)
-
-    def _listen(self) -> None:
-        if self.file is None:
-            self._phase("Begin, Prepare: sets both sides, the destination listens")
+    def begin(self, side: str) -> None:
+        if side == "source":
+            self.watched_until_s = self.env.now + self.scenario.management.observe_s
+            self.source.feed(Start())
+        else:
             self.destination.feed(Start())
             self.net.listening = self.destination.endpoint.finished is None
-
-    def _start(self) -> None:
-        self.refused = None if self.file else self.destination.endpoint.finished
-        if self.refused is None:
-            self._phase("Perform: migrate")
-            self.source.feed(Start())
+            if not self.arranged:
+                self.arranged = True
+                faults.arrange(self)
 
     # --- how it ended -----------------------------------------------------------------------------------------------
     def facts(self) -> Facts:
-        return facts(self.setup, self.source, self.destination, self.refused)
+        return facts(self.setup, self.source, self.destination, self.management.refused)
 
     def _row(self) -> Row:
         source = self.source
         trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
-        found = row(self.setup, source, self.destination, self.refused, trips)
-        self._phase(f"Finish: the destination is {found.destination_status}")
-        if self.setup.manager == "libvirt" and guest_at(self.facts()) != found.guest_at:
-            self._phase("Confirm: resumes the guest at the source")
-        else:
-            self._phase(f"Confirm: the guest is at: {found.guest_at}")
-        return found
+        return row(self.setup, source, self.destination, self.management.refused, trips)
 
 
 def _path(link: Link) -> Path:
-    base, scale, shape = link.delay_ms / 1e3, link.jitter_ms / 1e3, link.shape
-    samples = tuple(s / 1e3 for s in link.samples_ms) or (0.0,)
-    laws: dict[str, Callable[[random.Random], float]] = {
-        "constant": lambda _: base,
-        "lognormal": lambda rng: base + scale * exp(rng.normalvariate(0.0, shape)),  # lognormvariate, a call sooner
-        "pareto": lambda rng: base + scale * (rng.paretovariate(shape) - 1.0),
-        "exponential": lambda rng: base + (rng.expovariate(1.0 / scale) if scale else 0.0),
-        "empirical": lambda rng: base + rng.choice(samples),
-    }
     local = link.transport == "unix" or link.transport.startswith("exec")
     size = 208 << 10 if link.transport == "unix" else 64 << 10 if link.transport.startswith("exec") else 0
-    return Path(
-        (lambda _: 1e-5) if local else laws[link.delay_law], link.rate_mib_s * MIB, link.loss, link.syn_loss,
-        size or link.buffer_kib << 10,
-    )  # fmt: skip
+    delay = (lambda _: 1e-5) if local else DELAYS.get(link.delay_law).sampler(link)
+    return Path(delay, link.rate_mib_s * MIB, link.loss, link.syn_loss, size or link.buffer_kib << 10)
 
 
 def run(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..scenario import Fault
-from ..strangers import WORDS
+from ..intruders import Intruder
 from .net import End
 
 if TYPE_CHECKING:
@@ -13,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Stranger:
-    """One connection to the destination at a moment, saying one thing."""
+    """An intruder's one connection to the destination."""
 
-    def __init__(self, world: World, fault: Fault, number: int) -> None:
-        self.world, self.fault = world, fault
+    def __init__(self, world: World, intruder: Intruder, number: int, at_s: float) -> None:
+        self.world, self.intruder = world, intruder
         self.name = f"stranger[{number}]"
-        if fault.at_s > 0:
-            world.env.call(fault.at_s, self._connect)
+        if at_s > 0:
+            world.env.call(at_s, self._connect)
         else:
             self._connect()  # before the source does
 
@@ -30,15 +29,23 @@ class Stranger:
         if error:
             self._note(error)
             return
-        said = WORDS[self.fault.says]
-        if self.fault.says == "scan":
+        intruder, net = self.intruder, self.world.net
+        if intruder.payload:
+            self._note(f"says {intruder.name}")
+            net.send(end, intruder.payload, 0)
+        elif intruder.leaves_after_s == 0:
             self._note("connects and leaves")
-            self.world.net.close(end)
-        elif said:
-            self._note(f"says {self.fault.says}")
-            self.world.net.send(end, said, 0)
         else:
             self._note("connects and is silent")
+        if intruder.leaves_after_s == 0:
+            net.close(end)
+        elif intruder.leaves:
+            self.world.env.call(intruder.leaves_after_s, lambda: self._leave(end))
+
+    def _leave(self, end: End) -> None:
+        if end.open and not end.dead:
+            self._note("leaves")
+            self.world.net.close(end)
 
     def _note(self, text: str) -> None:
         self.world.trace.note(self.world.env.now, "stranger", "link", self.name, text)

@@ -20,10 +20,7 @@ from .clocks import raw_heap
 from .measure import Line, middle, over, rounds
 
 MESSAGES = 2000  # of the raw heap, to price one of them
-MOST = (
-    ("v1", 255),
-    ("v2", 64),
-)  # protocol, channels: QEMU takes 255 (a uint8 in migration.json), v2 limits them itself
+MOST = (("v1", 255), ("v2", 64))  # protocol, channels: a uint8 in migration.json; a limit of v2
 
 
 class Deaf(Trace):

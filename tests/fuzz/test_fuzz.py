@@ -24,8 +24,8 @@ from simlib.handshake.buffer import Buffer
 from simlib.handshake.errors import PeerError
 from simlib.handshake.v2 import body, frames, manifest, messages, states
 from simlib.handshake.v2.frames import Frame, Limits, Reader
+from simlib.registry import INTRUDERS
 from simlib.scenario import Scenario, Side
-from simlib.strangers import WORDS
 
 CORPUS = Path(__file__).parent / "corpus"
 SIDE = Side(capabilities=("multifd", "return-path"), parameters={"multifd-channels": 2}, exit_on_error=False)
@@ -222,7 +222,7 @@ class Between:
         if self.target == DESTINATION and self.ends[DESTINATION].accepting:
             number, self.accepted = self.accepted, self.accepted + 1
             self.tell(DESTINATION, i.Opened(number))
-            words = (*WORDS.values(), program.bytes(program.number()))
+            words = (*(INTRUDERS.get(n).payload for n in INTRUDERS), program.bytes(program.number()))
             self.tell(DESTINATION, i.Received(number, words[program.number(len(words))]))
 
     def _connection(self, program: Program) -> int:

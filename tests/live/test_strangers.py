@@ -19,8 +19,8 @@ from simlib.handshake.interface import Start
 from simlib.handshake.v2.frames import Limits
 from simlib.live.address import Address, bound
 from simlib.live.host import Host
+from simlib.registry import INTRUDERS
 from simlib.scenario import Scenario, Side
-from simlib.strangers import WORDS
 from simlib.trace import Trace
 
 STRANGERS = 1000
@@ -61,7 +61,7 @@ def crowd(address: Address, count: int) -> None:
             await asyncio.sleep(random.uniform(0, 2 * count / coming_per_s))
 
     async def all_of_them() -> None:
-        words = itertools.cycle(w for name, w in WORDS.items() if name != "scan")
+        words = itertools.cycle(INTRUDERS.get(n).payload for n in INTRUDERS if not INTRUDERS.get(n).leaves)
         await asyncio.gather(*(stranger(next(words)) for _ in range(count)))
 
     asyncio.run(all_of_them())

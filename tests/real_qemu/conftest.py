@@ -76,6 +76,7 @@ class Pair:
     async def through(self, scenario: Scenario) -> None:
         """Put the lab's proxy, with its faults, between the agents."""
         self.proxy = Proxy(scenario, 1, self.at, self.names, asyncio.get_running_loop().time())
+        self.proxy.arrange(scenario.faults)
         self.stack.callback(self.proxy.close)
         self.at = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
 

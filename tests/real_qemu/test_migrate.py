@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from simlib.endpoints import Setup
-from simlib.live.address import stranger
+from simlib.live.address import intrude
 from simlib.real_qemu.machine import whole
 from simlib.real_qemu.migrate import Wish, until_finished
 from simlib.real_qemu.run import play
+from simlib.registry import INTRUDERS
 from simlib.scenario import Fault, Scenario, Side
 from tests.real_qemu.conftest import HERE, needs
 
@@ -152,7 +153,7 @@ def test_channels_in_a_wrong_order_and_strangers_make_no_difference(
     async def work() -> None:
         async with two(versions) as pair:
             for word in ("silent", "multifd", "qevm", "v2-hello", "bad-channel"):
-                pair.stack.callback((await stranger(pair.at, word)).close)
+                pair.stack.callback((await intrude(pair.at, INTRUDERS.get(word))).close)
             await pair.through(Scenario(name="order", faults=(Fault("order", order=order, gap_s=0.05),)))
             end = await pair.migrate(wish=Wish(len(order) - 1))
             assert end.status == "completed", end

@@ -35,8 +35,7 @@ def decide(scenario: Scenario, protocol: str, seed: int, path: Callable[[World],
             decided.succeed(world.env.now)
 
     world.source.feed = watched  # type: ignore[method-assign]
-    world._listen()
-    world._start()
+    world.management.begin()
     at_s = world.env.run(until=decided)
     return world.source.endpoint.mode, at_s - opened_s[0]
 

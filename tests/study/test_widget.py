@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("ipywidgets")
 
 from simlib import world
-from simlib.checks import PROTOCOLS
+from simlib.registry import PROTOCOLS
 from simlib.scenario import load_all
 from simlib.study.widget import FAULTS, VERSIONS, Explorer
 

@@ -13,7 +13,6 @@ from typing import Any
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
-from ..endpoint import Decomposition, Endpoint
 from ..interface import (
     Broken,
     Drop,
@@ -39,6 +38,7 @@ from ..interface import (
     TlsFailed,
 )  # fmt: skip
 from ..machine import Settings
+from .answers import DestinationAnswers
 from .channels import Connection, skip_urgent_pages, wrong_initial
 from .versions import behaviour
 
@@ -46,10 +46,8 @@ EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; 
 WAITING = ("tls", "peek", "initial")  # what the main loop does for one connection at a time
 
 
-class Destination(Endpoint):
+class Destination(DestinationAnswers):
     """`settings` are the destination's own: it believes that the source's are the same."""
-
-    speaks, handshakes = "v1", False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -75,22 +73,6 @@ class Destination(Endpoint):
         """Whether its main loop would take one more connection from the listening socket now."""
         open_for_more = self.rules.keeps_listening or not self._complete
         return self.finished is None and self.status != "none" and self.held_by is None and open_for_more
-
-    def bound_channels(self) -> tuple[tuple[str, int], ...]:
-        known = ("main", "multifd", "preempt")
-        return tuple(
-            (f"multifd[{c.number}]" if c.kind == "multifd" else c.kind, conn)
-            for conn, c in enumerate(self.connections)
-            if c.kind in known
-        )
-
-    def decomposition(self) -> Decomposition:
-        held_by, local = self.held_by, {}
-        for c, connection in enumerate(self.connections):
-            number = f"multifd[{connection.number}]" if connection.number >= 0 else ""
-            local[c] = (c == held_by, connection._replace(number=-1), number)
-        elsewhere = held_by is None or not 0 <= held_by < len(self.connections)
-        return Decomposition(("connections", "held_by"), held_by if elsewhere else "a connection", local)
 
     @property
     def closed(self) -> bool:

@@ -13,9 +13,9 @@ from .. import interface as i
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
-from ..endpoint import Decomposition, Endpoint
 from ..machine import Settings
 from . import return_path
+from .answers import SourceAnswers
 from .versions import behaviour
 
 MAIN = 0
@@ -24,10 +24,8 @@ PACKAGE_LOADED = 0x42  # the PING at a package's end (QEMU_VM_PING_PACKAGED_LOAD
 DESCRIPTION = b'{"page_size": 4096, "devices": []}'
 
 
-class Source(Endpoint):
+class Source(SourceAnswers):
     """`settings` are the source's alone: v1 never learns the destination's."""
-
-    speaks, handshakes = "v1", False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -51,18 +49,6 @@ class Source(Endpoint):
     def blocked(self) -> bool:
         """The monitor does not answer: QEMU runs the client's TLS handshake in its main loop."""
         return self.stage == "tls"
-
-    def decomposition(self) -> Decomposition:
-        names, known = self.channels, (self.ready, self.undrained)
-        local = {
-            c: (name, *(k.count(c) for k in known), tuple(text for conn, text in self.broken if conn == c))
-            for c, name in enumerate(names)
-        }
-        shared = (
-            *(tuple(c for c in k if not 0 <= c < len(names)) for k in known),
-            tuple(b for b in self.broken if not 0 <= b[0] < len(names)),
-        )
-        return Decomposition(("channels", "ready", "undrained", "broken"), shared, local)
 
     # --- management -------------------------------------------------------------------------------------------------
     def _on_start(self, _: i.Start) -> None:

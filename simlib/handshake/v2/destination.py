@@ -8,35 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from .. import interface as i
 from .. import stream
-from ..endpoint import Decomposition, Table, declare
+from ..endpoint import Table
 from ..errors import Error, PeerError, clean
 from ..machine import Settings
 from . import binding, body, features, frames, inventory, messages, states
+from .answers import DestinationAnswers
 from .features import Agreement
 from .frames import Frame
 from .messages import Identity
-from .session import Session
 from .source import agreed_settings, agreement_body, as_config, channel_plan
 
-AGREED = ("started", "ready", "loading", "loaded", "going", "completed")
 STRANGE = ("new", "leaving")  # connections of nobody that is known
 _SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
 
 
-class Nonce(NamedTuple):
-    """A random value outside a field of its own."""
-
-    nonce: str
-
-
-declare(Nonce, RANDOM={"nonce": "drawn by the peer"})
-
-
-class Destination(Session):
+class Destination(DestinationAnswers):
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
     RANDOM: ClassVar[Mapping[str, str]] = {"digest": "of an agreement with the session's id"}
 
@@ -66,45 +56,6 @@ class Destination(Session):
         self.exporter = self.key_bytes = self.sent = self.heard = b""
         self.state = "listening"
 
-    # --- answers ----------------------------------------------------------------------------------------------------
-    def negotiated(self) -> Mapping[str, object]:
-        if self.state not in AGREED:
-            return {}
-        return {
-            "session": self.session_id,
-            "features": self.agreement.on,
-            "extensions": self.extensions,
-            "key": self.key_bytes,
-        }
-
-    def bound_channels(self) -> tuple[tuple[str, int], ...]:
-        return tuple((name, conn) for name, conn, _ in self.bound)
-
-    def unready(self) -> bool:
-        return self.state in ("accepted", "started")
-
-    def occupied(self) -> str:
-        dirty = self.finished is not None and self._loader.state != "header"  # it says `needs-restart`
-        return "" if dirty or self.state == "listening" else self.state
-
-    def decomposition(self) -> Decomposition:
-        links, control = self.links, self.control
-        own = {
-            c: (
-                c == control,
-                link,
-                (tuple((name, Nonce(nonce)) for name, conn, nonce in self.bound if conn == c), self.lanes.get(c)),
-            )
-            for c, link in links.items()
-        }
-        shared = (
-            control if control not in links else None,
-            tuple(b for b in self.bound if b[1] not in links),
-            tuple(item for item in self.lanes.items() if item[0] not in links),
-            self.ram_bytes,  # no step that changes it is local: a property looks at it
-        )
-        return Decomposition(("links", "control", "bound", "lanes"), shared, own)
-
     @property
     def accepting(self) -> bool:
         return self.finished is None and self.state != "none"
@@ -112,10 +63,6 @@ class Destination(Session):
     @property
     def inline(self) -> bool:
         return self.peer.main == "inline"
-
-    @property
-    def ram_bytes(self) -> int:
-        return self.main_bytes + sum(lane.ram_bytes for lane in self.lanes.values())
 
     def _on_start(self, _: i.Start) -> None:
         if self.settings.transport == "file" or (self.settings.transport == "exec" and not self.identity.bidirectional):

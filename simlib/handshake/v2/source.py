@@ -6,23 +6,20 @@ after GO and before RUNNING the source is uncertain, says so, and keeps its gues
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from .. import interface as i
 from .. import stream
 from ..capabilities import refusal
-from ..endpoint import Decomposition
 from ..errors import Error, PeerError, clean
 from ..machine import Settings
 from . import binding, body, features, frames, messages, states
+from .answers import CONTROL, SourceAnswers
 from .features import Agreement
 from .frames import Preface
 from .messages import Identity
-from .session import Session
 
-CONTROL = 0
 RAM_SECTION = 1
 
 
@@ -40,7 +37,7 @@ def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str)
     return {"features": agreement.body(), "channels": list(plan), "session-id": session_id}
 
 
-class Source(Session):
+class Source(SourceAnswers):
     role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
 
     def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
@@ -61,36 +58,6 @@ class Source(Session):
     @property
     def inline(self) -> bool:
         return self.settings.transport not in ("tcp", "unix")
-
-    # --- answers ----------------------------------------------------------------------------------------------------
-    def negotiated(self) -> Mapping[str, object]:
-        if not self.session_id:
-            return {}
-        told = {"session": self.session_id, "features": self.agreement.on, "extensions": self.extensions}
-        return told | ({"key": self.key_bytes} if self.key_bytes else {})
-
-    def sends_guest(self) -> bool:
-        return bool(self.stage)
-
-    def hears_itself(self) -> bool:
-        return bool(self.links) and self.links[0].peer_nonce == self.links[0].nonce
-
-    def decomposition(self) -> Decomposition:
-        names, links = self.channels, self.links
-        own = {
-            c: (
-                c == CONTROL,
-                link,
-                (names[c], self.agreed.count(names[c]), self.undrained.count(c)) if c < len(names) else None,
-            )
-            for c, link in links.items()
-        }
-        shared = (
-            tuple(n for n in self.agreed if n not in names),
-            tuple(c for c in self.undrained if c not in links),
-            tuple(n for c, n in enumerate(names) if c not in links),
-        )
-        return Decomposition(("links", "channels", "agreed", "undrained"), shared, own)
 
     # --- management -------------------------------------------------------------------------------------------------
     def _on_start(self, _: i.Start) -> None:

@@ -1,0 +1,118 @@
+"""What rows and searches ask of v2's endpoints (`endpoint.Answers`), apart from what these do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..endpoint import Decomposition, Table, declare
+from ..stream import Lane, Loader
+from .features import Agreement
+from .session import Session
+
+CONTROL = 0  # a source's first connection
+AGREED = ("started", "ready", "loading", "loaded", "going", "completed")  # states of a destination
+
+
+class Nonce(NamedTuple):
+    """A random value outside a field of its own."""
+
+    nonce: str
+
+
+declare(Nonce, RANDOM={"nonce": "drawn by the peer"})
+
+
+class SourceAnswers(Session):
+    """The answers of a source, from the fields of its subclass."""
+
+    session_id: str
+    agreement: Agreement
+    stage: str
+    channels: tuple[str, ...]
+    agreed: tuple[str, ...]
+    undrained: tuple[int, ...]
+
+    def negotiated(self) -> Mapping[str, object]:
+        if not self.session_id:
+            return {}
+        told = {"session": self.session_id, "features": self.agreement.on, "extensions": self.extensions}
+        return told | ({"key": self.key_bytes} if self.key_bytes else {})
+
+    def sends_guest(self) -> bool:
+        return bool(self.stage)
+
+    def hears_itself(self) -> bool:
+        return bool(self.links) and self.links[0].peer_nonce == self.links[0].nonce
+
+    def decomposition(self) -> Decomposition:
+        names, links = self.channels, self.links
+        own = {
+            c: (
+                c == CONTROL,
+                link,
+                (names[c], self.agreed.count(names[c]), self.undrained.count(c)) if c < len(names) else None,
+            )
+            for c, link in links.items()
+        }
+        shared = (
+            tuple(n for n in self.agreed if n not in names),
+            tuple(c for c in self.undrained if c not in links),
+            tuple(n for c, n in enumerate(names) if c not in links),
+        )
+        return Decomposition(("links", "channels", "agreed", "undrained"), shared, own)
+
+
+class DestinationAnswers(Session):
+    """Those of a destination."""
+
+    session_id: str
+    agreement: Agreement
+    control: int | None
+    bound: tuple[tuple[str, int, str], ...]
+    lanes: Table[Lane]
+    main_bytes: int
+    _loader: Loader
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of guest memory that have come."""
+        return self.main_bytes + sum(lane.ram_bytes for lane in self.lanes.values())
+
+    def negotiated(self) -> Mapping[str, object]:
+        if self.state not in AGREED:
+            return {}
+        return {
+            "session": self.session_id,
+            "features": self.agreement.on,
+            "extensions": self.extensions,
+            "key": self.key_bytes,
+        }
+
+    def bound_channels(self) -> tuple[tuple[str, int], ...]:
+        return tuple((name, conn) for name, conn, _ in self.bound)
+
+    def unready(self) -> bool:
+        return self.state in ("accepted", "started")
+
+    def occupied(self) -> str:
+        dirty = self.finished is not None and self._loader.state != "header"  # it says `needs-restart`
+        return "" if dirty or self.state == "listening" else self.state
+
+    def decomposition(self) -> Decomposition:
+        links, control = self.links, self.control
+        own = {
+            c: (
+                c == control,
+                link,
+                (tuple((name, Nonce(nonce)) for name, conn, nonce in self.bound if conn == c), self.lanes.get(c)),
+            )
+            for c, link in links.items()
+        }
+        shared = (
+            control if control not in links else None,
+            tuple(b for b in self.bound if b[1] not in links),
+            tuple(item for item in self.lanes.items() if item[0] not in links),
+            self.ram_bytes,  # no step that changes it is local: a property looks at it
+        )
+        return Decomposition(("links", "control", "bound", "lanes"), shared, own)

@@ -1,0 +1,219 @@
+"""Protocols: what the two sides of a migration speak, and what a run must know of that.
+
+Knows the endpoints and no runner. `PROTOCOLS` in registry.py lists the lab's own, which stand at the end of this file;
+`told` makes one of a user's endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .handshake.detect import Adaptive
+from .handshake.interface import Finished
+from .handshake.machine import Settings
+from .handshake.v1.destination import Destination as V1Destination
+from .handshake.v1.source import Source as V1Source
+from .handshake.v2.destination import Destination as V2Destination
+from .handshake.v2.messages import Identity
+from .handshake.v2.source import Source as V2Source
+from .handshake.variants import ProbingDestination, ProbingSource
+from .registry import ScenarioError
+
+if TYPE_CHECKING:
+    from .endpoints import Setup
+
+Make = Callable[[Settings, Identity], Any]  # an endpoint: handshake.endpoint.Endpoint, or whatever answers as it does
+MAIN_ALONE = ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol.
+
+    Args:
+        name: what files, rows and the command line call it.
+        label: one line for people.
+        negotiates: the sides agree on their settings themselves; otherwise their managers must make them fit.
+        probes: the sides find out what the other speaks, instead of being told by their managers.
+        source_decides: the source finds it out; in (a) the destination asks.
+        needs_tls: it works between sides that have TLS alone.
+        beside_qemu: agents beside real QEMUs can speak it; what does not negotiate, QEMU speaks itself.
+        tls_round_trips: of the simulated TLS handshake of one connection.
+        color: of its lines and points in figures.
+    """
+
+    name: str
+    label: str = ""
+    negotiates: bool = True
+    probes: bool = False
+    source_decides: bool = False
+    needs_tls: bool = False
+    beside_qemu: bool = False
+    tls_round_trips: int = 1
+    color: str = "#555555"
+
+    def source(self, setup: Setup, role: str = "source") -> Any:
+        """A fresh source; another `role` gives it other random bytes."""
+        raise NotImplementedError
+
+    def destination(self, setup: Setup) -> Any:
+        """A fresh destination."""
+        raise NotImplementedError
+
+    def check(self, setup: Setup) -> None:
+        """Raises ScenarioError for a scenario that can't be played with it."""
+
+    def refused(self, setup: Setup) -> tuple[str, Finished] | None:
+        """Which side's QEMU refuses the command before anything starts, and how."""
+        return None
+
+    def expected(self, setup: Setup) -> str:
+        """What both sides should speak, by name: the newest that both know, of what their managers ask for."""
+        return self.name
+
+    def backlog(self, setup: Setup) -> int:
+        """Connections that may wait in the destination's listening socket."""
+        return 64
+
+
+@dataclass(frozen=True)
+class Stream(Protocol):
+    """Today's stream: nobody negotiates."""
+
+    def source(self, setup: Setup, role: str = "source") -> Any:
+        return V1Source(setup.settings(True))
+
+    def destination(self, setup: Setup) -> Any:
+        if setup.scenario.destination.accepts_both:
+            return Adaptive(setup.settings(False), setup.identity(False))
+        return V1Destination(setup.settings(False))
+
+    def backlog(self, setup: Setup) -> int:
+        return max(setup.settings(False).channels, 1)  # socket_start_incoming_migration (migration/socket.c)
+
+
+@dataclass(frozen=True)
+class Told(Protocol):
+    """Both managers say what is spoken; a QEMU that does not know it refuses the command (D3).
+
+    Args:
+        make_source, make_destination: make an endpoint of a side's settings and its identity.
+    """
+
+    make_source: Make = V2Source
+    make_destination: Make = V2Destination
+
+    def source(self, setup: Setup, role: str = "source") -> Any:
+        if setup.saved:
+            return V1Source(setup.settings(True))
+        return self.make_source(setup.settings(True), setup.identity(True, role))
+
+    def destination(self, setup: Setup) -> Any:
+        side, settings = setup.scenario.destination, setup.settings(False)
+        if setup.saved or side.accepts_stream_alone:
+            return V1Destination(settings)
+        make = Adaptive if side.accepts_both else self.make_destination
+        return make(settings, setup.identity(False))
+
+    def refused(self, setup: Setup) -> tuple[str, Finished] | None:
+        sides = {"source": setup.scenario.source, "destination": setup.scenario.destination}
+        lacks = None if setup.saved else next((name for name, side in sides.items() if not side.knows_v2), None)
+        if lacks is None:
+            return None
+        text = "Parameter 'channel-type' does not accept value 'control'"
+        return lacks, Finished("rejected", text, "specific", listening=True)
+
+    def expected(self, setup: Setup) -> str:
+        return self.name if setup.both_know_more and not setup.saved else V1.name
+
+
+@dataclass(frozen=True)
+class Probing(Protocol):
+    """A detection variant (handshake.variants): one side asks, and an old peer should not notice."""
+
+    probes: bool = True
+    source_decides: bool = True
+
+    def source(self, setup: Setup, role: str = "source") -> Any:
+        settings = setup.settings(True)
+        if not setup.scenario.source.knows_v2:
+            return V1Source(settings)
+        return ProbingSource(settings, setup.identity(True, role), self.name, setup.detect_timeout_s(True))
+
+    def destination(self, setup: Setup) -> Any:
+        settings = setup.settings(False)
+        if not setup.scenario.destination.knows_v2:
+            return V1Destination(settings)
+        return self._probing(settings, setup.identity(False), setup.detect_timeout_s(False))
+
+    def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
+        return ProbingDestination(settings, identity, self.name, timeout_s)
+
+    def check(self, setup: Setup) -> None:
+        if not setup.scenario.source.knows_v2:
+            return
+        settings = setup.settings(True)
+        more = [*(c for c in MAIN_ALONE if settings.has(c)), *(["TLS"] if settings.tls else [])]
+        if more:
+            raise ScenarioError(
+                f"detection by ({self.name}) is played with main alone, and the source has {more[0]} on"
+            )
+
+    def expected(self, setup: Setup) -> str:
+        return V2.name if setup.both_know_more else V1.name
+
+
+@dataclass(frozen=True)
+class AskingTls(Probing):
+    """The source offers v2's name in the TLS handshake (ALPN, RFC 7301), which an old peer ignores."""
+
+    needs_tls: bool = True
+
+    def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
+        return Adaptive(settings, identity)
+
+    def check(self, setup: Setup) -> None:
+        """It plays with everything."""
+
+    def refused(self, setup: Setup) -> tuple[str, Finished] | None:
+        if not setup.scenario.source.knows_v2 or setup.settings(True).tls:
+            return None
+        text = "Parameter 'channel-type' accepts 'auto' with 'tls-creds' alone: without TLS only a guess is left"
+        return "source", Finished("rejected", text, "specific", listening=True)
+
+
+def told(name: str, source: Make, destination: Make, label: str = "") -> Protocol:
+    """A protocol of one's own endpoints, which both managers ask for by name.
+
+    Args:
+        name: what files, rows and the command line call it; the endpoints' `speaks`.
+        source, destination: make an endpoint of `handshake.machine.Settings` and `handshake.v2.messages.Identity`;
+            a subclass of v2's `Source` or `Destination` does.
+        label: one line for people.
+
+    Raises:
+        ScenarioError: for an endpoint that says it speaks something else.
+
+    >>> from simlib.handshake.v2.source import Source
+    >>> class Quick(Source):
+    ...     speaks = "v2-quick"
+    >>> told("v2-quick", Quick, type("Taker", (V2Destination,), {"speaks": "v2-quick"})).name
+    'v2-quick'
+    """
+    for side, make in (("source", source), ("destination", destination)):
+        speaks = getattr(make, "speaks", name)
+        if isinstance(speaks, str) and speaks != name:
+            raise ScenarioError(f"protocol {name!r}: its {side} speaks {speaks!r}; give the class speaks = {name!r}")
+    return Told(name, label or name, make_source=source, make_destination=destination)
+
+
+V1 = Stream("v1", "v1: today's stream", negotiates=False, tls_round_trips=2, color="#b3541e")
+V2 = Told("v2", "v2: told by the manager", beside_qemu=True, color="#1b6ca8")  # colour-blind safe
+A = Probing("a", "(a) destination probes", source_decides=False)
+B = Probing("b", "(b) version bump")
+C = Probing("c", "(c) destination greets")
+D = Probing("d", "(d) PING on v1")
+D_TRANSFORMED = Probing("d'", "(d') PING, other answer")
+F = AskingTls("f", "(f) asks TLS")

@@ -1,0 +1,156 @@
+"""The tables of names: protocols, managers, kinds of fault, intruders and delay distributions.
+
+Whatever takes one of these by name looks it up here: scenarios, sweeps, the command line, widgets and Python. The lab's
+own entries say where they are defined and are imported when somebody asks for one. A user's are added as objects, or
+are named by the place of their definition, "package.module:name".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from .delays import Delay
+    from .faults import Fault
+    from .intruders import Intruder
+    from .managers import Manager
+    from .protocols import Protocol
+
+T = TypeVar("T")
+
+
+class ScenarioError(ValueError):
+    """What is wrong with a scenario or with how it is to be run, in one sentence that names file and key."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What a sentence about an unknown word ends with, if a known one is close."""
+    import difflib  # here: a sweep's workers never need it
+
+    close = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def choose(word: str, known: Iterable[str]) -> str:
+    """What a sentence about an unknown word ends with: the closest one that is known, and all of them."""
+    close, everything = nearest(word, known), ", ".join(map(repr, known))
+    return f"{close} Known are {everything}" if close else f"; known are {everything}"
+
+
+def require(what: str, word: object, known: Sequence[str]) -> None:
+    """Raises ScenarioError where a name is none of those that are known."""
+    if word not in known:
+        raise ScenarioError(f"there is no {what} {word!r}{choose(str(word), known)}")
+
+
+def imported(place: str) -> Any:
+    """The object that "package.module:name" names. Raises ScenarioError."""
+    module, _, name = place.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise ScenarioError(f"{place!r}: there is no module {error.name!r} on Python's path") from None
+    except (AttributeError, ValueError, TypeError):
+        raise ScenarioError(f"{place!r}: the module {module!r} defines no {name!r}") from None
+
+
+class Registry(Sequence[str], Generic[T]):
+    """One table from names to objects; as a sequence, its names.
+
+    Args:
+        what: what an entry is called in messages, as "protocol".
+        kind: where the class of its entries is defined, as "package.module:Class".
+        own: the lab's entries, each by the place of its definition.
+    """
+
+    def __init__(self, what: str, kind: str, own: Mapping[str, str]) -> None:
+        self.what, self.kind, self.own = what, kind, own
+        self.added: dict[str, T] = {}
+        self._imported: dict[str, T] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        yield from self.added
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.added)
+
+    def __getitem__(self, at: Any) -> Any:
+        return tuple(self)[at]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self.own or name in self.added or ":" in name)
+
+    def get(self, name: str) -> T:
+        """The entry of a name. Raises ScenarioError with the closest name for one that is not known."""
+        found = self._imported.get(name) or self.added.get(name)
+        if found is None:
+            require(self.what, name, self)
+            found = self._imported[name] = self.checked(imported(self.own.get(name, name)), name)
+        return found
+
+    def add(self, entry: T) -> T:
+        """Give an object its name here, in the place of an earlier one of the user's. Raises ScenarioError."""
+        self.checked(entry, repr(entry))
+        name = str(entry.name)  # type: ignore[attr-defined]
+        if name in self.own:
+            raise ScenarioError(f"the {self.what} {name!r} is the lab's own; give yours another name")
+        if not name or ":" in name or not name.isprintable():
+            raise ScenarioError(f"a {self.what} can't be called {name!r}; choose a word without a colon")
+        self.added[name] = entry
+        return entry
+
+    def name_of(self, entry: object) -> str:
+        """The name of an entry, which is added if it is passed as an object; a name as it is."""
+        if isinstance(entry, str):
+            return entry
+        name = str(getattr(entry, "name", ""))
+        if self.added.get(name) is not entry and not (name in self.own and self.get(name) is entry):
+            self.add(entry)  # type: ignore[arg-type]
+        return name
+
+    def holds(self, entry: object) -> bool:
+        """Whether it is what the table is for: an object, or a class, of the kind."""
+        if isinstance(entry, (str, int, float, list, tuple, dict)):
+            return False
+        kind = imported(self.kind)
+        return isinstance(entry, kind) or (isinstance(entry, type) and issubclass(entry, kind))
+
+    def checked(self, entry: Any, called: str) -> Any:
+        """The entry, if it is what the table holds. Raises ScenarioError."""
+        if not self.holds(entry):
+            raise ScenarioError(f"{called} is no {self.what}: it must be a {self.kind.replace(':', '.')}")
+        return entry
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol", "simlib.protocols:Protocol", {
+    "v1": "simlib.protocols:V1", "v2": "simlib.protocols:V2", "a": "simlib.protocols:A", "b": "simlib.protocols:B",
+    "c": "simlib.protocols:C", "d": "simlib.protocols:D", "d'": "simlib.protocols:D_TRANSFORMED",
+    "f": "simlib.protocols:F",
+})  # fmt: skip
+MANAGERS: Registry[type[Manager]] = Registry("manager", "simlib.managers:Manager", {
+    "naive": "simlib.managers:Naive", "libvirt": "simlib.managers:Libvirt",
+})  # fmt: skip
+FAULTS: Registry[type[Fault]] = Registry("kind of fault", "simlib.faults:Fault", {
+    "cut": "simlib.faults:Cut", "swallow": "simlib.faults:Swallow", "stall": "simlib.faults:Stall",
+    "lose": "simlib.faults:Lose", "freeze": "simlib.faults:Freeze", "kill": "simlib.faults:Kill",
+    "order": "simlib.faults:Order", "hold": "simlib.faults:Hold", "late": "simlib.faults:Late",
+    "stranger": "simlib.faults:Stranger",
+})  # fmt: skip
+INTRUDERS: Registry[Intruder] = Registry("intruder", "simlib.intruders:Intruder", {
+    "silent": "simlib.intruders:SILENT", "garbage": "simlib.intruders:GARBAGE",
+    "half-magic": "simlib.intruders:HALF_MAGIC", "multifd": "simlib.intruders:MULTIFD",
+    "qevm": "simlib.intruders:QEVM", "scan": "simlib.intruders:SCAN", "v2-hello": "simlib.intruders:V2_HELLO",
+    "bad-channel": "simlib.intruders:BAD_CHANNEL", "flood": "simlib.intruders:FLOOD",
+})  # fmt: skip
+DELAYS: Registry[Delay] = Registry("delay distribution", "simlib.delays:Delay", {
+    "constant": "simlib.delays:CONSTANT", "lognormal": "simlib.delays:LOGNORMAL", "pareto": "simlib.delays:PARETO",
+    "exponential": "simlib.delays:EXPONENTIAL", "empirical": "simlib.delays:EMPIRICAL",
+})  # fmt: skip
+BOTH = ("v1", "v2")  # the protocols that the lab's own studies compare
+USUAL_MANAGER = "naive"  # trusts the source; what a run has unless another is named
+ALL = (PROTOCOLS, MANAGERS, FAULTS, INTRUDERS, DELAYS)
