@@ -82,6 +82,10 @@ def _add_explore(verbs: Any) -> None:
     explore.add_argument("--order", action="append", default=[], help="the manager may: cancel, deadline, postcopy")
     explore.add_argument("--stranger", action="append", default=[], metavar="WORD",
                          help="one may come and be silent, say garbage, replay a channel's opening, ...")  # fmt: skip
+    explore.add_argument("--fault", action="append", default=[], metavar="NAME",
+                         help="a kind of fault that defines `strike`, as package.module:name")  # fmt: skip
+    explore.add_argument("--property", action="append", default=[], metavar="NAME",
+                         help="one of your own, as package.module:name")  # fmt: skip
     explore.add_argument("--rival", action="store_true", help="a second source wants the same destination")
     explore.add_argument("--timers", action="store_true", help="timers ring, at any moment")
     explore.add_argument(

@@ -153,4 +153,4 @@ DELAYS: Registry[Delay] = Registry("delay distribution", "simlib.delays:Delay", 
 })  # fmt: skip
 BOTH = ("v1", "v2")  # the protocols that the lab's own studies compare
 USUAL_MANAGER = "naive"  # trusts the source; what a run has unless another is named
-ALL = (PROTOCOLS, MANAGERS, FAULTS, INTRUDERS, DELAYS)
+ALL: tuple[Registry[Any], ...] = (PROTOCOLS, MANAGERS, FAULTS, INTRUDERS, DELAYS)

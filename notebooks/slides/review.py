@@ -77,7 +77,9 @@ lab = Lab(run)
 peers = list(curves.peers(lab))
 wide = figures.shares(peers, "by", "peer")
 head = "| by | " + " | ".join(wide.columns) + " |\n|---|" + "---|" * len(wide.columns)
-body = "\n".join(f"| **{PROTOCOLS.get(by.strip('()')).label}** | " + " | ".join(row) + " |" for by, row in wide.iterrows())
+body = "\n".join(
+    f"| **{PROTOCOLS.get(by.strip('()')).label}** | " + " | ".join(row) + " |" for by, row in wide.iterrows()
+)
 clean = [by for by in wide.index if all(ok for name, _, ok in peers if name == by)]
 
 # %%

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import scenario
 from ..endpoints import Setup
-from ..registry import INTRUDERS, require
+from ..faults import Fault
+from ..registry import FAULTS, INTRUDERS, ScenarioError, imported, require
+from ..scenario import Scenario
 from . import report
+from .properties import PROPERTIES, Property
 from .search import Found, Search
 from .state import ORDERS, OVERHEARD, Faults, Model
 from .story import Story
@@ -22,39 +26,95 @@ def run(options: Any) -> int:
     return _one(options) if options.scenario else _all(options)
 
 
-def _model(options: Any) -> Model:
-    found = scenario.find(options.scenario)
-    protocol = options.protocol or found.protocols[0]
-    setup = Setup(found, protocol, options.qemu or found.versions[0])
+def model_of(
+    named: Scenario, *, protocol: str, version: str, faults: Faults, rival: bool, timers: bool, room: int
+) -> Model:
+    """What is searched of a scenario. Raises ScenarioError for what is not known or can't be searched."""
+    setup = Setup(named, protocol, version)
     setup.settings(True), setup.settings(False)
-    for order in options.order:
+    for order in faults.orders:
         require("order", order, tuple(ORDERS))
-    for intruder in options.stranger:
+    for intruder in faults.strangers:
         if intruder not in INTRUDERS:
             require("stranger", intruder, (*INTRUDERS, *OVERHEARD))
     refused = setup.refused()
     if refused:
-        raise ValueError(f"{found.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")
-    faults = Faults(options.cuts, options.losses, tuple(options.order), tuple(options.stranger))
-    return Model(setup, faults, ("detect", "guard") if options.timers else (), options.rival, options.room,
-                 compatible=not (options.rival or _odd(found)))  # fmt: skip
+        raise ScenarioError(f"{named.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")
+    alarms = ("detect", "guard") if timers else ()
+    return Model(setup, faults, alarms, rival, room, compatible=not (rival or _odd(named)))
 
 
-def _odd(found: scenario.Scenario) -> bool:
+def _odd(found: Scenario) -> bool:
     """Whether the two sides were set up differently, so that nobody expects the guest to arrive."""
     return found.source != found.destination or found.link.transport not in ("tcp", "unix", "exec-socat")
 
 
-def _one(options: Any) -> int:
-    model = _model(options)
-    search = Search(model, options.plain)
-    started, interrupted = time.monotonic(), False
+class Searched:
+    """A search that has ended: every state was visited, or it was interrupted, or came to its limit.
+
+    Attributes:
+        states: how many were visited.
+        complete: whether these are all.
+        violations: by property, what was wrong and the shortest way there.
+    """
+
+    def __init__(self, model: Model, properties: Sequence[Property], plain: bool, limit: int) -> None:
+        self.model, self.interrupted = model, False
+        search, began_s = Search(model, plain, properties=properties), time.monotonic()
+        try:
+            search.run(limit, _progress(began_s))
+        except KeyboardInterrupt:
+            self.interrupted = True
+        self.found, self.seconds = search.found, time.monotonic() - began_s
+        self.states, self.complete, self.violations = self.found.states, self.found.complete, self.found.violations
+        _clear()
+
+    def story(self, name: str) -> Story:
+        """The shortest way to a violation of a property, by its name or its first word ("S4"). Raises ScenarioError."""
+        for known, violation in self.violations.items():
+            if name in (known, known.split()[0]):
+                return Story(self.model, violation)
+        raise ScenarioError(f"no order of events broke {name!r}; broken are {', '.join(self.violations) or 'none'}")
+
+    def __repr__(self) -> str:
+        covered = "every state" if self.complete else "not every state"
+        broken = ", ".join(self.violations) or "nothing is broken"
+        return f"{covered}: {self.states:,} states; {broken}"
+
+
+def _hit(kind: str) -> Fault:
+    """A fault of that kind, as its defaults have it. Raises ScenarioError."""
+    make: Any = FAULTS.get(kind)
     try:
-        search.run(options.limit, _progress(started))
-    except KeyboardInterrupt:
-        interrupted = True
-    found, seconds = search.found, time.monotonic() - started
-    _clear()
+        return make()  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ScenarioError(f"--fault {kind}: its keys need defaults ({error})") from None
+
+
+def _one(options: Any) -> int:
+    named = scenario.find(options.scenario)
+    faults = Faults(
+        options.cuts,
+        options.losses,
+        tuple(options.order),
+        tuple(options.stranger),
+        tuple(_hit(kind) for kind in options.fault),
+    )
+    model = model_of(
+        named,
+        protocol=options.protocol or named.protocols[0],
+        version=options.qemu or named.versions[0],
+        faults=faults,
+        rival=options.rival,
+        timers=options.timers,
+        room=options.room,
+    )
+    own = [imported(place) for place in options.property]
+    for place, one in zip(options.property, own, strict=True):
+        if not isinstance(one, Property):
+            raise ScenarioError(f"{place} is no simlib.Property")
+    search = Searched(model, (*PROPERTIES, *own), options.plain, options.limit)
+    found, seconds = search.found, search.seconds
     stories = [Story(model, violation) for violation in found.violations.values()]
     try:
         if options.out:
@@ -66,7 +126,7 @@ def _one(options: Any) -> int:
             print()
         else:
             _tell(options, found, stories, seconds)
-    return 130 if interrupted else 0
+    return 130 if search.interrupted else 0
 
 
 def _save(told: Story, out: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..endpoints import Setup
+from ..faults import Fault
 from ..handshake import interface as i
 
 SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
@@ -52,6 +53,7 @@ class Faults(NamedTuple):
     losses: int = 0  # of one connection
     orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
     strangers: tuple[str, ...] = ()  # what each says: an intruder's name, or one of OVERHEARD
+    hits: tuple[Fault, ...] = ()  # faults that `strike`, each once
 
 
 class State(NamedTuple):

@@ -44,7 +44,7 @@ def replay(model: Model, path: Path, title: str = "") -> tuple[Trace, Ending]:
         if action[0] != "deliver":
             wire = state.wires[action[1]].name if action[0] in ("connect", "accept", "lose") else ""
             what = f"the guest of the {SIDES[state.answers[action[1]][0]]} goes on" if action[0] == "guest" else ""
-            what = what or " ".join(str(part) for part in action if not isinstance(part, int))
+            what = what or " ".join(getattr(part, "name", str(part)) for part in action if not isinstance(part, int))
             trace.note(time_s, "link", "guest" if action[0] == "guest" else "link", wire, what)
         system.told = []
         state = system.step(state, action)
@@ -138,6 +138,8 @@ class _Times:
             self.orders[key] = at_ms / 1e3
         elif kind == "stranger":
             self.faults.append(Fault("stranger", says=action[1], at_s=at_ms / 1e3))
+        elif kind == "fault":
+            self.faults.append(replace(action[1], at_s=at_ms / 1e3))
         elif kind == "cut":
             self.faults.append(Fault("cut", at_s=at_ms / 1e3))
         elif kind == "alarm":

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from ..faults import Fault
 from ..handshake import interface as i
 from ..intruders import TLS_HEADER_BYTES
 from ..registry import INTRUDERS
@@ -159,6 +160,8 @@ class System:
             for number, wire in enumerate(state.wires):
                 if wire.owner == SOURCE and not wire.broken:
                     yield "lose", number
+        for fault in dict.fromkeys(left.hits):
+            yield "fault", fault
         for order in dict.fromkeys(left.orders):
             yield "order", order
         for says in dict.fromkeys(left.strangers):
@@ -269,10 +272,26 @@ class Moment:
         self.tell(SOURCE, self.system.input(ORDERS[order]))
 
     def do_cut(self) -> None:
-        """Every connection is reset; what was under way is gone."""
         self.faults = self.faults._replace(cuts=self.faults.cuts - 1)
+        self.cut()
+
+    def do_fault(self, fault: Fault) -> None:
+        left = list(self.faults.hits)
+        left.remove(fault)
+        self.faults = self.faults._replace(hits=tuple(left))
+        fault.strike(self)
+
+    # --- what a fault may do (faults.Breaks) ------------------------------------------------------------------------
+    def cut(self) -> None:
+        """Every connection is reset; what was under way is gone."""
         for number in range(len(self.wires)):
             self._break(number)
+
+    def reset(self, connection: str) -> None:
+        """Those of that name are."""
+        for number, wire in enumerate(self.wires):
+            if wire.name == connection and not wire.broken:
+                self._break(number)
 
     def do_lose(self, number: int) -> None:
         self.faults = self.faults._replace(losses=self.faults.losses - 1)

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from ..compare import Runner
 from ..extras import install_command
 from . import sweep as engine
-from .design import load
+from .design import Design, load
 from .store import StoreError
 
 
@@ -25,18 +26,29 @@ class Interrupted(KeyboardInterrupt):
 def sweep(options: Any, runners: Mapping[str, Callable[[], Runner]]) -> int:
     """`simlib sweep`. Raises ValueError for what was asked wrongly, StoreError for what could not be done."""
     design = load(options.sweep)
+    run = runners[design.runner]()
+    command = shlex.join(["simlib", "sweep", str(options.sweep), "--out", str(options.out)])
+    made = computed(run, design, options.out, command, workers=options.workers, cluster=options.cluster)
+    if made is None:
+        print(f"{options.out}: {design.runs:,} rows are there already")
+    else:
+        print(f"{options.out}: {made:,} rows of {len(design.points):,} points (seed {design.seed})")
+    return 0
+
+
+def computed(
+    run: Runner, design: Design, out: Path, command: str, *, workers: int = 0, cluster: str = ""
+) -> int | None:
+    """Run what a sweep's file lacks, with progress; how many rows it has, None if all were there. Raises StoreError."""
     try:
         import pyarrow  # noqa: F401  # now, not after hours of runs
     except ModuleNotFoundError:
         raise StoreError(f"pyarrow is missing; `{install_command('study')}` brings it, `make` has it") from None
-    run = runners[design.runner]()
-    command = shlex.join(["simlib", "sweep", str(options.sweep), "--out", str(options.out)])
     identified = engine.identity(design)
-    if engine.complete(design, identified, options.out):
-        engine.log_path(options.out).unlink(missing_ok=True)  # killed between the last two steps
-        print(f"{options.out}: {design.runs:,} rows are there already")
-        return 0
-    log = engine.opened(identified, options.out)
+    if engine.complete(design, identified, out):
+        engine.log_path(out).unlink(missing_ok=True)  # killed between the last two steps
+        return None
+    log = engine.opened(identified, out)
     try:
         before, bar = log.done, _Bar()
         if log.damaged_bytes:
@@ -46,23 +58,21 @@ def sweep(options: Any, runners: Mapping[str, Callable[[], Runner]]) -> int:
         if before:
             print(f"going on: {before:,} of {design.runs:,} rows are there", file=sys.stderr)
         if before < design.runs:
-            with _place(options, design.runs - before) as place:
+            with _place(cluster, workers, design.runs - before) as place:
                 engine.sweep(run, design, place, log, bar)
         bar.clear()
-        made = engine.finish(design, identified, log, options.out, command)
+        return engine.finish(design, identified, log, out, command)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {log.done:,} of {design.runs:,} rows are kept, and the same command goes on"
                           ) from None  # fmt: skip
     finally:
         log.close()
-    print(f"{options.out}: {made:,} rows of {len(design.points):,} points (seed {design.seed})")
-    return 0
 
 
-def _place(options: Any, runs: int) -> AbstractContextManager[engine.Place]:
-    if options.cluster:
-        return engine.cluster(options.cluster)
-    return engine.processes(min(options.workers or os.cpu_count() or 1, runs))
+def _place(cluster: str, workers: int, runs: int) -> AbstractContextManager[engine.Place]:
+    if cluster:
+        return engine.cluster(cluster)
+    return engine.processes(min(workers or os.cpu_count() or 1, runs))
 
 
 class _Bar:

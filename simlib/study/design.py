@@ -22,7 +22,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,32 @@ def _design(table: dict[str, Any], path: Path) -> Design:
     for point in points:
         applied(base, point, str(path))
     return Design(str(table.get("title", path.stem)), base, runner, points, asked.protocols, asked.versions, managers,
+                  repetitions, seed)  # fmt: skip
+
+
+def designed(
+    base: Scenario,
+    over: Mapping[str, Sequence[Any]],
+    *,
+    protocols: tuple[str, ...],
+    versions: tuple[str, ...],
+    managers: tuple[str, ...],
+    repetitions: int,
+    seed: int,
+    runner: str,
+) -> Design:
+    """A sweep over every combination of some values, as Python asks for it. Raises ScenarioError."""
+    table = {"grid": {k: list(v) for k, v in over.items()}, "repetitions": repetitions, "seed": seed}
+    path = Path("the sweep")
+    many = _count(table, path)
+    if many * repetitions > RUNS_LIMIT:
+        raise ScenarioError(f"{path}: {many * repetitions:,} runs are more than a sweep may have ({RUNS_LIMIT:,})")
+    points = tuple(_points(table, _whole(table, "seed", 1, 0, path), path))
+    for point in points:
+        applied(base, point, str(path))
+    asked = base.vary(protocols=protocols, versions=versions, managers=managers)
+    _whole(table, "repetitions", 1, 1, path)
+    return Design(base.title or base.name, base, runner, points, asked.protocols, asked.versions, asked.managers,
                   repetitions, seed)  # fmt: skip
 
 

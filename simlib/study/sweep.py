@@ -7,12 +7,14 @@ what order. At most a few chunks per worker are under way, so that memory does n
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
 import pickle
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +42,7 @@ from .. import __version__
 from ..compare import Runner
 from ..extras import install_command
 from ..outcome import Row
+from ..registry import ALL
 from ..scenario import Scenario
 from .design import TOLD, Batch, Design, applied, columns, derived_seeds
 from .store import Log, StoreError, intact, metadata_of, packed, schema, write
@@ -56,9 +59,11 @@ Tell = Callable[[int, int, float], None]  # runs done, runs in all, runs a secon
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One chunk, as it travels to a worker. `base` is pickled once a sweep, and read once a worker."""
+    """One chunk, as it travels to a worker. `base` and `added`, what the user has added to the tables of names, are
+    pickled once a sweep, and read once a worker."""
 
     base: bytes
+    added: bytes
     seed: int
     parameters: tuple[str, ...]
     batches: tuple[Batch, ...]
@@ -79,6 +84,7 @@ def compute(run: Runner, task: Task) -> tuple[bytes, float]:
     since the processor has forgotten how.
     """
     began_s, rows = time.perf_counter(), []
+    _install(task.added)
     base = _read(task.base)
     for batch in task.batches:
         given = dict(batch.values)
@@ -116,6 +122,40 @@ def _scenario(base: Scenario, values: Any) -> Scenario:
 
 
 _LAST: dict[str, Any] = {}
+
+
+@lru_cache(maxsize=1)
+def _install(added: bytes) -> None:
+    """What the user has added, in this process too."""
+    for table, entries in zip(ALL, pickle.loads(added), strict=True):
+        table.added.update(entries)
+
+
+def _by_value(base: Scenario) -> tuple[bytes, bytes]:
+    """A scenario and the user's own entries as bytes. What a notebook has defined no worker could import: it travels
+    whole. Raises StoreError."""
+    added = [dict(table.added) for table in ALL]
+    if not any(added):
+        return pickle.dumps(base), pickle.dumps(added)
+    try:
+        import cloudpickle
+    except ModuleNotFoundError:
+        raise StoreError(f"cloudpickle is missing; `{install_command('study')}` brings it, `make` has it") from None
+    for module in {sys.modules[m] for m in _modules(added) if m in sys.modules}:
+        cloudpickle.register_pickle_by_value(module)
+    return cloudpickle.dumps(base), cloudpickle.dumps(added)
+
+
+def _modules(added: list[dict[str, Any]]) -> Iterator[str]:
+    """Where the user's entries are defined: workers may not find these files."""
+    for entries in added:
+        for entry in entries.values():
+            classes = entry.__mro__ if isinstance(entry, type) else type(entry).__mro__
+            makers = [value for value in getattr(entry, "__dict__", {}).values() if hasattr(value, "__module__")]
+            for one in (*classes, *makers):
+                name = str(one.__module__)
+                if name.partition(".")[0] not in ("simlib", "builtins", *sys.stdlib_module_names):
+                    yield name
 
 
 # --- executors ------------------------------------------------------------------------------------------------------
@@ -211,7 +251,7 @@ def cluster(address: str) -> Iterator[Place]:
 # --- a sweep --------------------------------------------------------------------------------------------------------
 def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lambda *_: None) -> None:
     """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
-    todo, base = _chunks(design, log), pickle.dumps(design.base)
+    todo, (base, added) = _chunks(design, log), _by_value(design.base)
     flying: dict[Future[Any], tuple[int, int]] = {}
     began_s, before = time.monotonic(), log.done
     size = _Size()
@@ -222,7 +262,7 @@ def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lamb
                 span = todo.send(size.runs)
                 if span is None:
                     break
-                task = Task(base, design.seed, design.parameters, tuple(design.batches(*span)))
+                task = Task(base, added, design.seed, design.parameters, tuple(design.batches(*span)))
                 flying[place.executor.submit(compute, run, task)] = span
             if not flying:
                 return
@@ -273,8 +313,21 @@ def identity(design: Design) -> dict[str, Any]:
     code = blake2b(digest_size=16)
     for path in sorted(HERE.rglob("*.py")):
         code.update(str(path.relative_to(HERE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for table in ALL:
+        for name, entry in table.added.items():
+            code.update(f"{table.what} {name}\0{_source(entry)}\0".encode())
     told = design.told()
     return {"simlib": __version__, "code": code.hexdigest(), "sweep": told}
+
+
+def _source(entry: Any) -> str:
+    """The text that defines a user's entry, where there is one; else its value."""
+    makers = [value for value in getattr(entry, "__dict__", {}).values() if callable(value)]
+    texts = [repr(entry) if not isinstance(entry, type) and not makers else ""]
+    for one in (entry if isinstance(entry, type) else type(entry), *makers):
+        with suppress(OSError, TypeError):
+            texts.append(inspect.getsource(one))
+    return "\n".join(texts)
 
 
 def metadata(design: Design, identified: dict[str, Any], command: str) -> dict[str, Any]:
