@@ -12,7 +12,7 @@
 # %%
 from IPython.display import Markdown
 
-from simlib.scenario import find
+from simlib.case.scenario import find
 from simlib.world import run
 
 # %% [markdown]
@@ -131,8 +131,8 @@ run(find("exec_cat_return_path"), protocol="v2", version="10.0")
 # %%
 import pandas
 
-from simlib.outcome import BAD, OUTCOMES
-from simlib.scenario import load_all
+from simlib.case.scenario import load_all
+from simlib.record.outcome import BAD, OUTCOMES
 from simlib.study.table import counted, outcomes
 
 pandas.options.display.max_colwidth = None

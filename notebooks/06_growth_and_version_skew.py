@@ -9,7 +9,7 @@
 import pandas
 from IPython.display import Markdown
 
-from simlib.scenario import find
+from simlib.case.scenario import find
 from simlib.study import growth
 from simlib.study.claims import Lab
 from simlib.study.experiments import newer_destination_understands, newer_source_skips, no_version_string

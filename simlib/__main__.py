@@ -236,7 +236,9 @@ def _mute() -> int:
 
 
 def _compare(options: Any) -> int:
-    from . import compare, scenario, world
+    from . import world
+    from .case import scenario
+    from .record import compare
 
     chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
     options.out = options.out or Path("build/compare-some" if options.scenario else "build/compare")
@@ -256,7 +258,7 @@ def _compare(options: Any) -> int:
 
 
 def _tell_rows(rows: list[Any], options: Any, command: str) -> None:
-    from . import compare
+    from .record import compare
 
     if options.json:
         json.dump({"command": command, "rows": [r.as_dict() for r in rows]}, sys.stdout, indent=1)
@@ -268,7 +270,8 @@ def _tell_rows(rows: list[Any], options: Any, command: str) -> None:
 
 
 def _run(options: Any) -> int:
-    from . import checks, scenario, world
+    from . import world
+    from .case import checks, scenario
 
     found = scenario.find(options.scenario)
     given = {
@@ -300,17 +303,13 @@ def _tell_run(result: Any, title: str, again: str) -> None:
 
 
 def _write(out: Path, result: Any) -> None:
-    from . import capture, chart
+    from .record import capture, chart
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "trace.txt").write_text(f"{result.trace}\n", encoding="utf-8")
     (out / "chart.svg").write_text(chart.sequence_svg(result.trace, result.row.outcome), encoding="utf-8")
     (out / "row.json").write_text(json.dumps(result.row.as_dict(), indent=1), encoding="utf-8")
-    segments = (
-        capture.Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, p.data, p.fill)
-        for p in sorted(result.trace.packets, key=lambda p: p.time_s)
-    )
-    capture.write(out / "capture.pcapng", segments, result.trace.title)
+    capture.write(out / "capture.pcapng", capture.segments(result.trace.packets), result.trace.title)
 
 
 def _serve(options: Any) -> int:
@@ -331,7 +330,7 @@ def _of_real(name: str) -> Callable[[Any], int]:
     def call(options: Any) -> int:
         with _needs("live"):
             from .real_qemu import describe
-        from .profiles import ProfileError
+        from .case.profiles import ProfileError
         from .real_qemu.saved import SavedError
 
         try:
@@ -365,7 +364,8 @@ def _needs(extra: str) -> Iterator[None]:
 
 
 def _qemu_check(options: Any) -> int:
-    from . import scenario, world
+    from . import world
+    from .case import scenario
 
     command = _qemu()
     chosen = [scenario.find(n) for n in options.scenario] if options.scenario else scenario.load_all()
@@ -433,7 +433,7 @@ def _real_run() -> Any:
 
 
 def _list(options: Any) -> int:
-    from . import scenario
+    from .case import scenario
 
     found = scenario.load_all()
     if options.json:

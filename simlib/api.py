@@ -11,14 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import scenario as scenarios_file
-from .faults import Fault
-from .intruders import Intruder
-from .managers import Manager
-from .protocols import Make, Protocol, told
-from .registry import FAULTS, INTRUDERS, MANAGERS, PROTOCOLS, USUAL_MANAGER, ScenarioError, require
-from .result import Result
-from .scenario import Scenario
+from .case import scenario as scenarios_file
+from .case.faults import Fault
+from .case.intruders import Intruder
+from .case.managers import Manager
+from .case.protocols import Make, Protocol, told
+from .case.registry import FAULTS, INTRUDERS, MANAGERS, PROTOCOLS, USUAL_MANAGER, ScenarioError, require
+from .case.scenario import Scenario
+from .record.result import Result
 
 if TYPE_CHECKING:
     import pandas

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from .compare import Runner, jobs
-from .outcome import COLUMNS, Row
-from .result import Result
-from .scenario import Scenario
+from .case.scenario import Scenario
+from .record.compare import Runner, jobs
+from .record.outcome import COLUMNS, Row
+from .record.result import Result
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args
 
 from .handshake import interface as i
 from .handshake.machine import Settings
-from .trace import Trace
+from .record.trace import Trace
 
 MIB = 1 << 20
 PASS_S = 0.1  # QEMU's rate-limit tick (migration.c, BUFFER_DELAY)
@@ -99,6 +99,7 @@ class Host:
         self.first_guest_byte_s: float | None = None
         self.finished_s: float | None = None
         self.on_finished: Callable[[], object] = lambda: None
+        self.tls_round_trips = 1  # of a simulated TLS handshake
         self.on_status: Callable[[str], object] = lambda status: None  # QMP's event MIGRATION
         self.on_exit: Callable[[], object] = lambda: None
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from .endpoints import Setup
+from .case.endpoints import Setup
+from .case.managers import Act, Answered, Begun, Command, Event, Exited, Over, Rang, Reported, Say, Spawn, Wait
+from .case.registry import MANAGERS, ScenarioError
 from .handshake import interface as i
 from .handshake.capabilities import known_capabilities
 from .handshake.machine import Settings
 from .host import Host
-from .managers import Act, Answered, Begun, Command, Event, Exited, Over, Rang, Reported, Say, Spawn, Wait
-from .registry import MANAGERS, ScenarioError
-from .trace import Trace
+from .record.trace import Trace
 
 SILENT = "it does not answer"
 
@@ -27,7 +27,7 @@ class Stage(Protocol):
     def host(self, side: str) -> Host:
         """The side's process as it is now."""
 
-    def renew(self, side: str, endpoint: Any, settings: Settings) -> None:
+    def renew(self, side: str, endpoint: Any) -> None:
         """Give a side a fresh endpoint: a new migration at the source, a new process at the destination."""
 
     def begin(self, side: str) -> None:
@@ -100,7 +100,6 @@ class Management:
             case Wait(name, for_s):
                 self.stage.later(for_s, lambda: self.tell(Rang(name)))
             case Spawn(side):
-                self.started.add(side)
                 self._renew(side, self.setup)
                 self.started.discard(side)
             case Command():
@@ -139,9 +138,12 @@ class Management:
             where, self.refused = refused
             self.stage.trace.note(self.stage.host("source").now_s, where, "end", "", f"rejected: {self.refused.text}")
             return None, self.refused.text
-        if side in self.started or setup.protocol != self.setup.protocol or side in self.settings:
+        if side in self.started:
             self._renew(side, setup)
+        elif setup.protocol != self.setup.protocol or side in self.settings:
+            self.stage.host(side).endpoint = self._endpoint(side, setup)
         self.started.add(side)
+        self.stage.host(side).tls_round_trips = setup.definition.tls_round_trips
         self.refused = None
         self.stage.begin(side)
         end = self.stage.host(side).endpoint.finished
@@ -151,11 +153,12 @@ class Management:
         return {}, ""
 
     def _renew(self, side: str, setup: Setup) -> None:
-        settings = self.settings.get(side)
-        if settings is not None:
+        self.stage.renew(side, self._endpoint(side, setup))
+
+    def _endpoint(self, side: str, setup: Setup) -> Any:
+        if self.settings:
             setup = replace(setup, own_settings=tuple(self.settings.items()))
-        endpoint = setup.source() if side == "source" else setup.destination()
-        self.stage.renew(side, endpoint, endpoint.settings)
+        return setup.source() if side == "source" else setup.destination()
 
     def _order(self, input: i.Input, command: Command) -> tuple[Any, str]:
         host = self.stage.host(command.side)

@@ -1,4 +1,4 @@
-"""What `simlib.capture` writes, read back by struct alone, and, where there is a tshark, by Wireshark's own code."""
+"""What `record.capture` writes, read back by struct alone, and, where there is a tshark, by Wireshark's own code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.capture import Capture, Segment, write
+from simlib.record.capture import Capture, Segment, write
 
 DISSECTOR = Path(__file__).parents[1] / "data" / "wireshark" / "qemu_migration.lua"
 HANDSHAKE = [Segment(0, 0, True, "syn"), Segment(1_000, 0, False, "syn-ack"), Segment(2_000, 0, True, "ack")]

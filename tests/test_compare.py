@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from simlib.compare import finish, jobs, run_all
-from simlib.outcome import BAD, COLUMNS, Row
-from simlib.scenario import load_all
+from simlib.case.scenario import load_all
+from simlib.record.compare import finish, jobs, run_all
+from simlib.record.outcome import BAD, COLUMNS, Row
 from simlib.world import run
 
 CLAIMS = ("P1", "P2", "P3", "P4", "P5-growth", "P5-strong", "P6", "P7", "P8", "D1", "D2", "D3", "D4")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.scenario import find
+from simlib.case.scenario import find
 from simlib.world import run
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from simlib import compare, scenario, world
-from simlib.outcome import OUTCOMES
-from simlib.scenario import find, load_all
+from simlib import world
+from simlib.case import scenario
+from simlib.case.scenario import find, load_all
+from simlib.record import compare
+from simlib.record.outcome import OUTCOMES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
+from simlib.case.registry import ScenarioError
+from simlib.case.scenario import Fault, GuestFacts, Link, Management, Scenario, Side, Timing, find, load_all, with_key
 from simlib.explore import Model
 from simlib.live.run import run as on_sockets
-from simlib.registry import ScenarioError
-from simlib.scenario import Fault, GuestFacts, Link, Management, Scenario, Side, Timing, find, load_all, with_key
 from simlib.world import run
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simlib import live, world
-from simlib.scenario import Link, Scenario, Side
-from simlib.trace import Trace
+from simlib.case.scenario import Link, Scenario, Side
+from simlib.record.trace import Trace
 
 ROUND_TRIPS_MS = (0, 10, 50, 100)
 REPEATS = 9

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from simlib.profiles import ProfileError
+from simlib.case.profiles import ProfileError
 from simlib.real_qemu.profile import Binary, collected
 
 

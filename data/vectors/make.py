@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simlib import profiles
+from simlib.case import profiles
 from simlib.handshake import interface as i
 from simlib.handshake.errors import PeerError
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection

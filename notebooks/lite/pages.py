@@ -12,10 +12,11 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune as html_of
 from pygments.formatters import HtmlFormatter
 
-from simlib import compare, world
-from simlib.compare import counts, groups
-from simlib.outcome import Row
-from simlib.scenario import find, load_all
+from simlib import world
+from simlib.case.scenario import find, load_all
+from simlib.record import compare
+from simlib.record.compare import counts, groups
+from simlib.record.outcome import Row
 
 HERE = Path(__file__).resolve().parent
 SHOWN = "device_only_at_source"  # the situation that the first page draws under both

@@ -11,12 +11,12 @@ from hashlib import sha256
 import ipywidgets
 from IPython.display import HTML, Markdown, display
 
-from simlib.chart import as_html
-from simlib.compare import jobs, matrix_svg
+from simlib.case.scenario import find, load_all
 from simlib.explore.report import search_cases
 from simlib.explore.story import Story
-from simlib.outcome import BAD
-from simlib.scenario import find, load_all
+from simlib.record.chart import as_html
+from simlib.record.compare import jobs, matrix_svg
+from simlib.record.outcome import BAD
 from simlib.world import run
 
 # %% [markdown]

@@ -13,9 +13,9 @@
 # %%
 from IPython.display import Markdown
 
-from simlib.outcome import BAD, OUTCOMES
-from simlib.registry import PROTOCOLS
-from simlib.scenario import find, load_all
+from simlib.case.registry import PROTOCOLS
+from simlib.case.scenario import find, load_all
+from simlib.record.outcome import BAD, OUTCOMES
 from simlib.study import costs, curves, figures, growth, order, real
 from simlib.study.claims import Lab, verdict_text
 from simlib.study.registry import CLAIMS

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import scenario
-from ..endpoints import Setup
-from ..faults import Fault
-from ..registry import FAULTS, INTRUDERS, ScenarioError, imported, require
-from ..scenario import Scenario
+from ..case import scenario
+from ..case.endpoints import Setup
+from ..case.faults import Fault
+from ..case.registry import FAULTS, INTRUDERS, ScenarioError, imported, require
+from ..case.scenario import Scenario
 from . import report
 from .properties import PROPERTIES, Property
 from .search import Found, Search

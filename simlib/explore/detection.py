@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..case.registry import PROTOCOLS
 from ..handshake import interface as i
-from ..registry import PROTOCOLS
 from .models import probe
 from .state import SOURCE, Action, Model, State
 from .system import System

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..endpoints import Setup
-from ..registry import PROTOCOLS
-from ..scenario import GuestFacts, Link, Scenario, Side
+from ..case.endpoints import Setup
+from ..case.registry import PROTOCOLS
+from ..case.scenario import GuestFacts, Link, Scenario, Side
 from .peers import NewerDestination, NewerSource, become
 from .state import Faults, Model
 

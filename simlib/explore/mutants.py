@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..endpoints import Setup
+from ..case.endpoints import Setup
 from ..handshake import interface as i
 from ..handshake.detect import Adaptive
 from ..handshake.endpoint import Table

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..endpoints import Setup
-from ..faults import Fault
+from ..case.endpoints import Setup
+from ..case.faults import Fault
 from ..handshake import interface as i
 
 SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..chart import as_html, sequence_svg
-from ..faults import Fault
+from ..case.faults import Fault
+from ..case.scenario import Scenario, Timing
 from ..handshake import interface as i
-from ..scenario import Scenario, Timing
-from ..trace import Trace
+from ..record.chart import as_html, sequence_svg
+from ..record.trace import Trace
 from .properties import Ending, ending
 from .search import FAULTS, Violation
 from .state import DESTINATION, SIDES, SOURCE, Action, Model, State, Wire

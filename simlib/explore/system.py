@@ -14,10 +14,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from ..faults import Fault
+from ..case.faults import Fault
+from ..case.intruders import TLS_HEADER_BYTES
+from ..case.registry import INTRUDERS
 from ..handshake import interface as i
-from ..intruders import TLS_HEADER_BYTES
-from ..registry import INTRUDERS
 from . import symmetry
 from .state import (
     DESTINATION,

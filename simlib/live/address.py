@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..intruders import Intruder
+from ..case.intruders import Intruder
 
 KINDS = ("tcp", "unix", "fd", "exec")
 

@@ -13,13 +13,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ..capture import Capture, Segment
-from ..endpoints import Setup
+from ..case.endpoints import Setup
+from ..case.registry import ScenarioError
+from ..case.scenario import GuestFacts, Link, Scenario, Side
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start
-from ..registry import ScenarioError
-from ..scenario import GuestFacts, Link, Scenario, Side
-from ..trace import Packet, Trace
+from ..record.capture import Capture, Segment
+from ..record.trace import Packet, Trace
 from .address import Address, bound, given, parse
 from .host import Host
 from .tls import Credentials, make_credentials

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from .. import host
 from ..handshake import interface as i
 from ..host import Endpoint, Guest
-from ..trace import Packet, Trace
+from ..record.trace import Packet, Trace
 from .address import Address, AddressError, connect, given, listen
 from .link import Link, words
 from .tls import Credentials, Tls

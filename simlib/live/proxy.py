@@ -16,10 +16,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..faults import Fault
+from ..case.faults import Fault
+from ..case.registry import DELAYS
+from ..case.scenario import Scenario
 from ..host import MIB
-from ..registry import DELAYS
-from ..scenario import Scenario
 from .address import Address, bound, connect, listen
 from .host import Names
 from .link import RESET_ON_CLOSE

@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..endpoints import Setup
+from ..case.endpoints import Setup
+from ..case.intruders import Intruder
+from ..case.registry import ScenarioError
+from ..case.scenario import Scenario
 from ..handshake.interface import Start
-from ..handshake.machine import Settings
-from ..intruders import Intruder
 from ..management import Management
-from ..registry import ScenarioError
-from ..result import Result, row
-from ..scenario import Scenario
-from ..trace import Trace
+from ..record.result import Result, row
+from ..record.trace import Trace
 from .address import Address, bound, intrude
 from .host import Host, Names
 from .proxy import Proxy
@@ -68,6 +67,7 @@ class _Run:
         self.timers: list[asyncio.TimerHandle] = []
         self.next: list[asyncio.TimerHandle] = []  # of the manager, once the source has ended
         self.steps: list[Callable[[], Awaitable[None]]] = []  # what the manager's commands have yet to do
+        self.one_by_one = asyncio.Lock()
         self.past: list[Host] = []  # processes that were replaced
         self.first: list[tuple[Intruder, int]] = []  # who connect before the source
         self.strangers: list[Any] = []
@@ -143,7 +143,7 @@ class _Run:
         ended = self.source.endpoint.finished is not None
         (self.next if ended else self.timers).append(self.loop.call_later(delay_s, call))
 
-    def renew(self, side: str, endpoint: Any, settings: Settings) -> None:
+    def renew(self, side: str, endpoint: Any) -> None:
         old, new = self.host(side), self._host(side, endpoint)
         self.past.append(old)
         if side == "source":
@@ -168,8 +168,9 @@ class _Run:
             self.source._spawn(self._carry_out())
 
     async def _carry_out(self) -> None:
-        while self.steps:
-            await self.steps.pop(0)()
+        async with self.one_by_one:
+            while self.steps:
+                await self.steps.pop(0)()
 
     async def _start_destination(self) -> None:
         self.destination.feed(Start())

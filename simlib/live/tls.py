@@ -22,7 +22,7 @@ from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
-from ..capture import open_private
+from ..record.capture import open_private
 
 EXPORTER = b"EXPORTER-Channel-Binding"  # RFC 9266 section 4.2
 CHUNK = 1 << 16

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from ..case.profiles import ProfileError, described
 from ..handshake.machine import Machine
-from ..profiles import ProfileError, described
 from .description import Json
 from .profile import Binary, Monitor, of_command_line
 

@@ -9,17 +9,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from ..endpoints import Setup
-from ..faults import MIB, Freeze, Stopping, Stranger
+from ..case.endpoints import Setup
+from ..case.faults import MIB, Freeze, Stopping, Stranger
+from ..case.scenario import Scenario, Side
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, intrude
 from ..live.host import Names
 from ..live.proxy import Proxy
 from ..live.tls import Credentials, make_credentials
-from ..outcome import Facts, Row, classify, guest_at
-from ..result import Result
-from ..scenario import Scenario, Side
-from ..trace import Trace
+from ..record.outcome import Facts, Row, classify, guest_at
+from ..record.result import Result
+from ..record.trace import Trace
 from .guest import BASE, PAGE, count
 from .machine import arguments, whole
 from .migrate import Wish, destination_agent, listen, settings, source_agent, until_finished

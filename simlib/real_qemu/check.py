@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checks import pair
-from ..endpoints import Setup
+from ..case.checks import pair
+from ..case.endpoints import Setup
+from ..case.registry import PROTOCOLS
+from ..case.scenario import Scenario
 from ..handshake.errors import clean
-from ..outcome import SHUT_1, Row
-from ..registry import PROTOCOLS
-from ..result import Result
-from ..scenario import Scenario
+from ..record.outcome import SHUT_1, Row
+from ..record.result import Result
 from . import beside
 from .machine import inexpressible
 from .monitor import QemuError, Unavailable

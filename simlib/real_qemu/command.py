@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..capture import Segment, write
+from ..case.scenario import Scenario
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, parse
 from ..live.command import Telling, tell
 from ..live.tls import Credentials
-from ..result import Result
-from ..scenario import Scenario
-from ..trace import Trace
+from ..record.capture import Segment, write
+from ..record.result import Result
+from ..record.trace import Trace
 from . import check as checking
 from .migrate import Wish, destination_agent, listen, looked_at, settings, source_agent, until_finished
 from .monitor import Monitor, QemuError

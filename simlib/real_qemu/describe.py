@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..case.profiles import ProfileError
 from ..live.command import table
-from ..profiles import ProfileError
 from .again import Running, of_process, profiled
 from .preflight import Answer, Party, answers, as_json, party
 from .profile import Monitor

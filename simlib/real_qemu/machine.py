@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ..endpoints import Setup
+from ..case.endpoints import Setup
+from ..case.profiles import profile
+from ..case.scenario import Scenario, Side
 from ..handshake.machine import version_number
 from ..live.tls import make_credentials
-from ..profiles import profile
-from ..scenario import Scenario, Side
 from .guest import BASE, PAGE, SURPRISES, count, firmware, wrong_pages
 from .monitor import Monitor
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..case.profiles import ProfileError, machine
 from ..handshake.interface import Finished, Start
 from ..handshake.machine import Machine, Settings
 from ..handshake.v2.destination import Destination
@@ -14,8 +15,7 @@ from ..handshake.v2.messages import Identity
 from ..handshake.v2.source import Source
 from ..host import Guest
 from ..live.address import Address, bound
-from ..profiles import ProfileError, machine
-from ..trace import Trace
+from ..record.trace import Trace
 from .again import of_monitor
 from .monitor import Monitor, QemuError
 from .preflight import party

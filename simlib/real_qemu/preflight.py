@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..case.profiles import ProfileError, described
 from ..handshake.capabilities import refusal
 from ..handshake.errors import Error, PeerError
 from ..handshake.machine import Device, Machine, RamBlock, Settings, Subsection
 from ..handshake.v2 import manifest
 from ..handshake.v2.features import SHARED, resolve, stances
 from ..handshake.v2.inventory import compare, verdict
-from ..profiles import ProfileError, described
 from . import shapes
 from .description import sent_nested
 from .saved import Saved, SavedError, manifest_head, read

@@ -22,8 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..case.profiles import ProfileError
 from ..handshake.errors import clean
-from ..profiles import ProfileError
 from . import shapes
 from .description import Json, sent_bytes, sent_fields, sent_nested, sent_subsections
 from .saved import Saved, SavedError, read

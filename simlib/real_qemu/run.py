@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..endpoints import Setup
-from ..faults import Freeze, Hold, Kill, Late, Order, Stopping, Stranger
+from ..case.endpoints import Setup
+from ..case.faults import Freeze, Hold, Kill, Late, Order, Stopping, Stranger
+from ..case.registry import USUAL_MANAGER
+from ..case.scenario import Scenario
 from ..handshake.interface import Finished
 from ..live.address import Address, intrude, parse
 from ..live.proxy import Proxy
-from ..outcome import Facts, Row, classify, guest_at
-from ..registry import USUAL_MANAGER
-from ..result import Result, as_asked
-from ..scenario import Scenario
-from ..trace import Trace
+from ..record.outcome import Facts, Row, classify, guest_at
+from ..record.result import Result, as_asked
+from ..record.trace import Trace
 from . import beside
 from .guest import BASE, PAGE, count
 from .machine import arguments, inexpressible, migration_settings, whole

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..case.profiles import ProfileError, described
 from ..handshake.machine import Machine, Settings, version_number
 from ..handshake.stream import VALIDATED
 from ..handshake.v2 import manifest
-from ..profiles import ProfileError, described
 from .again import of_process
 from .description import Json
 from .profile import Binary, Monitor, cpu_flags, guest_facts, of_itself, of_saved

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from ..case.scenario import Scenario
 from ..handshake import stream
-from ..scenario import Scenario
-from ..trace import Packet, Trace
+from ..record.trace import Packet, Trace
 
 RETURN_PATH = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK",
                7: "SWITCHOVER_ACK"}  # fmt: skip

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..compare import Runner, jobs
-from ..outcome import BAD, Row
-from ..registry import USUAL_MANAGER
-from ..scenario import Scenario, load_all
+from ..case.registry import USUAL_MANAGER
+from ..case.scenario import Scenario, load_all
+from ..record.compare import Runner, jobs
+from ..record.outcome import BAD, Row
 
 VERDICTS = ("holds", "holds except", "refuted", "open")
 BEGIN, END = "<!-- claims: written by `make claims` -->", "<!-- end of claims -->"

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..compare import Runner
 from ..extras import install_command
+from ..record.compare import Runner
 from . import sweep as engine
 from .design import Design, load
 from .store import StoreError

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas
 
-from ..compare import Runner, jobs
-from ..outcome import Row
-from ..registry import BOTH, USUAL_MANAGER
-from ..scenario import Scenario, Side, load_all
+from ..case.registry import BOTH, USUAL_MANAGER
+from ..case.scenario import Scenario, Side, load_all
+from ..record.compare import Runner, jobs
+from ..record.outcome import Row
 
 NEVER = float("inf")
 KNOWN = ("refused", "failed")

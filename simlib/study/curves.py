@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy
 import pandas
 
-from ..outcome import BAD
-from ..scenario import find
+from ..case.scenario import find
+from ..record.outcome import BAD
 from .claims import Lab
 from .detection import GAVE_UP, Kind, cells, kinds, missed, needed_timeout_s, variants
 from .statistics import (

@@ -27,9 +27,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..outcome import Row
-from ..registry import ScenarioError
-from ..scenario import Scenario, dumps, find, read_table, with_key
+from ..case.registry import ScenarioError
+from ..case.scenario import Scenario, dumps, find, read_table, with_key
+from ..record.outcome import Row
 
 RUNNERS = ("world", "live", "real-qemu")
 KEYS = {"title", "scenario", "runner", "protocols", "versions", "managers", "repetitions", "seed", "set", "grid",

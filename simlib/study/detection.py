@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ..case.registry import BOTH, PROTOCOLS
+from ..case.scenario import Link, Scenario, Side, find
 from ..explore.detection import detects, pairs
 from ..handshake.v2 import manifest
 from ..handshake.v2.inventory import compare
-from ..outcome import Row
-from ..registry import BOTH, PROTOCOLS
-from ..scenario import Link, Scenario, Side, find
+from ..record.outcome import Row
 from .claims import Lab, Verdict, bad
 from .statistics import Survival, exponential, inverse, lognormal, pareto, there_and_back
 

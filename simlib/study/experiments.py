@@ -14,6 +14,9 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
+from ..case.profiles import DATA
+from ..case.registry import USUAL_MANAGER
+from ..case.scenario import Scenario, Side, find, load_all
 from ..explore import Search, search
 from ..explore.models import cases
 from ..explore.mutants import mutants
@@ -21,10 +24,7 @@ from ..handshake.capabilities import known_capabilities
 from ..handshake.errors import CATEGORY
 from ..handshake.machine import Settings
 from ..handshake.v2 import features, inventory, messages
-from ..outcome import BAD, Row
-from ..profiles import DATA
-from ..registry import USUAL_MANAGER
-from ..scenario import Scenario, Side, find, load_all
+from ..record.outcome import BAD, Row
 from .claims import Lab, Verdict, bad
 
 VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")

@@ -15,9 +15,9 @@ from IPython.display import SVG
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from ..chart import COLOURS, as_html, messages
-from ..registry import BOTH, PROTOCOLS
-from ..trace import Trace
+from ..case.registry import BOTH, PROTOCOLS
+from ..record.chart import COLOURS, as_html, messages
+from ..record.trace import Trace
 
 STYLE = Path(__file__).with_name("simlib.mplstyle")
 MARKERS = dict(zip(BOTH, ("s", "o"), strict=True))

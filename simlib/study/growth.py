@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas
 
-from ..compare import Runner
+from ..case.registry import BOTH
+from ..case.scenario import find
 from ..explore import search
 from ..explore.models import v2
 from ..explore.peers import Future, NewerDestination, NewerSource, become
@@ -22,8 +23,7 @@ from ..handshake.v2 import frames
 from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.source import Source
-from ..registry import BOTH
-from ..scenario import find
+from ..record.compare import Runner
 
 
 def _speaks(told: bytes, lowest: int, highest: int) -> bytes:

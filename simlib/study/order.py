@@ -8,10 +8,10 @@ import pandas
 from IPython.display import SVG
 from matplotlib.figure import Figure
 
+from ..case.profiles import DATA
 from ..explore import Found, Model, search
 from ..explore.detection import pairs
 from ..explore.report import Line, search_mutants
-from ..profiles import DATA
 from . import figures
 
 pandas.set_option("display.max_colwidth", None)  # what is told here is told whole

@@ -9,9 +9,9 @@ import pandas
 from IPython.display import SVG
 from matplotlib.figure import Figure
 
-from ..checks import pair
+from ..case.checks import pair
+from ..case.profiles import DATA
 from ..handshake.machine import version_number
-from ..profiles import DATA
 from . import figures
 
 V1, V2 = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness

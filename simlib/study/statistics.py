@@ -3,7 +3,7 @@
 The closed forms say what a timeout on a path does before anything is run: how often a probe's answer comes too late
 (lognormal, Pareto, losses that come in bursts, the kernel's retransmissions), who arrives first, and how long a verdict
 takes. `tests/study/test_statistics.py` holds each of them against the simulated world within four standard errors.
-Times in seconds; a law's `base_s` is added to every draw, as `simlib.scenario.Link` does.
+Times in seconds; a law's `base_s` is added to every draw, as `simlib.case.scenario.Link` does.
 """
 
 from __future__ import annotations

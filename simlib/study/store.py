@@ -23,7 +23,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from ..outcome import Row
+from ..record.outcome import Row
 
 SPAN = struct.Struct(">QQI")  # first run, run after the last, bytes
 HEADER_BYTES = SPAN.size + 4  # and the checksum

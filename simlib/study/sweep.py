@@ -39,11 +39,11 @@ from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
 
 from .. import __version__
-from ..compare import Runner
+from ..case.registry import ALL
+from ..case.scenario import Scenario
 from ..extras import install_command
-from ..outcome import Row
-from ..registry import ALL
-from ..scenario import Scenario
+from ..record.compare import Runner
+from ..record.outcome import Row
 from .design import TOLD, Batch, Design, applied, columns, derived_seeds
 from .store import Log, StoreError, intact, metadata_of, packed, schema, write
 

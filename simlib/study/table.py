@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import pandas
 
-from ..compare import Runner, group_names, group_of, jobs
-from ..outcome import COLUMNS, OUTCOMES
-from ..registry import PROTOCOLS
-from ..scenario import Scenario
+from ..case.registry import PROTOCOLS
+from ..case.scenario import Scenario
+from ..record.compare import Runner, group_names, group_of, jobs
+from ..record.outcome import COLUMNS, OUTCOMES
 
 
 def outcomes(runner: Runner, scenarios: Iterable[Scenario], seed: int = 1) -> pandas.DataFrame:

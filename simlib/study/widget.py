@@ -15,12 +15,12 @@ from typing import Any
 
 import ipywidgets
 
-from ..chart import as_html, sequence_svg
-from ..compare import Run, Runner
-from ..faults import Fault
-from ..outcome import OUTCOMES
-from ..registry import PROTOCOLS, ScenarioError
-from ..scenario import Scenario, Side, find, load_all
+from ..case.faults import Fault
+from ..case.registry import PROTOCOLS, ScenarioError
+from ..case.scenario import Scenario, Side, find, load_all
+from ..record.chart import as_html, sequence_svg
+from ..record.compare import Run, Runner
+from ..record.outcome import OUTCOMES
 
 VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")
 LAWS = {

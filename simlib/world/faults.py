@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..intruders import Intruder
+from ..case.intruders import Intruder
 from .strangers import Stranger
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 
 from .. import host
+from ..case.intruders import TLS_HEADER_BYTES
 from ..handshake import interface as i
 from ..host import Endpoint, Guest
-from ..intruders import TLS_HEADER_BYTES
-from ..trace import Trace
+from ..record.trace import Trace
 from .clock import Alarm
 from .net import End, Net
 
@@ -38,7 +38,6 @@ class Host(host.Host):
         super().__init__(side, endpoint, trace, guest)
         self.net, self.rng = net, rng
         self.other: Host | None = None
-        self.tls_round_trips = 1
         self.ends: dict[int, End] = {}
         self.returning: set[int] = set()  # writes that are done, on a host too busy to notice yet
         self.tls: dict[int, str] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from ..scenario import Timing
+from ..case.scenario import Timing
 from .clock import Clock
 from .shared_rate import SharedRate
 

@@ -6,16 +6,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from ..endpoints import Setup
+from ..case.endpoints import Setup
+from ..case.registry import DELAYS
+from ..case.scenario import Link, Scenario
 from ..handshake.interface import Start
-from ..handshake.machine import Settings
 from ..host import MIB
 from ..management import Management
-from ..outcome import Facts, Row
-from ..registry import DELAYS
-from ..result import Result, facts, row
-from ..scenario import Link, Scenario
-from ..trace import Packet, Trace
+from ..record.outcome import Facts, Row
+from ..record.result import Result, facts, row
+from ..record.trace import Packet, Trace
 from . import faults
 from .clock import Clock
 from .files import File
@@ -53,7 +52,6 @@ class World:
         host = Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
         host.on_status = lambda status: self.management.reported(host, status)
         host.on_exit = lambda: self.management.exited(host)
-        host.tls_round_trips = self.setup.definition.tls_round_trips
         return host
 
     def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
@@ -85,7 +83,7 @@ class World:
     def later(self, delay_s: float, call: Callable[[], None]) -> None:
         self.env.call(delay_s, call)
 
-    def renew(self, side: str, endpoint: Any, settings: Settings) -> None:
+    def renew(self, side: str, endpoint: Any) -> None:
         """Faults hit the first attempt only."""
         if side == "source":
             self.source = self._host("source", endpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..intruders import Intruder
+from ..case.intruders import Intruder
 from .net import End
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from simlib.case.scenario import Scenario, Side
 from simlib.handshake import interface as i
 from simlib.handshake.v1.destination import Destination as V1Destination
 from simlib.handshake.v1.source import Source as V1Source
@@ -14,7 +15,6 @@ from simlib.handshake.v2.destination import Destination as V2Destination
 from simlib.handshake.v2.frames import Limits
 from simlib.handshake.v2.messages import Identity
 from simlib.handshake.v2.source import Source as V2Source
-from simlib.scenario import Scenario, Side
 
 VERSION = "10.0"
 ANSWERS = {i.StopGuest: i.GuestStopped, i.Apply: i.Applied, i.Load: i.Loaded, i.RunGuest: i.GuestRunning}

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from simlib.case.profiles import machine
 from simlib.handshake import interface as i
-from simlib.profiles import machine
-from simlib.trace import Trace
+from simlib.record.trace import Trace
 from simlib.world import run
 from simlib.world.run import World
 

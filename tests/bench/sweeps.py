@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from simlib import world
-from simlib.outcome import Row
-from simlib.result import Result
-from simlib.scenario import Scenario
+from simlib.case.scenario import Scenario
+from simlib.record.outcome import Row
+from simlib.record.result import Result
+from simlib.record.trace import Trace
 from simlib.study import sweep as engine
 from simlib.study.design import Design, applied, load
-from simlib.trace import Trace
 
 from .measure import Line, Missing, cpu_s, middle, over
 

@@ -16,8 +16,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from simlib import compare, world
-from simlib.scenario import load_all
+from simlib import world
+from simlib.case.scenario import load_all
+from simlib.record import compare
 from tests.browser import drive
 
 pytestmark = pytest.mark.slow

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
+from simlib.case.scenario import find
 from simlib.explore import PROPERTIES, Faults, Model, Property, System, search
 from simlib.explore.state import SOURCE, State
-from simlib.scenario import find
 
 NOTHING = Faults()
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from simlib import world
+from simlib.case.scenario import dumps, load
 from simlib.explore import Faults, Model, Search, search
 from simlib.explore.detection import detects, pairs
 from simlib.explore.models import Case, cases, v1_cases, v1_mismatches, v2, variant_cases
 from simlib.explore.mutants import Mutant, mutants
 from simlib.explore.report import Line, models_table, mutants_table, page, search_cases, search_mutants
 from simlib.explore.story import as_scenario, replay, to_the_end
-from simlib.scenario import dumps, load
 
 ORDERING = Path(__file__).resolve().parents[2] / "data" / "results" / "ordering.md"
 CASES = cases()

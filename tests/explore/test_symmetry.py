@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
 from simlib.explore import Faults, Model, search
 from simlib.explore.models import scenario, side, v2
 from simlib.explore.models import v1 as v1_model

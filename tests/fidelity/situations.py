@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from simlib.outcome import Facts
-from simlib.scenario import Fault, GuestFacts, Link, Management, Scenario, Side
+from simlib.case.scenario import Fault, GuestFacts, Link, Management, Scenario, Side
+from simlib.record.outcome import Facts
 
 DEVICES = {
     "virtio-rng-pci,addr=0x5": ("+virtio-rng", None),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from simlib.profiles import DATA
+from simlib.case.profiles import DATA
 from simlib.world.run import World
 
 spec = importlib.util.spec_from_file_location("situations", Path(__file__).parent / "situations.py")

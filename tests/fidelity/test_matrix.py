@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from simlib.case.scenario import Scenario, Side
 from simlib.handshake import stream
 from simlib.handshake.interface import Drop, Ended, Opened, Output, Received, Start
 from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination
-from simlib.scenario import Scenario, Side
 from simlib.world.run import World
 
 MF2, MF4 = ({"capabilities": ("multifd",), "parameters": {"multifd-channels": n}} for n in (2, 4))

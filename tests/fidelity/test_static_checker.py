@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from simlib.case.profiles import DATA
 from simlib.handshake.machine import Device, Machine, Subsection
 from simlib.handshake.v2.inventory import compare
-from simlib.profiles import DATA
 
 Dump = dict[str, Any]
 DIRECTIONS = [("7.2", "10.0"), ("10.0", "7.2")]

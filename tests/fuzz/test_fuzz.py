@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
+from simlib.case.registry import INTRUDERS
+from simlib.case.scenario import Scenario, Side
 from simlib.handshake import interface as i
 from simlib.handshake import stream
 from simlib.handshake.buffer import Buffer
 from simlib.handshake.errors import PeerError
 from simlib.handshake.v2 import body, frames, manifest, messages, states
 from simlib.handshake.v2.frames import Frame, Limits, Reader
-from simlib.registry import INTRUDERS
-from simlib.scenario import Scenario, Side
 
 CORPUS = Path(__file__).parent / "corpus"
 SIDE = Side(capabilities=("multifd", "return-path"), parameters={"multifd-channels": 2}, exit_on_error=False)

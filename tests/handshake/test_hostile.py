@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlib.case.scenario import find
 from simlib.handshake import interface as i
 from simlib.handshake.detect import Adaptive
 from simlib.handshake.errors import PeerError
@@ -20,7 +21,6 @@ from simlib.handshake.v2 import body, frames, messages, states
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.messages import Identity
 from simlib.handshake.v2.source import Source
-from simlib.scenario import find
 from simlib.world.run import World
 
 TCP = Settings(machine=Machine())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from simlib.case.scenario import Fault, Scenario, find
 from simlib.handshake.v1.versions import BEHAVIOURS
-from simlib.scenario import Fault, Scenario, find
 from simlib.world import run
 
 VERSIONS = [".".join(map(str, b.since)) for b in BEHAVIOURS]

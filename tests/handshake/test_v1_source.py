@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from simlib.case.scenario import find
 from simlib.handshake import interface as i
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
 from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
-from simlib.scenario import find
 from simlib.world.run import World
 
 MACHINE = Machine(ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(Device("timer"),))

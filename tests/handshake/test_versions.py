@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
+from simlib.case.scenario import find
 from simlib.handshake import interface as i
 from simlib.handshake import stream
 from simlib.handshake.capabilities import known_capabilities, refusal
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
 from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
-from simlib.scenario import find
 from simlib.world.run import World
 from tests.handshake.test_v1_source import statuses, told
 

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 
-from simlib.compare import Job
+from simlib.record.compare import Job
 from tests.live.test_same_story import SECURED, live_jobs, named, quick, same, secured
 
 AT_ONCE = 24

@@ -19,9 +19,9 @@ import pytest
 from OpenSSL import SSL
 
 from simlib import live
+from simlib.case.scenario import Fault, Scenario, Side, find
 from simlib.live.address import AddressError, parse
 from simlib.live.tls import UNEXPECTED, Tls, TlsError, make_credentials
-from simlib.scenario import Fault, Scenario, Side, find
 
 MATCHED = find("matched_multifd")
 

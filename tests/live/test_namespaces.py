@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from simlib import world
-from simlib.scenario import GuestFacts, Link, Scenario, Side
+from simlib.case.scenario import GuestFacts, Link, Scenario, Side
 from tests.live.namespaces import DESTINATION, missing, namespaces, rate_limited
 
 Path = Callable[[], AbstractContextManager[tuple[list[str], list[str]]]]

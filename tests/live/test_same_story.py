@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from simlib import live, world
-from simlib.compare import Job, jobs
-from simlib.scenario import Scenario, load_all
+from simlib.case.scenario import Scenario, load_all
+from simlib.record.compare import Job, jobs
 
 SEEDS = 800  # searched only until one tells the same
 # What is not compared yet, and why

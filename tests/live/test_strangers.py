@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
+from simlib.case.registry import INTRUDERS
+from simlib.case.scenario import Scenario, Side
 from simlib.handshake.interface import Start
 from simlib.handshake.v2.frames import Limits
 from simlib.live.address import Address, bound
 from simlib.live.host import Host
-from simlib.registry import INTRUDERS
-from simlib.scenario import Scenario, Side
-from simlib.trace import Trace
+from simlib.record.trace import Trace
 
 STRANGERS = 1000
 SIDE = Side(capabilities=("multifd",), parameters={"multifd-channels": 4})

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
+from simlib.case.scenario import Scenario, Side
 from simlib.handshake.interface import Finished, Start
 from simlib.live.address import Address
 from simlib.live.host import Names
@@ -21,8 +22,7 @@ from simlib.real_qemu import guest
 from simlib.real_qemu.machine import arguments, whole
 from simlib.real_qemu.migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
 from simlib.real_qemu.process import Qemu, binaries
-from simlib.scenario import Scenario, Side
-from simlib.trace import Trace
+from simlib.record.trace import Trace
 
 HERE = binaries()
 BUSY = Scenario(name="busy", title="busy").vary(

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterable
 
 from simlib import world
-from simlib.checks import pair
+from simlib.case.checks import pair
+from simlib.case.scenario import Fault, GuestFacts, Link, Management, Scenario, Side
 from simlib.handshake.capabilities import CAPABILITIES, known_capabilities
 from simlib.real_qemu.check import Cell, Checker, check, summary, table
 from simlib.real_qemu.process import needed
-from simlib.scenario import Fault, GuestFacts, Link, Management, Scenario, Side
 
 Work = tuple[Scenario, str, str]
 DEVICES = ("", "+virtio-rng", "+e1000", "+smp2", "+isa-serial", "+virtio-net")

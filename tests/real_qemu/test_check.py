@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from simlib import world
-from simlib.checks import pair
-from simlib.endpoints import Setup
-from simlib.profiles import DATA
+from simlib.case.checks import pair
+from simlib.case.endpoints import Setup
+from simlib.case.profiles import DATA
+from simlib.case.scenario import Scenario, find, load_all
 from simlib.real_qemu import check as checking
 from simlib.real_qemu import command
 from simlib.real_qemu.check import KNOWN, Cell, Checker, Work, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
 from simlib.real_qemu.monitor import QemuError, Unavailable
 from simlib.real_qemu.run import play
-from simlib.scenario import Scenario, find, load_all
 
 from .situations import pairs, situation
 

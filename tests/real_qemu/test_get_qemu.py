@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.profiles import DATA
+from simlib.case.profiles import DATA
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_GET = """#!/bin/bash

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from simlib.endpoints import Setup
+from simlib.case.endpoints import Setup
+from simlib.case.registry import INTRUDERS
+from simlib.case.scenario import Fault, Scenario, Side
 from simlib.live.address import intrude
 from simlib.real_qemu.machine import whole
 from simlib.real_qemu.migrate import Wish, until_finished
 from simlib.real_qemu.run import play
-from simlib.registry import INTRUDERS
-from simlib.scenario import Fault, Scenario, Side
 from tests.real_qemu.conftest import HERE, needs
 
 PAIRS = (("7.2", "7.2"), ("10.0", "10.0"), ("7.2", "10.0"), ("10.0", "7.2"))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from simlib.case.scenario import Scenario
 from simlib.handshake.interface import SwitchToPostcopy
 from simlib.real_qemu.migrate import Wish, until_finished
-from simlib.scenario import Scenario
 from tests.real_qemu.conftest import Pair, needs
 from tests.real_qemu.test_migrate import PAIRS, Two, breaks, go, until
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from simlib import world
+from simlib.case.profiles import DATA, ProfileError, machine
+from simlib.case.scenario import Scenario, Side
 from simlib.handshake.machine import Settings
 from simlib.handshake.v2 import manifest
 from simlib.handshake.v2.inventory import verdict
-from simlib.profiles import DATA, ProfileError, machine
 from simlib.real_qemu.describe import page
 from simlib.real_qemu.preflight import Answer, answers, as_json, party
-from simlib.scenario import Scenario, Side
 
 Json = dict[str, Any]
 BOTH = ("7.2", "10.0")

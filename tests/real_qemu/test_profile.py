@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.profiles import DATA, ProfileError
+from simlib.case.profiles import DATA, ProfileError
 from simlib.real_qemu.again import Running, harmless, of_process
 from simlib.real_qemu.preflight import answers, party
 from simlib.real_qemu.profile import Binary, Monitor, collected, of_command_line

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from simlib.case.profiles import ProfileError
 from simlib.handshake.v2 import manifest
-from simlib.profiles import ProfileError
 from simlib.real_qemu.preflight import answers, party
 from simlib.real_qemu.profile import Monitor
 from simlib.real_qemu.save import ROOM_BYTES, load_uri, save

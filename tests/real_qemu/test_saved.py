@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from simlib.case.profiles import DATA
 from simlib.handshake.stream import FOOTER, FULL, VMDESCRIPTION
-from simlib.profiles import DATA
 from simlib.real_qemu import saved as saved_module
 from simlib.real_qemu.describe import _told, knowable
 from simlib.real_qemu.preflight import machine_of

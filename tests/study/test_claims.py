@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from simlib import world
-from simlib.scenario import Scenario, Side
+from simlib.case.scenario import Scenario, Side
 
 pytest.importorskip("numpy")
 from simlib.study import claims, detection, experiments

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from simlib import world
-from simlib.scenario import find
+from simlib.case.scenario import find
 from simlib.study import costs, figures, growth, order
 
 FAR = find("matched_multifd").vary(link__delay_ms=5)

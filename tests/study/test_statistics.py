@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simlib.scenario import Scenario, find
+from simlib.case.scenario import Scenario, find
 from simlib.world.clock import Clock
 from simlib.world.net import SYN_ACK_GAP_S, SYN_GAPS_S, Net, Path
 from simlib.world.run import World

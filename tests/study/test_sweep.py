@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from simlib import world
-from simlib.outcome import Row
-from simlib.registry import ScenarioError
+from simlib.case.registry import ScenarioError
+from simlib.record.outcome import Row
 from simlib.study import sweep as engine
 from simlib.study.design import Design, columns, derived_seeds, load
 from simlib.study.store import MAGIC, Log, StoreError, metadata_of

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("ipywidgets")
 
 from simlib import world
-from simlib.registry import PROTOCOLS
-from simlib.scenario import load_all
+from simlib.case.registry import PROTOCOLS
+from simlib.case.scenario import load_all
 from simlib.study.widget import FAULTS, VERSIONS, Explorer
 
 

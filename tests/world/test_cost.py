@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.scenario import Link, Scenario, Side, load_all
+from simlib.case.scenario import Link, Scenario, Side, load_all
 from simlib.world import run
 from tests.bench.peers import pythons
 
@@ -68,7 +68,7 @@ def test_same_seed_same_trace_and_other_seeds_differ() -> None:
 
 def test_a_trace_does_not_depend_on_the_process() -> None:
     code = (
-        "from simlib.scenario import find; from simlib.world import run; "
+        "from simlib.case.scenario import find; from simlib.world import run; "
         "print(run(find('stranger_multifd'), protocol='v2', seed=7).trace.digest())"
     )
     told = {
@@ -81,8 +81,8 @@ def test_a_trace_does_not_depend_on_the_process() -> None:
 
 DIGESTS = """
 from hashlib import sha256
-from simlib.compare import jobs
-from simlib.scenario import load_all
+from simlib.record.compare import jobs
+from simlib.case.scenario import load_all
 from simlib.world import run
 traces = (run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=s).trace
           for j in jobs(load_all()) for s in (1, 2))

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from simlib import world
+from simlib.case.scenario import Fault, Scenario, find
 from simlib.live.run import run as on_sockets
-from simlib.scenario import Fault, Scenario, find
 
 RUNNERS = {"world": world.run, "sockets": on_sockets}
 MOMENTS = {

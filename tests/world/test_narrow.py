@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from simlib.case.scenario import find
 from simlib.handshake import buffer
-from simlib.scenario import find
 from simlib.world import run
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 NAMES = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK", 7: "ACK"}
 LENGTH = {1: 4, 2: 4, 3: None, 4: 12, 5: None, 6: 4, 7: 0}
 LIMIT = 512
+FIRST_PING = 1
+PACKAGE_LOADED = 0x42  # the PING at a package's end (QEMU_VM_PING_PACKAGED_LOADED, savevm.h 10.2)
 
 
 def wrong(kind: int, size: int) -> str:

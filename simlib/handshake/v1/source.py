@@ -16,11 +16,11 @@ from ..capabilities import refusal
 from ..machine import Settings
 from . import return_path
 from .answers import SourceAnswers
+from .return_path import FIRST_PING, PACKAGE_LOADED
 from .versions import behaviour
 
 MAIN = 0
-FIRST_PING = 1
-PACKAGE_LOADED = 0x42  # the PING at a package's end (QEMU_VM_PING_PACKAGED_LOADED, savevm.h 10.2)
+WAITS = ("none", "connect", "tls", "collect", "collect-last", "paused", "done")  # stages in which others must act
 DESCRIPTION = b'{"page_size": 4096, "devices": []}'
 
 
@@ -247,7 +247,8 @@ class Source(SourceAnswers):
             before = self.stage
             if self.undrained:
                 return
-            getattr(self, "_stage_" + self.stage.replace("-", "_"), lambda: None)()
+            if self.stage not in WAITS:
+                getattr(self, "_stage_" + self.stage.replace("-", "_"))()
             if self.stage == before:
                 return
 

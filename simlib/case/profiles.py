@@ -13,10 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .handshake.machine import Device, Machine, RamBlock, Subsection, version_number
+from ..handshake.machine import Device, Machine, RamBlock, Subsection, version_number
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data" if (ROOT / "data").is_dir() else ROOT.parent / "data"
+SIZE_LIMIT_BYTES = 64 << 20
 SENDS_CPU_HOTPLUG = (11, 0)  # measured on 11.1; 11.0 dropped the older interface (hw/acpi/cpu.c)
 
 
@@ -35,10 +36,49 @@ def profile(version: str) -> dict[str, Any]:
     return told
 
 
-@lru_cache(maxsize=64)
+def is_file(configuration: str) -> bool:
+    """Whether it names a profile's file, FILE.json or FILE.json#MACHINE, and no configuration of data/profiles."""
+    return configuration.partition("#")[0].endswith(".json")
+
+
+def from_file(configuration: str) -> Machine:
+    """A machine that `simlib qemu profile` has written: FILE.json, or of several FILE.json#MACHINE.
+
+    Raises:
+        ProfileError: if it can't be read, or is no profile.
+
+    >>> from_file("nowhere.json")
+    Traceback (most recent call last):
+    simlib.case.profiles.ProfileError: nowhere.json: can't be read: No such file or directory
+    """
+    name, _, entry = configuration.partition("#")
+    try:
+        with Path(name).open("rb") as file:
+            text = file.read(SIZE_LIMIT_BYTES + 1)
+        told = json.loads(text) if len(text) <= SIZE_LIMIT_BYTES else None
+    except OSError as error:
+        raise ProfileError(f"{name}: can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{name}: is not JSON: {error}") from None
+    if told is None:
+        raise ProfileError(f"{name}: is longer than a profile can be ({SIZE_LIMIT_BYTES >> 20} MiB)")
+    return described(told, entry, name)
+
+
 def machine(version: str, configuration: str) -> Machine:
-    """The machine of one configuration, such as "pc-i440fx-7.2+virtio-rng". Raises ProfileError."""
-    found = described(profile(version), configuration, f"QEMU {version}")
+    """The machine of one configuration, such as "pc-i440fx-7.2+virtio-rng", or of a file. Raises ProfileError."""
+    if is_file(configuration):
+        return _as_of(version, from_file(configuration))
+    return _committed(version, configuration)
+
+
+@lru_cache(maxsize=64)
+def _committed(version: str, configuration: str) -> Machine:
+    return _as_of(version, described(profile(version), configuration, f"QEMU {version}"))
+
+
+def _as_of(version: str, found: Machine) -> Machine:
+    """What this version sends of it."""
     if version_number(version) < SENDS_CPU_HOTPLUG:
         return found
     devices = []

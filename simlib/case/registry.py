@@ -127,30 +127,70 @@ class Registry(Sequence[str], Generic[T]):
         return entry
 
 
-PROTOCOLS: Registry[Protocol] = Registry("protocol", "simlib.protocols:Protocol", {
-    "v1": "simlib.protocols:V1", "v2": "simlib.protocols:V2", "a": "simlib.protocols:A", "b": "simlib.protocols:B",
-    "c": "simlib.protocols:C", "d": "simlib.protocols:D", "d'": "simlib.protocols:D_TRANSFORMED",
-    "f": "simlib.protocols:F",
-})  # fmt: skip
-MANAGERS: Registry[type[Manager]] = Registry("manager", "simlib.managers:Manager", {
-    "naive": "simlib.managers:Naive", "libvirt": "simlib.managers:Libvirt",
-})  # fmt: skip
-FAULTS: Registry[type[Fault]] = Registry("kind of fault", "simlib.faults:Fault", {
-    "cut": "simlib.faults:Cut", "swallow": "simlib.faults:Swallow", "stall": "simlib.faults:Stall",
-    "lose": "simlib.faults:Lose", "freeze": "simlib.faults:Freeze", "kill": "simlib.faults:Kill",
-    "order": "simlib.faults:Order", "hold": "simlib.faults:Hold", "late": "simlib.faults:Late",
-    "stranger": "simlib.faults:Stranger",
-})  # fmt: skip
-INTRUDERS: Registry[Intruder] = Registry("intruder", "simlib.intruders:Intruder", {
-    "silent": "simlib.intruders:SILENT", "garbage": "simlib.intruders:GARBAGE",
-    "half-magic": "simlib.intruders:HALF_MAGIC", "multifd": "simlib.intruders:MULTIFD",
-    "qevm": "simlib.intruders:QEVM", "scan": "simlib.intruders:SCAN", "v2-hello": "simlib.intruders:V2_HELLO",
-    "bad-channel": "simlib.intruders:BAD_CHANNEL", "flood": "simlib.intruders:FLOOD",
-})  # fmt: skip
-DELAYS: Registry[Delay] = Registry("delay distribution", "simlib.delays:Delay", {
-    "constant": "simlib.delays:CONSTANT", "lognormal": "simlib.delays:LOGNORMAL", "pareto": "simlib.delays:PARETO",
-    "exponential": "simlib.delays:EXPONENTIAL", "empirical": "simlib.delays:EMPIRICAL",
-})  # fmt: skip
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    "simlib.case.protocols:Protocol",
+    {
+        "v1": "simlib.case.protocols:V1",
+        "v2": "simlib.case.protocols:V2",
+        "a": "simlib.case.protocols:A",
+        "b": "simlib.case.protocols:B",
+        "c": "simlib.case.protocols:C",
+        "d": "simlib.case.protocols:D",
+        "d'": "simlib.case.protocols:D_TRANSFORMED",
+        "f": "simlib.case.protocols:F",
+    },
+)
+MANAGERS: Registry[type[Manager]] = Registry(
+    "manager",
+    "simlib.case.managers:Manager",
+    {
+        "naive": "simlib.case.managers:Naive",
+        "libvirt": "simlib.case.managers:Libvirt",
+    },
+)
+FAULTS: Registry[type[Fault]] = Registry(
+    "kind of fault",
+    "simlib.case.faults:Fault",
+    {
+        "cut": "simlib.case.faults:Cut",
+        "swallow": "simlib.case.faults:Swallow",
+        "stall": "simlib.case.faults:Stall",
+        "lose": "simlib.case.faults:Lose",
+        "freeze": "simlib.case.faults:Freeze",
+        "kill": "simlib.case.faults:Kill",
+        "order": "simlib.case.faults:Order",
+        "hold": "simlib.case.faults:Hold",
+        "late": "simlib.case.faults:Late",
+        "stranger": "simlib.case.faults:Stranger",
+    },
+)
+INTRUDERS: Registry[Intruder] = Registry(
+    "intruder",
+    "simlib.case.intruders:Intruder",
+    {
+        "silent": "simlib.case.intruders:SILENT",
+        "garbage": "simlib.case.intruders:GARBAGE",
+        "half-magic": "simlib.case.intruders:HALF_MAGIC",
+        "multifd": "simlib.case.intruders:MULTIFD",
+        "qevm": "simlib.case.intruders:QEVM",
+        "scan": "simlib.case.intruders:SCAN",
+        "v2-hello": "simlib.case.intruders:V2_HELLO",
+        "bad-channel": "simlib.case.intruders:BAD_CHANNEL",
+        "flood": "simlib.case.intruders:FLOOD",
+    },
+)
+DELAYS: Registry[Delay] = Registry(
+    "delay distribution",
+    "simlib.case.delays:Delay",
+    {
+        "constant": "simlib.case.delays:CONSTANT",
+        "lognormal": "simlib.case.delays:LOGNORMAL",
+        "pareto": "simlib.case.delays:PARETO",
+        "exponential": "simlib.case.delays:EXPONENTIAL",
+        "empirical": "simlib.case.delays:EMPIRICAL",
+    },
+)
 BOTH = ("v1", "v2")  # the protocols that the lab's own studies compare
 USUAL_MANAGER = "naive"  # trusts the source; what a run has unless another is named
 ALL: tuple[Registry[Any], ...] = (PROTOCOLS, MANAGERS, FAULTS, INTRUDERS, DELAYS)

@@ -7,12 +7,13 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from ..handshake.interface import Finished
+from ..handshake.machine import Settings, is_modelled, not_modelled
+from ..handshake.v2.messages import Identity
+from ..host import MIB, Guest
+from . import effects
 from .checks import pair
 from .faults import Stranger
-from .handshake.interface import Finished
-from .handshake.machine import Settings, is_modelled, not_modelled
-from .handshake.v2.messages import Identity
-from .host import MIB, Guest
 from .protocols import Protocol
 from .registry import MANAGERS, PROTOCOLS, ScenarioError, require
 from .scenario import Scenario
@@ -45,6 +46,7 @@ class Setup:
         transport = self.scenario.link.transport
         if transport.startswith(ALONE) and any(isinstance(f, Stranger) for f in self.scenario.faults):
             raise ScenarioError(f"nobody else can connect where the path is {transport!r}")
+        effects.check(self.scenario, (self.protocol,))
         self.definition.check(self)
 
     @property

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .handshake.capabilities import known_capabilities
-from .handshake.endpoint import State
-from .handshake.machine import Settings
+from ..handshake.capabilities import known_capabilities
+from ..handshake.endpoint import State
+from ..handshake.machine import Settings
 
 if TYPE_CHECKING:
     from .endpoints import Setup

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from .handshake import interface as i
+from . import interface as i
 
 ANSWERS: dict[type, Any] = {
     i.StopGuest: i.GuestStopped(),
@@ -34,8 +34,8 @@ def pump(source: Any, destination: Any, ram_bytes: int = 1 << 20, limit: int = 1
     Returns:
         Every input with its outputs, in order.
 
-    >>> from simlib.endpoints import Setup
-    >>> from simlib.scenario import Scenario
+    >>> from simlib.case.endpoints import Setup
+    >>> from simlib.case.scenario import Scenario
     >>> setup = Setup(Scenario(name="pumped"), "v2", "10.0")
     >>> source, destination = setup.source(), setup.destination()
     >>> heard = pump(source, destination)

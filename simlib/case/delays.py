@@ -24,7 +24,7 @@ class Delay:
         uses: keys of the link, besides `delay_ms`, that have an effect on it.
 
     >>> import random
-    >>> from simlib.scenario import Link
+    >>> from simlib.case.scenario import Link
     >>> two = Delay("two-paths", lambda link: lambda rng: rng.choice((link.delay_ms, 10 * link.delay_ms)) / 1e3)
     >>> two.sampler(Link(delay_ms=5.0))(random.Random(1))
     0.005

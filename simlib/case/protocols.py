@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .handshake.detect import Adaptive
-from .handshake.interface import Finished
-from .handshake.machine import Settings
-from .handshake.v1.destination import Destination as V1Destination
-from .handshake.v1.source import Source as V1Source
-from .handshake.v2.destination import Destination as V2Destination
-from .handshake.v2.messages import Identity
-from .handshake.v2.source import Source as V2Source
-from .handshake.variants import ProbingDestination, ProbingSource
+from ..handshake.detect import Adaptive
+from ..handshake.interface import Finished
+from ..handshake.machine import Settings
+from ..handshake.v1.destination import Destination as V1Destination
+from ..handshake.v1.source import Source as V1Source
+from ..handshake.v2.destination import Destination as V2Destination
+from ..handshake.v2.messages import Identity
+from ..handshake.v2.source import Source as V2Source
+from ..handshake.variants import ProbingDestination, ProbingSource
 from .registry import ScenarioError
 
 if TYPE_CHECKING:

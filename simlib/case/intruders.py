@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .handshake import stream
-from .handshake.machine import Machine
-from .handshake.v2 import body, frames
-from .handshake.v2.frames import Limits
+from ..handshake import stream
+from ..handshake.machine import Machine
+from ..handshake.v2 import body, frames
+from ..handshake.v2.frames import Limits
 from .registry import ScenarioError
 
 TLS_HEADER_BYTES = 5  # of a record (RFC 8446, 5.1): a peer that has sent less can't be told from a slow one

@@ -10,8 +10,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from .handshake.machine import is_modelled, not_modelled
-from .handshake.stream import COMPRESSION_FLAG
+from ..handshake.capabilities import CAPABILITIES
+from ..handshake.machine import is_modelled, not_modelled
+from ..handshake.stream import COMPRESSION_FLAG
+from ..handshake.v2.features import SHARED
 from .registry import DELAYS, INTRUDERS, MANAGERS, PROTOCOLS, Registry, ScenarioError, choose, nearest
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ CHOICES: dict[tuple[str, str], Sequence[str]] = {
     ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
     ("Link", "delay_law"): DELAYS,
     ("Side", "apply_code"): ("apply-failed", "port", "memory"),
+    ("Side", "capabilities"): tuple(CAPABILITIES), ("Side", "require"): SHARED, ("Side", "forbid"): SHARED,
     ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
     ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),
     ("Fault", "says"): INTRUDERS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from .handshake.interface import Finished
+from ..handshake.interface import Finished
 
 OUTCOMES = {
     "migrated": "the guest runs at the destination, as asked",

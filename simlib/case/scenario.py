@@ -13,10 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..handshake.machine import Machine, Settings
+from . import effects
 from .checks import FieldError, Part, field_names, pair, require_keys, typed_fields
 from .faults import Fault
-from .handshake.machine import Machine, Settings
-from .profiles import DATA, ProfileError, edited, machine
+from .profiles import DATA, ProfileError, edited, is_file, machine
 from .registry import FAULTS, ScenarioError, choose, nearest
 
 SIZE_LIMIT_BYTES = 8 << 20
@@ -27,7 +28,7 @@ Numbers = tuple[float, ...]
 class Side(Part):
     """One side: its QEMU, its machine, its migration settings, and how it speaks v2."""
 
-    machine: str = "pc-i440fx-7.2"  # a configuration of data/profiles
+    machine: str = "pc-i440fx-7.2"  # a configuration of data/profiles, or FILE.json#MACHINE
     machine_type: str = ""  # another machine type for the same devices
     memory_mib: int = 0  # 0: as in the profile
     vcpus: int = 0
@@ -172,7 +173,8 @@ class Scenario(Part):
 def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
     asked = (side.machine_type, side.memory_mib, side.vcpus, side.cpu, tuple(side.cpu_features), side.uuid)
     try:
-        found = _started(version, side.machine, *asked)
+        started = _started.__wrapped__ if is_file(side.machine) else _started  # a file may change
+        found = started(version, side.machine, *asked)
         return edited(found, side.edit) if side.edit else found
     except ProfileError as error:
         raise ScenarioError(f"{scenario.name}: {error}") from None
@@ -200,12 +202,25 @@ def load(path: Path) -> Scenario:
         raise ScenarioError(f"{path}: is empty; a scenario needs at least a title")
     found = _read(Scenario, {"name": path.stem, **table}, str(path), "")
     assert isinstance(found, Scenario)
+    found = replace(found, source=_beside(path, found.source), destination=_beside(path, found.destination))
     if not found.title:
         raise ScenarioError(f"{path}: lacks the key 'title', one line that says what happens")
     for version in found.versions:
         for side, number in zip((True, False), pair(version), strict=True):
             found.settings(side, number)
+    try:
+        effects.check(found)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {str(error).removeprefix(f'{found.name}: ')}") from None
     return found
+
+
+def _beside(path: Path, side: Side) -> Side:
+    """A machine's file is looked for beside the scenario's, if it is not here."""
+    name, _, _ = side.machine.partition("#")
+    if not is_file(side.machine) or Path(name).exists() or not (path.parent / name).exists():
+        return side
+    return replace(side, machine=str(path.parent / side.machine))
 
 
 def read_table(path: Path) -> dict[str, Any]:

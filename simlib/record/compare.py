@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
+from ..case.registry import MANAGERS, PROTOCOLS, USUAL_MANAGER
+from ..case.scenario import Scenario
 from .chart import sequence_svg
 from .outcome import BAD, COLUMNS, OUTCOMES, Row
-from .registry import MANAGERS, PROTOCOLS, USUAL_MANAGER
-from .scenario import Scenario
 from .trace import Trace
 
 COLOURS = {

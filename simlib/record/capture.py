@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .trace import Packet
+
 _SECTION_HEADER, _INTERFACE, _PACKET, _SECRETS = 0x0A0D0D0A, 0x01, 0x06, 0x0A
 _OPT_COMMENT, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL, _IF_NAME, _IF_TSRESOL = 1, 2, 3, 4, 2, 9
 _LINKTYPE_RAW = 101  # the packet starts with its IP header: there is no Ethernet to invent
@@ -116,6 +118,12 @@ class Capture:
 
     def close(self) -> None:
         self.file.close()
+
+
+def segments(packets: Iterable[Packet]) -> Iterator[Segment]:
+    """A trace's packets in the order of time, as they are written."""
+    for p in sorted(packets, key=lambda p: p.time_s):
+        yield Segment(round(p.time_s * 1e9), p.connection, p.from_source, p.kind, p.data, p.fill)
 
 
 def write(path: Path, segments: Iterable[Segment], comment: str = "", secrets: bytes = b"") -> int:
