@@ -16,7 +16,6 @@ from ..capabilities import refusal
 from ..machine import Settings
 from . import return_path
 from .answers import SourceAnswers
-from .return_path import FIRST_PING, PACKAGE_LOADED
 from .versions import behaviour
 
 MAIN = 0
@@ -168,7 +167,7 @@ class Source(SourceAnswers):
             self.shut = True
         elif kind == 2:
             self.ponged = True
-            if value == PACKAGE_LOADED and self.status == "postcopy-device":
+            if value == return_path.PACKAGE_LOADED and self.status == "postcopy-device":
                 self._enter("postcopy-active", self.stage)
         elif kind == 7:
             self.acked = True
@@ -273,8 +272,8 @@ class Source(SourceAnswers):
         told, named = stream.header(self.settings), ["QEVM", f"CONFIGURATION {self.settings.machine.type}"]
         if self.settings.return_path:
             told += stream.command(stream.OPEN_RETURN_PATH)
-            told += stream.command(stream.PING, struct.pack(">I", FIRST_PING))
-            named += ["OPEN_RETURN_PATH", f"PING {FIRST_PING}"]
+            told += stream.command(stream.PING, struct.pack(">I", return_path.FIRST_PING))
+            named += ["OPEN_RETURN_PATH", f"PING {return_path.FIRST_PING}"]
         if self.settings.has("postcopy-ram"):
             told += stream.postcopy_advise(self.settings.machine)
             named.append("POSTCOPY_ADVISE")
@@ -361,7 +360,7 @@ class Source(SourceAnswers):
         inner = stream.command(stream.POSTCOPY_LISTEN)
         run = stream.command(stream.POSTCOPY_RUN)
         if self.rules.loads_first:
-            run = stream.command(stream.PING, struct.pack(">I", PACKAGE_LOADED)) + run
+            run = stream.command(stream.PING, struct.pack(">I", return_path.PACKAGE_LOADED)) + run
         size = len(inner) + sum(len(d) + f for d, f in devices) + len(run)
         start = stream.command(stream.PACKAGED, struct.pack(">I", size)) + inner
         self._write_pieces([(start, 0), *devices, (run, 0)], "PACKAGED devices, RUN")
