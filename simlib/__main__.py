@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,6 +201,7 @@ def _add_check(qemu: Any) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     shown.protect()
+    sys.path.append(str(Path.cwd()))  # where people have modules of their own, as in --protocol module:name
     words = sys.argv[1:] if argv is None else argv
     end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
     options = _parser().parse_args(words[:end])
@@ -224,6 +226,19 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"simlib: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        place = _place_outside(error)
+        if not place:
+            raise
+        print(f"simlib: {place}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _place_outside(error: Exception) -> str:
+    """File and line of a user's own module, if it was that which raised the error."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parent) or "site-packages" in last.filename
+    return "" if ours or last.filename.startswith(sys.base_prefix) else f"{last.filename}, line {last.lineno}"
 
 
 def _mute() -> int:

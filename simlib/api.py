@@ -6,7 +6,6 @@ Arguments that name something (a scenario, protocol, manager, intruder, property
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -176,10 +175,6 @@ def search(
     from .explore.properties import PROPERTIES
     from .explore.state import OVERHEARD, Faults
 
-    for fault_ in faults:
-        with suppress(AttributeError, TypeError):
-            if type(fault_).strike is Fault.strike:
-                raise ScenarioError(f"a {fault_.kind!r} is about time, which a search leaves out: it has no `strike`")
     names = tuple(who if who in OVERHEARD else INTRUDERS.name_of(who) for who in intruders)
     named = scenario(scenario_)
     model = model_of(
@@ -264,6 +259,8 @@ def protocol(
     """
     if isinstance(name, Protocol):
         return PROTOCOLS.add(name)
+    if name in PROTOCOLS.own:
+        raise ScenarioError(f"the protocol {name!r} is the lab's own; give yours another name")
     if source is None or destination is None:
         raise ScenarioError(f"protocol {name!r}: give both its source and its destination")
     return PROTOCOLS.add(told(name, source, destination, label))

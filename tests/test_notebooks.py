@@ -58,7 +58,7 @@ def test_a_notebook_asks_first_answers_last_and_defines_nothing(source: Path) ->
 @pytest.mark.filterwarnings("default")  # the kernel's client may warn; what it runs has its own filters
 @pytest.mark.parametrize(
     "source",
-    [pytest.param(p, marks=pytest.mark.slow) if p.stem.startswith(("02", "04", "06")) else p for p in SOURCES],
+    [pytest.param(p, marks=pytest.mark.slow) if p.stem.startswith(("02", "03", "04", "06")) else p for p in SOURCES],
     ids=lambda p: p.stem,
 )
 def test_a_notebook_prints_the_same_when_it_is_built_again(source: Path) -> None:

@@ -138,7 +138,7 @@ class Probing(Protocol):
 
     def source(self, setup: Setup, role: str = "source") -> Any:
         settings = setup.settings(True)
-        if not setup.scenario.source.knows_v2:
+        if setup.saved or not setup.scenario.source.knows_v2:
             return V1Source(settings)
         return ProbingSource(settings, setup.identity(True, role), self.name, setup.detect_timeout_s(True))
 
@@ -162,7 +162,7 @@ class Probing(Protocol):
             )
 
     def expected(self, setup: Setup) -> str:
-        return V2.name if setup.both_know_more else V1.name
+        return V2.name if setup.both_know_more and not setup.saved else V1.name
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,14 @@ def imported(place: str) -> Any:
     """The object that "package.module:name" names. Raises ScenarioError."""
     module, _, name = place.partition(":")
     try:
-        return getattr(import_module(module), name)
+        found = import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise
-        raise ScenarioError(f"{place!r}: there is no module {error.name!r} on Python's path") from None
-    except (AttributeError, ValueError, TypeError):
-        raise ScenarioError(f"{place!r}: the module {module!r} defines no {name!r}") from None
+        raise ScenarioError(f"{place!r}: there is no module {error.name or module!r} on Python's path") from None
+    except Exception as error:  # whatever a user's module raises
+        raise ScenarioError(f"{place!r}: importing it raised {type(error).__name__}: {error}") from error
+    if not hasattr(found, name):
+        raise ScenarioError(f"{place!r}: the module {module!r} defines no {name!r}{nearest(name, vars(found))}")
+    return getattr(found, name)
 
 
 class Registry(Sequence[str], Generic[T]):

@@ -323,6 +323,7 @@ def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
     """A part from a table. Keys may be written with hyphens or underscores."""
     if part is Fault:
         part = _kind_of(table, file, where)
+        table = {**table, "kind": part.name}
     hints = {name: hint for name, hint, _ in typed_fields(part)}
     given: dict[str, Any] = {}
     spelt: dict[str, str] = {}
@@ -348,7 +349,10 @@ def _kind_of(table: dict[str, Any], file: str, where: str) -> type[Fault]:
         raise ScenarioError(f"{file}: lacks the key '{where}kind'")
     if kind not in FAULTS:
         raise ScenarioError(f"{file}: '{where}kind' is {kind!r}{choose(str(kind), FAULTS)}")
-    return FAULTS.get(kind)
+    found = FAULTS.get(kind)
+    if ":" in kind:  # from now on it is known by its name, to workers too
+        FAULTS.name_of(found)
+    return found
 
 
 def _part(hint: Any, value: Any, file: str, at: str) -> Any:

@@ -37,6 +37,9 @@ def model_of(
     for intruder in faults.strangers:
         if intruder not in INTRUDERS:
             require("stranger", intruder, (*INTRUDERS, *OVERHEARD))
+    for fault in faults.hits:
+        if type(fault).strike is Fault.strike:
+            raise ScenarioError(f"a {fault.name!r} is about time, which a search leaves out: it has no `strike`")
     refused = setup.refused()
     if refused:
         raise ScenarioError(f"{named.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")

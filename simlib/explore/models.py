@@ -35,11 +35,11 @@ def side(channels: int = 0, *capabilities: str, **more: object) -> Side:
     return Side(capabilities=(*multifd, *capabilities), parameters=parameters, **more)  # type: ignore[arg-type]
 
 
-def scenario(name: str, source: Side, destination: Side | None = None, transport: str = "tcp", timeout_s: float = 0.0,
+def scenario(name: str, source: Side, destination: Side | None = None, transport: str = "tcp",
              **more: object) -> Scenario:  # fmt: skip
     ours = source if destination is None else destination
     return Scenario(name, name, "", (), ("10.0",), source=source, destination=ours, link=Link(transport),
-                    detect_timeout_s=timeout_s, **more)  # type: ignore[arg-type]  # fmt: skip
+                    **more)  # type: ignore[arg-type]  # fmt: skip
 
 
 def v1(name: str, version: str, source: Side, destination: Side | None = None, faults: Faults = Faults(),
@@ -118,7 +118,7 @@ def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *c
     destination = side(0, *capabilities, knows_v2=destination_new)
     if PROTOCOLS.get(variant).needs_tls:
         source, destination = (replace(s, parameters={"tls-creds": "tls0"}) for s in (source, destination))
-    found = scenario("probe", source, destination, transport, 1.0 if timer else 0.0)
+    found = scenario("probe", source, destination, transport, detect_timeout_s=1.0 if timer else 0.0)
     alarms = ("detect",) if timer else ()
     return Model(Setup(found, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
 

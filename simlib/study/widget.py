@@ -16,7 +16,8 @@ from typing import Any
 import ipywidgets
 
 from ..case.faults import Fault
-from ..case.registry import PROTOCOLS, ScenarioError
+from ..case.protocols import Protocol
+from ..case.registry import MANAGERS, PROTOCOLS, ScenarioError
 from ..case.scenario import Scenario, Side, find, load_all
 from ..record.chart import as_html, sequence_svg
 from ..record.compare import Run, Runner
@@ -49,10 +50,15 @@ class Explorer:
     found: Run | None
     still: str
 
-    def __init__(self, run: Runner, situation: str = "matched", protocol: str = "v1", version: str = "10.0",
-                 seed: int = 1) -> None:  # fmt: skip
-        self.run, self.scenario, self.version = run, find(situation), version
-        self.controls: dict[str, Any] = _controls()
+    def __init__(self, run: Runner, situation: str | Scenario = "matched", protocol: str | Protocol = "v1",
+                 version: str = "10.0", seed: int = 1) -> None:  # fmt: skip
+        self.library = {s.name: s for s in load_all()}
+        if isinstance(situation, Scenario):  # of one's own
+            self.library[situation.name] = situation
+            situation = situation.name
+        protocol = PROTOCOLS.name_of(protocol)
+        self.run, self.scenario, self.version = run, self._find(situation), version
+        self.controls: dict[str, Any] = _controls(list(self.library))
         self.message, self.chart = ipywidgets.HTML(), ipywidgets.HTML()
         self._settling = True
         there = self.controls
@@ -79,11 +85,14 @@ class Explorer:
         row = self.found.row
         return f"{row.scenario}: {row.protocol}, {self.version}, seed {row.seed}: {row.outcome}"
 
+    def _find(self, situation: str) -> Scenario:
+        return self.library.get(situation) or find(situation)
+
     # --- what the controls say --------------------------------------------------------------------------------------
     def _situation_changed(self, change: object = None) -> None:
         """The sliders go to where the situation has them; only what is moved afterwards differs from it."""
         self._settling = True
-        for name, value in _values(find(self.controls["situation"].value)).items():
+        for name, value in _values(self._find(self.controls["situation"].value)).items():
             self.controls[name].value = value
         self._settling = False
         self._start = {name: c.value for name, c in self.controls.items()}
@@ -96,10 +105,11 @@ class Explorer:
         self.controls["detect_timeout_s"].disabled = not PROTOCOLS.get(values["protocol"]).probes
         try:
             moved = {name: v for name, v in values.items() if v != self._start[name]}
-            self.scenario = varied(find(values["situation"]), moved, values)
+            self.scenario = varied(self._find(values["situation"]), moved, values)
             ours, theirs = values["source_version"], values["destination_version"]
             self.version = ours if ours == theirs else f"{ours}>{theirs}"
-            self.found = self.run(self.scenario, protocol=values["protocol"], version=self.version, seed=values["seed"])
+            named = {name: values[name] for name in ("protocol", "manager", "seed")}
+            self.found = self.run(self.scenario, version=self.version, **named)
         except ScenarioError as error:
             self.found, self.still, self.chart.value = None, "", ""
             self.message.value = _sentence(f"This can't be run: {error}.", "#a40e26")
@@ -117,13 +127,14 @@ def _sentence(text: str, colour: str) -> str:
     return f"<div style='color:{colour};line-height:1.4;max-width:990px;white-space:normal'>{text}</div>"
 
 
-def _controls() -> dict[str, Any]:
+def _controls(situations: list[str]) -> dict[str, Any]:
     many = {"layout": {"width": "275px"}, "style": {"description_width": "116px"}}
     choice, number, real, log = (
         ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider)  # fmt: skip
     return {
-        "situation": choice(options=[s.name for s in load_all()], description="situation", **many),
+        "situation": choice(options=situations, description="situation", **many),
         "protocol": choice(options=[(PROTOCOLS.get(p).label, p) for p in PROTOCOLS], description="protocol", **many),
+        "manager": choice(options=list(MANAGERS), description="manager", **many),
         "fault": choice(options=list(FAULTS), description="what goes wrong", **many),
         "round_trip_ms": log(min=-1, max=3.5, step=0.05, readout_format=".3g", description="round trip, ms", **many),
         "jitter_ms": real(min=0, max=200, step=0.1, readout_format=".1f", description="jitter, ms", **many),

@@ -49,6 +49,7 @@ class Started:
 INCOMING = ("-S", "-incoming", "defer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("older", "newer"), [("5.2", "10.0"), ("7.2", "11.1"), ("5.2", "11.1")])
 def test_six_years_of_qemu_take_each_other_s_guests(older: str, newer: str, tmp_path: Path) -> None:
     needs(older, newer)
@@ -109,7 +110,7 @@ def test_a_profile_in_a_file_may_be_named_if_it_is_of_this_version(qemus: dict[s
             assert said(*migrate, here.qmp)[0] == 0
 
 
-@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_agent_elsewhere_refuses_what_does_not_fit_and_takes_what_does(
     qemus: dict[str, str], tmp_path: Path, tls: bool
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_qemu_that_waits_for_nobody_is_no_destination(qemus: dict[str, str], t
         assert code == 1 and "-S -incoming defer" in text
 
 
+@pytest.mark.slow
 def test_one_sweep_ends_alike_in_the_world_and_on_real_qemu(qemus: dict[str, str], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     versions = '["7.2", "10.0"]'

@@ -159,6 +159,7 @@ def test_ctrl_c_of_a_terminal_at_any_moment_ends_it_with_one_sentence(
     assert told.startswith("simlib: interrupted") and told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_killed_five_times_it_has_each_row_once(tmp_path: Path) -> None:
     sweep, out = written(tmp_path, 60), tmp_path / "out.parquet"
     log = engine.log_path(out)

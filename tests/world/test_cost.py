@@ -90,6 +90,7 @@ print(sha256("".join(t.digest() for t in traces).encode()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_a_trace_does_not_depend_on_the_version_of_python(tmp_path: Path) -> None:
     """Every scenario; the browser's test holds it for WebAssembly."""
     for name in ("simpy", "tomli_w"):
