@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..case.registry import PROTOCOLS, require
 from ..case.scenario import Scenario
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
@@ -36,6 +37,8 @@ def check(
     options: Any, scenarios: list[Scenario], world: checking.World, progress: Callable[..., Iterator[checking.Cell]]
 ) -> int:
     """The table scenario × version. 0 if every cell that ran agrees, 1 if not. Raises ValueError, QemuError."""
+    for protocol in options.protocol or ():
+        require("protocol", protocol, PROTOCOLS)
     here = needed(tuple(options.binary))
     work = checking.work(scenarios, here, tuple(options.protocol or ("v1",)), tuple(options.qemu))
     if not work:

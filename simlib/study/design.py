@@ -27,6 +27,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..case import effects
 from ..case.registry import ScenarioError
 from ..case.scenario import Scenario, dumps, find, read_table, with_key
 from ..record.outcome import Row
@@ -145,8 +146,7 @@ def _design(table: dict[str, Any], path: Path) -> Design:
         if found > limit:
             raise ScenarioError(f"{path}: {found:,} {what} are more than a sweep may have ({limit:,})")
     points = tuple(_points(table, seed, path))
-    for point in points:
-        applied(base, point, str(path))
+    _check(base, points, asked.protocols, path)
     return Design(str(table.get("title", path.stem)), base, runner, points, asked.protocols, asked.versions, managers,
                   repetitions, seed)  # fmt: skip
 
@@ -169,12 +169,21 @@ def designed(
     if many * repetitions > RUNS_LIMIT:
         raise ScenarioError(f"{path}: {many * repetitions:,} runs are more than a sweep may have ({RUNS_LIMIT:,})")
     points = tuple(_points(table, _whole(table, "seed", 1, 0, path), path))
-    for point in points:
-        applied(base, point, str(path))
     asked = base.vary(protocols=protocols, versions=versions, managers=managers)
+    _check(base, points, asked.protocols, path)
     _whole(table, "repetitions", 1, 1, path)
     return Design(base.title or base.name, base, runner, points, asked.protocols, asked.versions, asked.managers,
                   repetitions, seed)  # fmt: skip
+
+
+def _check(base: Scenario, points: Iterable[Values], protocols: Sequence[str], path: Path) -> None:
+    """Raises ScenarioError for the first point that can't be run as it is written."""
+    for point in points:
+        made = applied(base, point, str(path))
+        try:
+            effects.check(made, protocols)
+        except ScenarioError as error:
+            raise ScenarioError(f"{path}: {error}") from None
 
 
 def _count(table: dict[str, Any], path: Path) -> int:

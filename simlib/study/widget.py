@@ -17,7 +17,7 @@ import ipywidgets
 
 from ..case.faults import Fault
 from ..case.protocols import Protocol
-from ..case.registry import MANAGERS, PROTOCOLS, ScenarioError
+from ..case.registry import MANAGERS, PROTOCOLS, ScenarioError, require
 from ..case.scenario import Scenario, Side, find, load_all
 from ..record.chart import as_html, sequence_svg
 from ..record.compare import Run, Runner
@@ -57,6 +57,7 @@ class Explorer:
             self.library[situation.name] = situation
             situation = situation.name
         protocol = PROTOCOLS.name_of(protocol)
+        require("protocol", protocol, PROTOCOLS)
         self.run, self.scenario, self.version = run, self._find(situation), version
         self.controls: dict[str, Any] = _controls(list(self.library))
         self.message, self.chart = ipywidgets.HTML(), ipywidgets.HTML()
