@@ -5,7 +5,10 @@ Arguments that name something (a scenario, protocol, manager, intruder, property
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from .explore.command import Searched
     from .explore.properties import Property
 
+T = TypeVar("T")
 M = TypeVar("M", bound=type[Manager])
 F = TypeVar("F", bound=type[Fault])
 RUNNERS = ("world", "sockets")
@@ -56,13 +60,23 @@ def scenarios() -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=list(columns)).set_index("name")
 
 
+def _outside_loop(call: Callable[[], T]) -> T:
+    """Call what runs an event loop of its own: where one is running already, as in a notebook, on another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return call()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
 def runner(on: str) -> Callable[..., Result]:
     """What runs scenarios: in the simulated world, or on real sockets of this machine. Raises ScenarioError."""
     require("runner", on, RUNNERS)
     if on == "sockets":
         from .live import run as on_sockets
 
-        return on_sockets
+        return lambda *values, **keys: _outside_loop(lambda: on_sockets(*values, **keys))
     from .world import run as in_world
 
     return in_world
@@ -238,9 +252,14 @@ def sweep(
         seed=seed,
         runner=on,
     )
+    if on == "sockets":
+        from .live import run as runner_
+    else:
+        from .world import run as runner_
     with TemporaryDirectory(prefix="simlib-") as folder:
         path = Path(out or f"{folder}/rows.parquet")
-        computed(runner(on), design, path, "simlib.sweep(...)", workers=workers, cluster=cluster)
+        call = partial(computed, runner_, design, path, "simlib.sweep(...)", workers=workers, cluster=cluster)
+        _outside_loop(call) if cluster else call()
         return pandas.read_parquet(path)
 
 
