@@ -105,9 +105,11 @@ OURS = {
     },
     "simlib.study": {
         "simlib",
+        "simlib.case",
         "simlib.case.checks",
         "simlib.case.faults",
         "simlib.case.profiles",
+        "simlib.case.protocols",
         "simlib.case.registry",
         "simlib.case.scenario",
         "simlib.explore",

@@ -39,7 +39,6 @@ def check(scenario: Scenario, protocols: Iterable[str] = ()) -> None:
 
 def _without_effect(scenario: Scenario, protocols: set[str]) -> Iterator[tuple[str, str]]:
     link, guest, management = scenario.link, scenario.guest, scenario.management
-    local = link.transport == "unix" or link.transport.startswith(("exec", "file", "fd"))
     piped = link.transport.startswith("exec")
     saved = link.transport == "file" or link.transport in ("exec-cat", "exec-null", "exec-tee", "exec-true")
     changed = set(_changed("link", link))
@@ -47,13 +46,13 @@ def _without_effect(scenario: Scenario, protocols: set[str]) -> Iterator[tuple[s
         if f"link.{key}" in changed and key not in DELAYS.get(link.delay_law).uses:
             yield f"link.{key}", f"the delay-law {link.delay_law!r} does not use it"
     for key in OF_NETWORK:
-        if local and f"link.{key}" in changed:
+        if link.local and f"link.{key}" in changed:
             yield f"link.{key}", f"there is no network between the two hosts where the path is {link.transport!r}"
     if "link.load_transport" in changed and not saved:
         yield "link.load_transport", f"nothing is saved where the path is {link.transport!r}"
     if "link.told_bidirectional" in changed and not piped:
         yield "link.told_bidirectional", "it is about exec: alone"
-    if "link.buffer_kib" in changed and (piped or link.transport == "unix"):
+    if "link.buffer_kib" in changed and link.local:
         yield "link.buffer_kib", f"the kernel's buffers of {link.transport!r} have one size"
     if guest.working_set_mib != type(guest).working_set_mib and not guest.dirty_mib_s:
         yield "guest.working_set_mib", "the guest writes nothing (dirty-mib-s is 0)"

@@ -78,6 +78,11 @@ class Link(Part):
     told_bidirectional: bool = True  # what the manager says of exec:
     load_transport: str = ""  # saved files: how the destination reads them; empty: as they were written
 
+    @property
+    def local(self) -> bool:
+        """Whether there is no network between the two: delays and losses have no effect."""
+        return self.transport == "unix" or self.transport.startswith("exec")
+
 
 @dataclass(frozen=True)
 class GuestFacts(Part):

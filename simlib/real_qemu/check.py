@@ -107,13 +107,20 @@ def _cancelled_late(row: Row) -> bool:
     return row.source_status == "cancelled" and row.guest_at == "both"
 
 
+def jittered(scenario: Scenario, link_ms: float, guest_ms: float) -> Scenario:
+    """The scenario with such jitter on its network, if it has one that is constant, and on its guests."""
+    if scenario.link.delay_law != "constant":
+        return scenario
+    link = {} if scenario.link.local else {"link__delay_law": "exponential", "link__jitter_ms": link_ms}
+    return scenario.vary(guest__jitter_ms=guest_ms, **link)
+
+
 def simulated(world: World, scenario: Scenario, version: str, protocol: str, wanted: set[Ending]) -> tuple[Ending, ...]:
     """The ways in which the simulated pair ends; no further than until all those wanted were found."""
     found: dict[Ending, None] = {}
     for seed in range(1, SEEDS + 1):
         link_ms, guest_ms = JITTERS_MS[seed % len(JITTERS_MS) if seed > 1 else 0]
-        varied = scenario.vary(link__delay_law="exponential", link__jitter_ms=link_ms, guest__jitter_ms=guest_ms) \
-            if link_ms and scenario.link.delay_law == "constant" else scenario  # fmt: skip
+        varied = jittered(scenario, link_ms, guest_ms) if link_ms else scenario
         row = world(varied, protocol=protocol, version=version, manager="naive", seed=seed).row
         found[ending(row)] = None
         # The destination closes over unread bytes behind its SHUT 1. QEMU's return-path thread reads the SHUT and its

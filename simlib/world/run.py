@@ -119,9 +119,8 @@ class World:
 
 
 def _path(link: Link) -> Path:
-    local = link.transport == "unix" or link.transport.startswith("exec")
     size = 208 << 10 if link.transport == "unix" else 64 << 10 if link.transport.startswith("exec") else 0
-    delay = (lambda _: 1e-5) if local else DELAYS.get(link.delay_law).sampler(link)
+    delay = (lambda _: 1e-5) if link.local else DELAYS.get(link.delay_law).sampler(link)
     return Path(delay, link.rate_mib_s * MIB, link.loss, link.syn_loss, size or link.buffer_kib << 10)
 
 

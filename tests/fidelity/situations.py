@@ -95,7 +95,7 @@ def scenario(row: dict[str, Any]) -> Scenario:
     made = Scenario(
         name=name, title=text, source=source, destination=Side(**{**vars(destination), "exit_on_error": not off}),
         guest=guest, link=Link(rate_mib_s=20.0 if switched else 1200.0),
-        management=Management(loads_anyway=True, observe_s=observe, postcopy_at_s=1.0 if switched else -1.0),
+        management=Management(observe_s=observe, postcopy_at_s=1.0 if switched else -1.0),
         faults=_faults(row, source_caps),
     )  # fmt: skip
     return _transport(made, st)
@@ -163,7 +163,7 @@ def _transport(made: Scenario, st: dict[str, Any]) -> Scenario:
     kinds = {"exec:cat > FILE": "exec-cat", "exec:cat > /dev/null": "exec-null", "exec:true": "exec-true",
              "file:FILE": "file"}  # fmt: skip
     loads = {"exec:cat FILE": "exec-cat", "exec:cat /nonexistent": "exec-none", "file:FILE": "file"}
-    return made.vary(link__transport=kinds[save], link__load_transport=loads[load])
+    return made.vary(link__transport=kinds[save], link__load_transport=loads[load], management__loads_anyway=True)
 
 
 def outcome_class(facts: Facts, destination_status: str) -> str:

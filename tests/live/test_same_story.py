@@ -14,6 +14,7 @@ import pytest
 
 from simlib import live, world
 from simlib.case.scenario import Scenario, load_all
+from simlib.real_qemu.check import jittered
 from simlib.record.compare import Job, jobs
 
 SEEDS = 800  # searched only until one tells the same
@@ -92,10 +93,8 @@ HOSTS = ((0.02, 0.3, 1.0), (0.1, 3.0, 1.0), (0.5, 0.0, 1.0), (3.0, 0.3, 1.0), (3
 def worlds(job: Job, scenario: Scenario) -> Iterator[Story]:
     for seed in range(SEEDS):
         link_ms, hosts_ms, share = HOSTS[seed % len(HOSTS)]
-        varied = scenario.vary(
-            link__delay_law="exponential", link__jitter_ms=link_ms, link__rate_mib_s=scenario.link.rate_mib_s * share,
-            guest__jitter_ms=hosts_ms,
-        ) if seed else scenario  # fmt: skip
+        slower = scenario.vary(link__rate_mib_s=scenario.link.rate_mib_s * share)
+        varied = jittered(slower, link_ms, hosts_ms) if seed else scenario
         yield told(world.run(varied, protocol=job.protocol, version=job.version, seed=seed).trace.story())
 
 

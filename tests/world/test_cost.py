@@ -32,7 +32,7 @@ def test_v2_costs_three_round_trips_with_any_number_of_connections(channels: int
 
 
 def test_v2_costs_two_round_trips_with_one_connection() -> None:
-    row = run(scenario(0, 0, "exec-socat"), protocol="v2", version="10.0").row
+    row = run(scenario(0, Link.delay_ms, "exec-socat"), protocol="v2", version="10.0").row
     assert (row.outcome, row.round_trips) == ("migrated", 2)
 
 
