@@ -109,7 +109,7 @@ def run(
 
     >>> result = run("device_only_at_source", "v2", version="10.0")
     >>> result.outcome, result.row.error_codes
-    ('refused', 'device-missing')
+    ('refused', 'device-unknown')
     """
     chosen = scenario(scenario_)
     keys = {"protocol": protocol or chosen.protocols[0], "version": version, "manager": manager or USUAL_MANAGER}
@@ -134,7 +134,7 @@ def compare(
         version: as for `run`; all of the scenario's if none is given.
 
     >>> sorted(compare("device_only_at_source", version="10.0").table.outcome.unique())
-    ['lost', 'refused']
+    ['failed', 'lost', 'refused']
     """
     from .comparison import Comparison
 
@@ -232,7 +232,7 @@ def sweep(
     Returns:
         A row a run: the columns of `over`, and those of `outcome.Row`.
 
-    >>> table = sweep("matched", {"link.delay-ms": [1, 100]}, protocols=["v2"], workers=1)
+    >>> table = sweep("matched", {"link.delay-ms": [1, 100]}, protocols=["v2"], versions=["10.0"], workers=1)
     >>> list(table.outcome)
     ['migrated', 'migrated']
     """
