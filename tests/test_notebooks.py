@@ -46,12 +46,13 @@ def test_a_notebook_has_a_picture_that_needs_no_trust_wherever_it_has_a_picture_
 
 @each_notebook
 def test_a_notebook_asks_first_answers_last_and_defines_nothing(source: Path) -> None:
+    """But for the one that is about definitions."""
     cells = jupytext.read(source).cells
     assert cells[0].cell_type == "markdown"
     assert "?" in cells[0].source.splitlines()[0]
     assert cells[-1].source.startswith("Markdown(")  # words with computed numbers
     for cell in cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and source.stem != "07_your_own":
             assert not any(isinstance(n, DEFINITIONS) for n in ast.walk(ast.parse(cell.source)))
 
 
