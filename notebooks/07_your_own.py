@@ -215,9 +215,8 @@ table.pivot(index="link.delay-ms", columns="protocol", values="time_to_outcome_s
 # `simlib run matched --protocol mine:v3 --manager mine:FallsBack`.
 
 # %%
-alike = sum(by["v3"] == by["v2"] for by in ends.values())
 Markdown(
     f"**{len(table)} runs** of a sweep, {(table.spoken == 'v3').sum()} of them in a protocol that the lab had never heard of; it ended as v2 did in "
-    f"{alike} of {len(ends)} situations, and **{found.states:,} states** were searched for a property of one's own, which "
+    f"{sum(by['v3'] == by['v2'] for by in ends.values())} of {len(ends)} situations, and **{found.states:,} states** were searched for a property of one's own, which "
     f"{'no' if not found.violations else 'some'} order of events breaks."
 )
