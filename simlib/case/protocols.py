@@ -7,7 +7,7 @@ Knows the endpoints and no runner. `PROTOCOLS` in registry.py lists the lab's ow
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..handshake.detect import Adaptive
@@ -42,6 +42,7 @@ class Protocol:
         beside_qemu: agents beside real QEMUs can speak it; what does not negotiate, QEMU speaks itself.
         tls_round_trips: of the simulated TLS handshake of one connection.
         color: of its lines and points in figures.
+        make_adaptive: makes a destination that takes v1 and v2, of its settings and its identity.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Protocol:
     beside_qemu: bool = False
     tls_round_trips: int = 1
     color: str = "#555555"
+    make_adaptive: Make = Adaptive
 
     def source(self, setup: Setup, role: str = "source") -> Any:
         """A fresh source; another `role` gives it other random bytes."""
@@ -77,18 +79,37 @@ class Protocol:
         """Connections that may wait in the destination's listening socket."""
         return 64
 
+    def with_endpoints(self, name: str, *classes: type) -> Protocol:
+        """The same with other endpoints: each class takes the place of the one that it extends.
+
+        >>> from simlib.handshake.v2.source import Source
+        >>> V2.with_endpoints("v2, hasty", type("Hasty", (Source,), {})).make_source.__name__
+        'Hasty'
+        """
+        makers = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("make_")}
+        for cls in classes:
+            makers |= {n: cls for n, make in makers.items() if isinstance(make, type) and issubclass(cls, make)}
+        return replace(self, name=name, label=name, **makers)
+
 
 @dataclass(frozen=True)
 class Stream(Protocol):
-    """Today's stream: nobody negotiates."""
+    """Today's stream: nobody negotiates.
+
+    Args:
+        make_source, make_destination: make an endpoint of a side's settings.
+    """
+
+    make_source: Callable[[Settings], Any] = V1Source
+    make_destination: Callable[[Settings], Any] = V1Destination
 
     def source(self, setup: Setup, role: str = "source") -> Any:
-        return V1Source(setup.settings(True))
+        return self.make_source(setup.settings(True))
 
     def destination(self, setup: Setup) -> Any:
         if setup.scenario.destination.accepts_both:
-            return Adaptive(setup.settings(False), setup.identity(False))
-        return V1Destination(setup.settings(False))
+            return self.make_adaptive(setup.settings(False), setup.identity(False))
+        return self.make_destination(setup.settings(False))
 
     def backlog(self, setup: Setup) -> int:
         return max(setup.settings(False).channels, 1)  # socket_start_incoming_migration (migration/socket.c)
@@ -114,7 +135,7 @@ class Told(Protocol):
         side, settings = setup.scenario.destination, setup.settings(False)
         if setup.saved or side.accepts_stream_alone:
             return V1Destination(settings)
-        make = Adaptive if side.accepts_both else self.make_destination
+        make = self.make_adaptive if side.accepts_both else self.make_destination
         return make(settings, setup.identity(False))
 
     def refused(self, setup: Setup) -> tuple[str, Finished] | None:
@@ -126,7 +147,8 @@ class Told(Protocol):
         return lacks, Finished("rejected", text, "specific", listening=True)
 
     def expected(self, setup: Setup) -> str:
-        return self.name if setup.both_know_more and not setup.saved else V1.name
+        speaks = getattr(self.make_source, "speaks", self.name)
+        return speaks if setup.both_know_more and not setup.saved else V1.name
 
 
 @dataclass(frozen=True)
@@ -172,7 +194,7 @@ class AskingTls(Probing):
     needs_tls: bool = True
 
     def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
-        return Adaptive(settings, identity)
+        return self.make_adaptive(settings, identity)
 
     def check(self, setup: Setup) -> None:
         """It plays with everything."""

@@ -71,6 +71,7 @@ class Registry(Sequence[str], Generic[T]):
     def __init__(self, what: str, kind: str, own: Mapping[str, str]) -> None:
         self.what, self.kind, self.own = what, kind, own
         self.added: dict[str, T] = {}
+        self.unlisted: dict[str, T] = {}
         self._imported: dict[str, T] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -84,11 +85,13 @@ class Registry(Sequence[str], Generic[T]):
         return tuple(self)[at]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (name in self.own or name in self.added or ":" in name)
+        return isinstance(name, str) and (
+            name in self.own or name in self.added or name in self.unlisted or ":" in name
+        )
 
     def get(self, name: str) -> T:
         """The entry of a name. Raises ScenarioError with the closest name for one that is not known."""
-        found = self._imported.get(name) or self.added.get(name)
+        found = self._imported.get(name) or self.added.get(name) or self.unlisted.get(name)
         if found is None:
             require(self.what, name, self)
             found = self._imported[name] = self.checked(imported(self.own.get(name, name)), name)
@@ -104,6 +107,15 @@ class Registry(Sequence[str], Generic[T]):
             raise ScenarioError(f"a {self.what} can't be called {name!r}; choose a word without a colon")
         self.added[name] = entry
         return entry
+
+    def keep(self, entry: T) -> str:
+        """Have an object found without listing it, as a mutant: by its own name, or that and a number. Returns it."""
+        own = name = str(self.checked(entry, repr(entry)).name)
+        number = 1
+        while self.unlisted.setdefault(name, entry) != entry:
+            number += 1
+            name = f"{own} ({number})"
+        return name
 
     def name_of(self, entry: object) -> str:
         """The name of an entry, which is added if it is passed as an object; a name as it is."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ..case.endpoints import Setup
 from ..case.registry import PROTOCOLS
 from ..case.scenario import GuestFacts, Link, Scenario, Side
-from .peers import NewerDestination, NewerSource, become
+from .peers import NewerDestination, NewerSource
 from .state import Faults, Model
 
 ALL_AT_ONCE = Faults(cuts=1, strangers=("garbage", "replay"))
@@ -199,8 +199,8 @@ def v2_cases() -> list[Case]:
         Case("v2, can't be applied", Model(will_not_apply, Faults(cuts=1), compatible=False)),
         Case("v2, adaptive destination", Model(adaptive)),
         Case("v1, adaptive destination", Model(old_source)),
-        Case("v2, a newer source", replace(v2("v2", 1), wrap=lambda e: become(e, (NewerSource,)))),
-        Case("v2, a newer destination", replace(v2("v2", 1), wrap=lambda e: become(e, (NewerDestination,)))),
+        Case("v2, a newer source", v2("v2", 1).playing(NewerSource)),
+        Case("v2, a newer destination", v2("v2", 1).playing(NewerDestination)),
         Case("v2, echo", Model(Setup(scenario("v2", side(), transport="exec-tee"), "v2", "10.0"), compatible=False)),
         Case("v2, destination told v1", Model(told_v1, compatible=False),
              ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently")),

@@ -20,7 +20,7 @@ from ..handshake.v2.destination import Destination
 from ..handshake.v2.frames import Frame
 from ..handshake.v2.source import Source, agreement_body, channel_plan
 from .models import v2, v2_named
-from .peers import Drifted, Future, Overheard, become
+from .peers import Drifted, Future, Overheard
 from .state import Faults, Model
 
 
@@ -170,18 +170,14 @@ class Mutant:
 
     def mutated(self) -> Model:
         """The model without the rule."""
-        return replace(self.model, wrap=lambda endpoint: become(self.model.wrap(endpoint), self.classes))
-
-
-def _with(model: Model, *classes: type) -> Model:
-    return replace(model, wrap=lambda endpoint: become(endpoint, classes))
+        return self.model.playing(*self.classes)
 
 
 def mutants() -> list[Mutant]:
     """The table. Each model is one in which the whole engine breaks nothing (a test holds that too)."""
     matched, cut, copied = v2("v2", 1), v2("v2", 1, Faults(cuts=1)), v2("v2", 1, Faults(strangers=("replay",)))
     forged = v2("v2", 1, Faults(strangers=("forge",)))
-    drift, tampered, future = (replace(_with(matched, c), compatible=False) for c in (Drifted, Overheard, Future))
+    drift, tampered, future = (replace(matched.playing(c), compatible=False) for c in (Drifted, Overheard, Future))
     old = Model(Setup(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
     s1, s2, s3, s4, s5, s6, l2, l3 = (
         "S1 agreement", "S2 protocols apart", "S3 truth", "S4 no loss", "S5 one guest", "S6 same channels",

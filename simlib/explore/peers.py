@@ -54,12 +54,3 @@ class Overheard(Source):
         super()._connected(conn)
         if conn == CONTROL:
             self.sent = self.sent[:14] + bytes([self.sent[14] ^ 1]) + self.sent[15:]
-
-
-def become(endpoint: Any, classes: tuple[type, ...]) -> Any:
-    """The endpoint as an instance of the one of `classes` that bends its class."""
-    for bent in classes:
-        if type(endpoint) in bent.__bases__:
-            endpoint.__class__ = bent
-            break
-    return endpoint

@@ -5,11 +5,12 @@ wrong. Values only: equal states behave alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..case.endpoints import Setup
 from ..case.faults import Fault
+from ..case.registry import PROTOCOLS
 from ..handshake import interface as i
 
 SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
@@ -88,7 +89,7 @@ REPORTS = (i.Said, i.Heard, i.Entered, i.Printed)
 @dataclass(frozen=True)
 class Model:
     """What is searched: endpoints of a scenario, the faults that may come, and how deep a connection's buffers are
-    (messages; 0: endless). `wrap` changes fresh endpoints: a mutant, a peer from the future."""
+    (messages; 0: endless)."""
 
     setup: Setup
     faults: Faults = Faults()
@@ -96,7 +97,12 @@ class Model:
     rival: bool = False  # a second source that wants the same destination
     room: int = 0
     compatible: bool = True  # undisturbed, the guest is expected to arrive
-    wrap: Callable[[Any], Any] = lambda endpoint: endpoint
+
+    def playing(self, *classes: type) -> Model:
+        """The model with other endpoints, each in the place of the one that it extends: a mutant, a later peer."""
+        usual, kinds = self.setup.definition, ", ".join(c.__name__ for c in classes)
+        name = PROTOCOLS.keep(usual.with_endpoints(f"{usual.name} with {kinds}", *classes))
+        return replace(self, setup=replace(self.setup, protocol=name))
 
     @property
     def link(self) -> str:

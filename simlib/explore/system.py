@@ -56,7 +56,7 @@ class System:
     def initial(self) -> State:
         setup = self.model.setup
         made = [setup.source(), setup.destination(), *([setup.source("rival")] if self.model.rival else [])]
-        ends = tuple(self._intern(side, self.model.wrap(endpoint)) for side, endpoint in enumerate(made))
+        ends = tuple(self._intern(side, endpoint) for side, endpoint in enumerate(made))
         moment = Moment(self, State(ends, faults=self.model.faults))
         if self.link == "two-way":
             moment.tell(DESTINATION, self.input(i.Start()))

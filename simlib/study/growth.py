@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas
@@ -17,7 +17,7 @@ from ..case.registry import BOTH
 from ..case.scenario import find
 from ..explore import search
 from ..explore.models import v2
-from ..explore.peers import Future, NewerDestination, NewerSource, become
+from ..explore.peers import Future, NewerDestination, NewerSource
 from ..explore.story import replay, to_the_end
 from ..handshake.v2 import frames
 from ..handshake.v2.answers import CONTROL
@@ -90,20 +90,12 @@ PEERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Bends:
-    kind: type
-
-    def __call__(self, endpoint: Any) -> Any:
-        return become(endpoint, (self.kind,))
-
-
 def peers() -> pandas.DataFrame:
     """A row a peer from the future: every order of events, how it ends, and what its source is told."""
     rows = []
     for told, kind in PEERS:
         fits = kind in (NewerSource, NewerDestination, LaterSource, LaterDestination)
-        model = replace(v2("v2", 1), wrap=_Bends(kind), compatible=fits)
+        model = replace(v2("v2", 1).playing(kind), compatible=fits)
         found = search(model)
         trace, ended = replay(model, to_the_end(model, ()))
         end = next((s.text for s in reversed(trace.steps) if s.kind == "end" and s.side == "source"), "")

@@ -14,7 +14,6 @@ from simlib.case.endpoints import Setup
 from simlib.explore import Faults, Model, search
 from simlib.explore.models import scenario, side, v2
 from simlib.explore.models import v1 as v1_model
-from simlib.explore.peers import become
 from simlib.explore.state import DESTINATION, SOURCE, State
 from simlib.explore.system import System
 from simlib.handshake.endpoint import State as Held
@@ -174,6 +173,6 @@ class NewField(Destination):
 @pytest.mark.parametrize("variant", [HiddenInLink, NewField])
 @pytest.mark.parametrize("channels", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_both_searches_find_what_depends_on_a_hidden_bit(variant: type, channels: int) -> None:
-    model = replace(v2("v2", channels), wrap=lambda endpoint: become(endpoint, (variant,)))
+    model = v2("v2", channels).playing(variant)
     plain, reduced = search(model, plain=True), search(model)
     assert set(plain.violations) == set(reduced.violations) == {"L1 no deadlock"}

@@ -41,13 +41,8 @@ def unusual(endpoint: Any, side: int, input: i.Input) -> bool:
 def varied(model: Model, side: int, place: str) -> Model:
     """The model with an endpoint that stores a bit at a place in that order."""
 
-    def wrap(endpoint: Any) -> Any:
-        usual = type(model.setup.source() if side == SOURCE else model.setup.destination())
-        if type(endpoint) is usual:
-            endpoint.__class__ = _variant(usual, side, place)
-        return endpoint
-
-    return replace(model, wrap=wrap, compatible=False)
+    usual = type(model.setup.source() if side == SOURCE else model.setup.destination())
+    return replace(model.playing(_variant(usual, side, place)), compatible=False)
 
 
 def _variant(usual: type, side: int, place: str) -> type:
