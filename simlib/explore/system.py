@@ -188,7 +188,9 @@ class System:
         if (step.asks and not nobody) or not all(getattr(o, "conn", None) == conn for o in step.asks):
             return False
         before, after = self.canonical.parts(state.ends[side]), self.canonical.parts(step.after)
-        return before.rest == after.rest and after.local is not None
+        if before.rest != after.rest or before.local is None or after.local is None:
+            return False
+        return {**before.local, conn: None} == {**after.local, conn: None}
 
     def overheard(self, state: State, says: str) -> bytes:
         """What a stranger can say on a plain link because it listens there: a channel's opening once more, while it is

@@ -68,6 +68,29 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", 99
 
 
+def stored(value: Any) -> Iterator[tuple[str, Any]]:
+    """What stands in each place where `changes` puts a bit."""
+    cls = type(value)
+    if isinstance(value, Held):
+        for name in state_fields(cls, tuple(vars(value))):
+            if name not in declared(cls, "RANDOM") and name not in CONFIGURATION:
+                yield from ((f"{cls.__name__}.{name}{at}", v) for at, v in stored(getattr(value, name)))
+    elif isinstance(value, Table):
+        for key, inner in value.items():
+            yield from ((f"[{key}]{at}", v) for at, v in stored(inner))
+    elif hasattr(value, "_fields") or is_dataclass(value):
+        skipped = {*declared(cls, "RANDOM"), *declared(cls, "NON_STATE")}
+        for name in getattr(value, "_fields", ()) or [f.name for f in fields(value)]:
+            if name not in skipped:
+                yield from ((f".{name}{at}", v) for at, v in stored(getattr(value, name)))
+    elif isinstance(value, tuple) and value:
+        yield "[more]", value
+        for n, inner in enumerate(value):
+            yield from ((f"[{n}]{at}", v) for at, v in stored(inner))
+    else:
+        yield "", value
+
+
 def reachable(system: System) -> list[State]:
     """One state for each endpoint that the reduced search of a system meets."""
     first: dict[int, State] = {}
@@ -107,7 +130,7 @@ def test_a_bit_in_any_field_that_is_not_declared_changes_the_key(name: str) -> N
 def test_a_field_that_is_declared_to_be_no_state_changes_no_output(name: str) -> None:
     """Every action from every state does the same, whatever stands in such a field."""
     system = System(MODELS[name])
-    for state in reachable(system)[::5]:
+    for state in reachable(system):
         for at in (SOURCE, DESTINATION):
             for action in system.actions(state):
                 if system.acts(state, action) == at:
