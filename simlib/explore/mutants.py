@@ -13,7 +13,7 @@ from typing import Any
 from ..case.endpoints import Setup
 from ..handshake import interface as i
 from ..handshake.detect import Adaptive
-from ..handshake.endpoint import Table
+from ..handshake.endpoint import Table, reducible
 from ..handshake.errors import Error
 from ..handshake.v2 import binding, body, features, frames, messages
 from ..handshake.v2.destination import Destination
@@ -25,18 +25,21 @@ from .state import Faults, Model
 
 
 # --- who may connect ------------------------------------------------------------------------------------------------
+@reducible
 class AnyMac(Destination):
     def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
         right = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, told["name"], told["nonce"])
         super()._heard_channel_open(conn, told | {"mac": right})
 
 
+@reducible
 class LastIsKept(Destination):
     def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
         self.bound = tuple(b for b in self.bound if b[0] != told["name"])
         super()._heard_channel_open(conn, told)
 
 
+@reducible
 class ReadyIsEnough(Source):
     def _begin_when_complete(self) -> None:
         before, self.agreed = self.agreed, self.channels[1:]
@@ -44,6 +47,7 @@ class ReadyIsEnough(Source):
         self.agreed = before
 
 
+@reducible
 class NeverBusy(Destination):
     def _apart(self, conn: int, type: int) -> bool:
         if type == frames.HELLO:
@@ -51,6 +55,7 @@ class NeverBusy(Destination):
         return super()._apart(conn, type)
 
 
+@reducible
 class EndlessPatience(Destination):
     def _add_link(self, conn: int) -> None:
         super()._add_link(conn)
@@ -58,21 +63,25 @@ class EndlessPatience(Destination):
         self._set(conn, reader=self.links[conn].reader._replace(limits=limits))
 
 
+@reducible
 class SpeaksFirst(Adaptive):
     def _opened(self, conn: int) -> list[i.Output]:
         return [*super()._opened(conn), i.Send(conn, frames.preface(frames.RESPONDER, bytes(16)))]
 
 
+@reducible
 class OneMagic(Source):
     peer_magic = frames.INITIATOR
 
 
 # --- agreement ------------------------------------------------------------------------------------------------------
+@reducible
 class DriftedTrusting(Drifted):
     def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
         super()._heard_start(conn, {"agreement": self.digest, "mac": binding.mac(self.key_bytes, "START", self.digest)})
 
 
+@reducible
 class Trusting(Source):
     def _heard_accept(self, conn: int, told: dict[str, Any]) -> None:
         agreed = features.resolve(self.stances, messages.read_stances(told["features"]))
@@ -80,12 +89,14 @@ class Trusting(Source):
         super()._heard_accept(conn, told | {"agreement": json.loads(body.dump(own))})
 
 
+@reducible
 class AnyStart(Destination):
     def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
         right = binding.mac(self.key_bytes, "START", self.digest)
         super()._heard_start(conn, told | {"mac": right})
 
 
+@reducible
 class Lenient(Destination):
     def _got_message(self, conn: int, got: Frame) -> None:
         told = json.loads(got.payload)
@@ -94,6 +105,7 @@ class Lenient(Destination):
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
+@reducible
 class EarlyReady(Destination):
     def _ready_when_complete(self) -> None:
         plan, there = self.plan, {name for name, _, _ in self.bound}
@@ -102,6 +114,7 @@ class EarlyReady(Destination):
         self.plan = plan
 
 
+@reducible
 class NoReady(Source):
     def _begin_when_complete(self) -> None:
         before, self.state = self.state, "ready"
@@ -110,6 +123,7 @@ class NoReady(Source):
             self.state = before
 
 
+@reducible
 class EarlyLoaded(Destination):
     def _loaded_when_complete(self) -> None:
         before, self.lanes = self.lanes, Table()
@@ -117,6 +131,7 @@ class EarlyLoaded(Destination):
         self.lanes = before
 
 
+@reducible
 class NoGo(Destination):
     def _on_loaded(self, loaded: i.Loaded) -> None:
         super()._on_loaded(loaded)
@@ -124,16 +139,19 @@ class NoGo(Destination):
 
 
 # --- endings --------------------------------------------------------------------------------------------------------
+@reducible
 class NeverUncertain(Source):
     def _uncertain(self, how: str) -> None:
         self._end_attempt((Error("connection-lost", text=how),))
 
 
+@reducible
 class CancelAnyTime(Source):
     def _on_cancel(self, cancel: i.Cancel) -> None:
         self._end_attempt((Error(cancel.code, text="cancelled"),))
 
 
+@reducible
 class EveryEndCounts(Source):
     def _lost(self, conn: int, how: str) -> None:
         if self.state == "loaded":
@@ -142,16 +160,19 @@ class EveryEndCounts(Source):
             super()._lost(conn, how)
 
 
+@reducible
 class NoReject(Destination):
     def _refuse(self, errors: tuple[Error, ...]) -> None:
         self._attempt_over(errors)
 
 
+@reducible
 class FirstWord(Source):
     def _channel_over(self, errors: tuple[Error, ...]) -> None:
         self._give_up(*errors)
 
 
+@reducible
 class WaitsForEver(Destination):
     def _lost(self, conn: int, how: str) -> None:
         if conn != self.control:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..handshake.endpoint import reducible
 from ..handshake.v2 import frames
 from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.source import Source
 
 
+@reducible
 class NewerSource(Source):
     """Of v2.N: a key that others may ignore, a feature that they don't know, a frame that they may skip (P6)."""
 
@@ -20,6 +22,7 @@ class NewerSource(Source):
         return super()._say(conn, type, told, before, note)
 
 
+@reducible
 class NewerDestination(Destination):
     """Of v2.N (P7)."""
 
@@ -30,6 +33,7 @@ class NewerDestination(Destination):
         return super()._say(conn, type, told, before, note)
 
 
+@reducible
 class Future(Source):
     """Of a later version that counts on a key which ours has never heard of, and forgot to say so."""
 
@@ -39,6 +43,7 @@ class Future(Source):
         return super()._say(conn, type, told | ({"encrypt": True} if type == frames.OFFER else {}), before, note)
 
 
+@reducible
 class Drifted(Destination):
     """Its negotiation has come to differ: it never takes multifd."""
 
@@ -47,6 +52,7 @@ class Drifted(Destination):
         super()._heard_offer(conn, told | {"features": kept})
 
 
+@reducible
 class Overheard(Source):
     """Somebody on the way changes an ignorable bit of what it says."""
 

@@ -1,6 +1,7 @@
 """Breadth first, each state once: every order of events, and the shortest way to whatever goes wrong.
 
-Two reductions, both switched off by `plain=True`: states that differ only in names are one (symmetry.py), and a step
+Two reductions, both switched off by `plain=True`, and used for endpoints alone that declare what they require
+(`handshake.endpoint.reducible`): states that differ only in names are one (symmetry.py), and a step
 that only changes what one side knows of one connection goes first, alone (`System.silent`), since nobody could tell
 when it happened.
 """

@@ -6,8 +6,9 @@ equal for such states alone. It contains every field of every endpoint and every
 RANDOM is renumbered by its first occurrence, and what it declares in NON_STATE is left out (`handshake.endpoint`).
 
 An endpoint must meet two requirements, which tests check on every committed model that the plain search can finish: it
-treats channels of one kind alike, and it only ever compares random values. A field that is not declared, such as one of
-a subclass, is part of the key as it is: what is stored there can't be missed, at worst the reduction is smaller.
+treats channels of one kind alike, and it only ever compares random values. A class that does declares so
+(`endpoint.reducible`); any other, such as a user's subclass, is searched without reductions. A field that is not
+declared is part of the key as it is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..handshake import interface as i
 from ..handshake.buffer import Buffer
-from ..handshake.endpoint import declared, state_fields
+from ..handshake.endpoint import declared, is_reducible, state_fields
 from ..handshake.errors import PeerError
 from ..handshake.stream import MULTIFD_MAGIC, MULTIFD_PACKET_BYTES
 from ..handshake.v2 import frames
@@ -116,7 +117,7 @@ class Canonical:
         return found
 
     def _parts(self, endpoint: Any) -> Parts:
-        apart = endpoint.decomposition()
+        apart = endpoint.decomposition() if is_reducible(type(endpoint)) else None
         if apart is None:
             return Parts(self._part(endpoint.key(), ()), None)
         local = {conn: self._local(value) for conn, value in apart.per_connection.items()}

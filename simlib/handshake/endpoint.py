@@ -89,6 +89,22 @@ class Decomposition(NamedTuple):
     per_connection: Mapping[int, Any]
 
 
+C = TypeVar("C", bound=type)
+
+
+def reducible(cls: C) -> C:
+    """Declare that a class meets what a search's reductions require of an endpoint (explore/symmetry.py, search.py).
+
+    A subclass does not inherit that: of a class without it, every order of events is searched without reductions.
+    """
+    cls.REDUCIBLE = True  # type: ignore[attr-defined]
+    return cls
+
+
+def is_reducible(cls: type) -> bool:
+    return bool(vars(cls).get("REDUCIBLE"))
+
+
 class Answers:
     """What rows and searches ask of an endpoint. Each answer has a default that suits an endpoint to which the question
     does not apply."""

@@ -19,6 +19,7 @@ from ..explore import search
 from ..explore.models import v2
 from ..explore.peers import Future, NewerDestination, NewerSource
 from ..explore.story import replay, to_the_end
+from ..handshake.endpoint import reducible
 from ..handshake.v2 import frames
 from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
@@ -31,6 +32,7 @@ def _speaks(told: bytes, lowest: int, highest: int) -> bytes:
     return told[:10] + struct.pack(">HH", lowest, highest) + told[14:]
 
 
+@reducible
 class LaterSource(Source):
     """Speaks the next version too, and says so."""
 
@@ -38,6 +40,7 @@ class LaterSource(Source):
         return _speaks(super()._greeting(conn), frames.LOWEST, frames.HIGHEST + 1)
 
 
+@reducible
 class LaterDestination(Destination):
     """The same, at the other side."""
 
@@ -45,6 +48,7 @@ class LaterDestination(Destination):
         return _speaks(super()._greeting(conn), frames.LOWEST, frames.HIGHEST + 1)
 
 
+@reducible
 class OnlyLaterSource(Source):
     """Has forgotten this version."""
 
@@ -52,6 +56,7 @@ class OnlyLaterSource(Source):
         return _speaks(super()._greeting(conn), frames.HIGHEST + 1, frames.HIGHEST + 2)
 
 
+@reducible
 class Observer(Source):
     """A role that nobody here has heard of."""
 
@@ -59,6 +64,7 @@ class Observer(Source):
         return super()._frame(type, told | ({"role": "observer"} if type == frames.HELLO else {}))
 
 
+@reducible
 class Demanding(Source):
     """Cannot do without a feature of its own time."""
 
@@ -68,6 +74,7 @@ class Demanding(Source):
         return super()._say(conn, type, told, before, note)
 
 
+@reducible
 class CriticalFrame(Source):
     """Sends a frame that nobody here knows, and says that it may not be skipped."""
 

@@ -359,7 +359,7 @@ def descendants(pid: int) -> list[int]:
 def bad_sweeps() -> Iterator[tuple[str, str]]:
     yield "nonsense = 1", "unknown key 'nonsense'"
     yield 'scenario = "matchd"', "did you mean 'matched'"
-    yield 'scenario = "matched"\nprotocols = ["v3"]', "'v3'; did you mean 'v2'? Known are 'v1', 'v2'"
+    yield 'scenario = "matched"\nprotocols = ["v22"]', "'v22'; did you mean 'v2'? Known are 'v1', 'v2'"
     yield 'scenario = "matched"\nversions = ["7,2"]', "'7,2'; write \"7.2\""
     yield 'scenario = "matched"\nmanagers = []', "'managers' names none"
     yield 'scenario = "matched"\n[grid]\n"link.delay-ms" = [2020-01-01]', "no key of a scenario is a date"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..endpoint import Decomposition, Endpoint
 from .channels import Connection
 
+WAITS = ("none", "connect", "tls", "collect", "collect-last", "paused", "done")  # stages in which others must act
+
 
 class SourceAnswers(Endpoint):
     """The answers of a source, from the fields of its subclass."""

@@ -13,6 +13,7 @@ from typing import Any
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
+from ..endpoint import reducible
 from ..interface import (
     Broken,
     Drop,
@@ -46,6 +47,7 @@ EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; 
 WAITING = ("tls", "peek", "initial")  # what the main loop does for one connection at a time
 
 
+@reducible
 class Destination(DestinationAnswers):
     """`settings` are the destination's own: it believes that the source's are the same."""
 

@@ -15,16 +15,16 @@ from ..buffer import Buffer
 from ..capabilities import refusal
 from ..machine import Settings
 from . import return_path
-from .answers import SourceAnswers
-from .versions import behaviour
+from .answers import WAITS, SourceAnswers
+from .versions import DESCRIPTION, behaviour
 
 MAIN = 0
-WAITS = ("none", "connect", "tls", "collect", "collect-last", "paused", "done")  # stages in which others must act
-DESCRIPTION = b'{"page_size": 4096, "devices": []}'
 
 
 class Source(SourceAnswers):
     """`settings` are the source's alone: v1 never learns the destination's."""
+
+    REDUCIBLE = True  # see endpoint.reducible
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

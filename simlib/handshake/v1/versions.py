@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from ..machine import version_number
 
+DESCRIPTION = b'{"page_size": 4096, "devices": []}'  # at the stream's end, for people (vmdesc, savevm.c)
+
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from .. import interface as i
 from .. import stream
-from ..endpoint import Table
+from ..endpoint import Table, reducible
 from ..errors import Error, PeerError, clean
 from ..machine import Settings
 from . import binding, body, features, frames, inventory, messages, states
@@ -26,6 +26,7 @@ STRANGE = ("new", "leaving")  # connections of nobody that is known
 _SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
 
 
+@reducible
 class Destination(DestinationAnswers):
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
     RANDOM: ClassVar[Mapping[str, str]] = {"digest": "of an agreement with the session's id"}

@@ -12,6 +12,7 @@ from typing import Any
 from .. import interface as i
 from .. import stream
 from ..capabilities import refusal
+from ..endpoint import reducible
 from ..errors import Error, PeerError, clean
 from ..machine import Settings
 from . import binding, body, features, frames, messages, states
@@ -37,6 +38,7 @@ def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str)
     return {"features": agreement.body(), "channels": list(plan), "session-id": session_id}
 
 
+@reducible
 class Source(SourceAnswers):
     role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
 
