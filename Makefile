@@ -1,5 +1,5 @@
 # Each target sets up what it needs in .venv. Outside this folder grow uv's download cache and, as root with `make qemu`,
-# Debian's packages of QEMU 7.2.
+# Debian's packages of QEMU 7.2; whatever draws or runs notebooks makes matplotlib's and IPython's usual folders.
 PY := .venv/bin/python
 UV := .venv/bin/uv
 SET_UP := .venv/.set-up
@@ -52,7 +52,7 @@ claims: $(SET_UP) ## what became of each claim of 2023: data/results/claims.md, 
 lab: $(SET_UP) ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks --ServerApp.kernel_websocket_connection_class=simlib.study.server.Prompt $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: $(SET_UP) ## the tests that a newcomer runs, under five minutes
+test: $(SET_UP) ## the tests that a newcomer runs, under ten minutes
 	@$(PY) -m pytest -q -n 2 -m "not slow"
 
 test-all: $(SET_UP) ## the slow ones too

@@ -18,7 +18,7 @@ from .case.faults import Fault
 from .case.intruders import Intruder
 from .case.managers import Manager
 from .case.protocols import Make, Protocol, told
-from .case.registry import FAULTS, INTRUDERS, MANAGERS, PROTOCOLS, USUAL_MANAGER, ScenarioError, require
+from .case.registry import FAULTS, INTRUDERS, MANAGERS, PROTOCOLS, USUAL_MANAGER, ScenarioError, require, require_whole
 from .case.scenario import Scenario
 from .record.result import Result
 
@@ -241,6 +241,7 @@ def sweep(
     from .study.command import computed
     from .study.design import designed
 
+    require_whole("workers", workers, 0)
     base = scenario(scenario_)
     design = designed(
         base,

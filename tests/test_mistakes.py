@@ -114,6 +114,13 @@ def entries(mistake: str, folder: Path, capsys: Any) -> Iterator[Entry]:
         yield lambda: matched.vary(source__capabilities=("mutlifd",))
         yield scenario_file(folder, '[source]\nforbid = ["mutlifd"]')
         yield cli("connect", "tcp:127.0.0.1:1", "--require", "mutlifd")
+    elif mistake == "number":
+        yield lambda: lab.run("matched", seed="x")  # type: ignore[arg-type]
+        yield lambda: lab.search("matched", "v2", cuts=-1)
+        yield lambda: lab.search("matched", "v2", limit=0)
+        yield lambda: lab.sweep("matched", workers=-1)
+        yield lambda: lab.sweep("matched", runs=0)
+        yield sweep_file(folder, "repetitions = 0")
 
 
 SENTENCES = {
@@ -127,6 +134,7 @@ SENTENCES = {
     "distribution": "did you mean 'pareto'",
     "type": "must be a number; it is a text",
     "without effect": "has no effect: the delay-law 'constant' does not use it",
+    "number": "must be a whole number of at least [01]; it is",
     "feature": "did you mean 'multifd'",
 }
 

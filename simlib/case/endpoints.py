@@ -15,7 +15,7 @@ from . import effects
 from .checks import pair
 from .faults import Stranger
 from .protocols import Protocol
-from .registry import MANAGERS, PROTOCOLS, ScenarioError, require
+from .registry import MANAGERS, PROTOCOLS, ScenarioError, require, require_whole
 from .scenario import Scenario
 
 ALONE = ("exec", "fd", "file")  # no listening socket
@@ -38,6 +38,7 @@ class Setup:
         for name, table in (("protocol", PROTOCOLS), ("manager", MANAGERS)):
             object.__setattr__(self, name, table.name_of(getattr(self, name)))
             require(name, getattr(self, name), table)
+        require_whole("the seed", self.seed, 0)
         if not isinstance(self.version, str):
             raise ScenarioError(f'the version is {self.version!r}; write it as text, as "7.2" or "7.2>10.0"')
         for version in self.versions:

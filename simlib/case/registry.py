@@ -45,6 +45,12 @@ def require(what: str, word: object, known: Sequence[str]) -> None:
         raise ScenarioError(f"there is no {what} {word!r}{choose(str(word), known)}")
 
 
+def require_whole(what: str, value: object, least: int) -> None:
+    """Raises ScenarioError for what is no whole number of at least so much."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ScenarioError(f"{what} must be a whole number of at least {least}; it is {value!r:.40}")
+
+
 def imported(place: str) -> Any:
     """The object that "package.module:name" names. Raises ScenarioError."""
     module, _, name = place.partition(":")

@@ -12,7 +12,7 @@ from typing import Any
 from ..case import scenario
 from ..case.endpoints import Setup
 from ..case.faults import Fault
-from ..case.registry import FAULTS, INTRUDERS, ScenarioError, imported, require
+from ..case.registry import FAULTS, INTRUDERS, ScenarioError, imported, require, require_whole
 from ..case.scenario import Scenario
 from . import report
 from .properties import PROPERTIES, Property
@@ -32,6 +32,8 @@ def model_of(
     """What is searched of a scenario. Raises ScenarioError for what is not known or can't be searched."""
     setup = Setup(named, protocol, version)
     setup.settings(True), setup.settings(False)
+    for what, count in (("cuts", faults.cuts), ("losses", faults.losses), ("room", room)):
+        require_whole(what, count, 0)
     for order in faults.orders:
         require("order", order, tuple(ORDERS))
     for intruder in faults.strangers:
@@ -62,6 +64,10 @@ class Searched:
     """
 
     def __init__(self, model: Model, properties: Sequence[Property], plain: bool, limit: int) -> None:
+        require_whole("limit", limit, 1)
+        for one in properties:
+            if not isinstance(one, Property):
+                raise ScenarioError(f"{one!r:.60} is no simlib.Property")
         self.model, self.interrupted = model, False
         search, began_s = Search(model, plain, properties=properties), time.monotonic()
         try:
@@ -113,9 +119,6 @@ def _one(options: Any) -> int:
         room=options.room,
     )
     own = [imported(place) for place in options.property]
-    for place, one in zip(options.property, own, strict=True):
-        if not isinstance(one, Property):
-            raise ScenarioError(f"{place} is no simlib.Property")
     search = Searched(model, (*PROPERTIES, *own), options.plain, options.limit)
     found, seconds = search.found, search.seconds
     stories = [Story(model, violation) for violation in found.violations.values()]

@@ -163,8 +163,11 @@ def designed(
     runner: str,
 ) -> Design:
     """A sweep over every combination of some values, as Python asks for it. Raises ScenarioError."""
-    table = {"grid": {k: list(v) for k, v in over.items()}, "repetitions": repetitions, "seed": seed}
     path = Path("the sweep")
+    for key, values in over.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ScenarioError(f"{path}: '{key}' needs a list of values, as in [1, 10, 100]; it is {values!r:.40}")
+    table = {"grid": {k: list(v) for k, v in over.items()}, "repetitions": repetitions, "seed": seed}
     many = _count(table, path)
     if many * repetitions > RUNS_LIMIT:
         raise ScenarioError(f"{path}: {many * repetitions:,} runs are more than a sweep may have ({RUNS_LIMIT:,})")
