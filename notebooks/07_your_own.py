@@ -210,7 +210,7 @@ table.pivot(index="link.delay-ms", columns="protocol", values="time_to_outcome_s
 # %% [markdown]
 # ## The answer
 #
-# None of these needed a change to the lab. [What works where](../simlib/case/README.md) is a table, and a test runs every cell of it that
+# None of these needed a change to the lab. What works where is a table in `simlib/case/README.md`, and a test runs every cell of it that
 # says yes. In a module instead of a cell, the same objects are named on the command line:
 # `simlib run matched --protocol mine:v3 --manager mine:FallsBack`.
 
