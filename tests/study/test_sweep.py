@@ -122,7 +122,9 @@ def test_a_scheduler_that_is_silent_or_dies_is_told_and_takes_no_row(tmp_path: P
     ):
         try:
             until_rows(log, running)
-            scheduler = subprocess.run(["pgrep", "-f", "dask scheduler"], capture_output=True, text=True, check=True)
+            scheduler = subprocess.run(
+                ["pgrep", "-P", str(os.getpid()), "-f", "dask scheduler"], capture_output=True, text=True, check=True
+            )
             for pid in scheduler.stdout.split():
                 os.kill(int(pid), signal.SIGKILL)
             _, told = running.communicate(timeout=60)
