@@ -201,7 +201,8 @@ def _add_check(qemu: Any) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     shown.protect()
-    sys.path.append(str(Path.cwd()))  # where people have modules of their own, as in --protocol module:name
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where people have modules of their own, as in --protocol module:name
     words = sys.argv[1:] if argv is None else argv
     end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
     options = _parser().parse_args(words[:end])

@@ -76,10 +76,18 @@ def runner(on: str) -> Callable[..., Result]:
     if on == "sockets":
         from .live import run as on_sockets
 
-        return lambda *values, **keys: _outside_loop(lambda: on_sockets(*values, **keys))
+        return on_sockets
     from .world import run as in_world
 
     return in_world
+
+
+def _callable_here(on: str) -> Callable[..., Result]:
+    """The same; on sockets also where an event loop is running already."""
+    call = runner(on)
+    if on == "world":
+        return call
+    return lambda *values, **keys: _outside_loop(partial(call, *values, **keys))
 
 
 def run(
@@ -113,7 +121,7 @@ def run(
     """
     chosen = scenario(scenario_)
     keys = {"protocol": protocol or chosen.protocols[0], "version": version, "manager": manager or USUAL_MANAGER}
-    return runner(on)(chosen, **keys, seed=seed)
+    return _callable_here(on)(chosen, **keys, seed=seed)
 
 
 def compare(
@@ -144,7 +152,7 @@ def compare(
         changes["protocols"] = tuple(PROTOCOLS.name_of(p) for p in protocols)
     if managers:
         changes["managers"] = tuple(MANAGERS.name_of(m) for m in managers)
-    return Comparison(runner(on), [s.vary(**changes) for s in chosen], seed)
+    return Comparison(_callable_here(on), [s.vary(**changes) for s in chosen], seed)
 
 
 def search(
@@ -241,6 +249,7 @@ def sweep(
     from .study.command import computed
     from .study.design import designed
 
+    require("runner", on, RUNNERS)
     require_whole("workers", workers, 0)
     base = scenario(scenario_)
     design = designed(
@@ -253,13 +262,9 @@ def sweep(
         seed=seed,
         runner=on,
     )
-    if on == "sockets":
-        from .live import run as runner_
-    else:
-        from .world import run as runner_
     with TemporaryDirectory(prefix="simlib-") as folder:
         path = Path(out or f"{folder}/rows.parquet")
-        call = partial(computed, runner_, design, path, "simlib.sweep(...)", workers=workers, cluster=cluster)
+        call = partial(computed, runner(on), design, path, "simlib.sweep(...)", workers=workers, cluster=cluster)
         _outside_loop(call) if cluster else call()
         return pandas.read_parquet(path)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from .case.endpoints import Setup
@@ -37,17 +37,6 @@ class Stage(Protocol):
         """Call it after so many seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One command with its answer, as `Management.log` has them."""
-
-    time_s: float
-    side: str
-    execute: str
-    arguments: Mapping[str, Any]
-    answer: Any
-
-
 class Management:
     """One run's manager at work."""
 
@@ -58,7 +47,6 @@ class Management:
         self.started: set[str] = set()  # sides whose endpoint has been used
         self.settings: dict[str, Settings] = {}  # of sides where the manager has set them itself
         self.over = False
-        self.log: list[Exchange] = []
         self._last: dict[str, tuple[Host, str]] = {}  # what each side has reported last, and as which process
         self._events: deque[Event] = deque()
         self._busy = False
@@ -126,7 +114,6 @@ class Management:
             result, error = call(self, command)
             if hangs:
                 return
-        self.log.append(Exchange(host.now_s, command.side, command.execute, command.arguments, error or result))
         self._events.append(Answered(command.side, command.execute, result, error))
 
     # --- commands ---------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ OURS = {
     "simlib.case.delays": {"simlib.case.scenario"},
     "simlib.case.faults": {"simlib.case.checks", "simlib.case.intruders", "simlib.case.registry"},
     "simlib.case.intruders": {"simlib.case.registry", "simlib.handshake", "simlib.handshake.v2"},
-    "simlib.case.effects": {"simlib.case.registry", "simlib.case.scenario"},
+    "simlib.case.effects": {"simlib.case.checks", "simlib.case.registry", "simlib.case.scenario"},
     "simlib.case.scenario": {
         "simlib.case.checks",
         "simlib.case.effects",
@@ -112,6 +112,7 @@ OURS = {
         "simlib.case.protocols",
         "simlib.case.registry",
         "simlib.case.scenario",
+        "simlib.comparison",
         "simlib.explore",
         "simlib.extras",
         "simlib.handshake",

@@ -114,6 +114,8 @@ def entries(mistake: str, folder: Path, capsys: Any) -> Iterator[Entry]:
         yield lambda: matched.vary(source__capabilities=("mutlifd",))
         yield scenario_file(folder, '[source]\nforbid = ["mutlifd"]')
         yield cli("connect", "tcp:127.0.0.1:1", "--require", "mutlifd")
+    elif mistake == "runner":
+        yield from (lambda f=f: f("matched", on="scokets") for f in (lab.run, lab.compare, lab.sweep))
     elif mistake == "number":
         yield lambda: lab.run("matched", seed="x")  # type: ignore[arg-type]
         yield lambda: lab.search("matched", "v2", cuts=-1)
@@ -134,6 +136,7 @@ SENTENCES = {
     "distribution": "did you mean 'pareto'",
     "type": "must be a number; it is a text",
     "without effect": "has no effect: the delay-law 'constant' does not use it",
+    "runner": "did you mean 'sockets'",
     "number": "must be a whole number of at least [01]; it is",
     "feature": "did you mean 'multifd'",
 }

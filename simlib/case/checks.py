@@ -6,7 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -86,6 +86,16 @@ def typed_fields(part: type) -> tuple[tuple[str, Any, object], ...]:
 
 def field_names(part: type) -> tuple[str, ...]:
     return tuple(name for name, _, _ in typed_fields(part))
+
+
+def changed_fields(part: Part) -> dict[str, Any]:
+    """The fields that are not as by default, with their values."""
+    changed = {}
+    for f in fields(part):
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if getattr(part, f.name) != default:
+            changed[f.name] = getattr(part, f.name)
+    return changed
 
 
 def pair(version: str) -> tuple[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .checks import changed_fields
 from .registry import DELAYS, PROTOCOLS, ScenarioError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def check(scenario: Scenario, protocols: Iterable[str] = ()) -> None:
 def _without_effect(scenario: Scenario, protocols: set[str]) -> Iterator[tuple[str, str]]:
     link, guest, management = scenario.link, scenario.guest, scenario.management
     piped = link.transport.startswith("exec")
-    saved = link.transport == "file" or link.transport in ("exec-cat", "exec-null", "exec-tee", "exec-true")
-    changed = set(_changed("link", link))
+    saved = not link.has_listener
+    changed = {f"link.{key}" for key in changed_fields(link)}
     for key in ("jitter_ms", "shape", "samples_ms"):
         if f"link.{key}" in changed and key not in DELAYS.get(link.delay_law).uses:
             yield f"link.{key}", f"the delay-law {link.delay_law!r} does not use it"
@@ -68,7 +68,7 @@ def _of_sides(scenario: Scenario, protocols: set[str]) -> Iterator[tuple[str, st
     shown = ", ".join(sorted(protocols))
     for where in ("source", "destination"):
         side = getattr(scenario, where)
-        changed = set(_changed(where, side))
+        changed = {f"{where}.{key}" for key in changed_fields(side)}
         for key in NEGOTIATED:
             if f"{where}.{key}" in changed and not any(p.negotiates for p in named):
                 yield f"{where}.{key}", f"nothing is negotiated under {shown}"
@@ -81,11 +81,3 @@ def _of_sides(scenario: Scenario, protocols: set[str]) -> Iterator[tuple[str, st
             yield f"{where}.apply_code", "there is no apply-error"
     if scenario.detect_timeout_s != type(scenario).detect_timeout_s and not any(p.probes for p in named):
         yield "detect_timeout_s", f"nothing is detected under {shown}"
-
-
-def _changed(where: str, part: Any) -> Iterator[str]:
-    """The keys of a part that are not as by default."""
-    for f in fields(part):
-        default = f.default_factory() if f.default_factory is not MISSING else f.default
-        if getattr(part, f.name) != default:
-            yield f"{where}.{f.name}"

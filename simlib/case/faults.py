@@ -201,38 +201,41 @@ class Order(Fault):
 
 
 @dataclass(frozen=True)
-class Late(Fault):
-    """One connection reaches the destination late.
+class Delaying(Fault):
+    """Something of one connection comes late.
 
     Args:
         connection: its channel's name.
         for_s: how late; negative: never.
     """
 
-    kind: str = "late"
     connection: str = "main"
     for_s: float = -1.0
     on_link: ClassVar[bool] = True
 
-    def arrange(self, rig: Rig, number: int) -> None:
-        rig.delay_accept(self.connection, _or_for_ever(self.for_s))
+    @property
+    def delay_s(self) -> float:
+        return self.for_s if self.for_s >= 0 else float("inf")
 
 
 @dataclass(frozen=True)
-class Hold(Fault):
-    """The bytes of one connection are held back; the arguments are those of `Late`."""
+class Late(Delaying):
+    """It reaches the destination late."""
 
-    kind: str = "hold"
-    connection: str = "main"
-    for_s: float = -1.0
-    on_link: ClassVar[bool] = True
+    kind: str = "late"
 
     def arrange(self, rig: Rig, number: int) -> None:
-        rig.delay_data(self.connection, _or_for_ever(self.for_s))
+        rig.delay_accept(self.connection, self.delay_s)
 
 
-def _or_for_ever(for_s: float) -> float:
-    return for_s if for_s >= 0 else float("inf")
+@dataclass(frozen=True)
+class Hold(Delaying):
+    """Its bytes are held back."""
+
+    kind: str = "hold"
+
+    def arrange(self, rig: Rig, number: int) -> None:
+        rig.delay_data(self.connection, self.delay_s)
 
 
 # --- the hosts ------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class Manager(State):
     def __init__(self, setup: Setup) -> None:
         self.protocol = setup.protocol
         self.plan = setup.scenario.management
-        self.has_peer = setup.scenario.link.transport not in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null")
+        self.has_peer = setup.scenario.link.has_listener
         self.attempts = 0
         self.status = {"source": "none", "destination": "none"}
 

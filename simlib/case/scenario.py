@@ -15,7 +15,7 @@ from typing import Any
 
 from ..handshake.machine import Machine, Settings
 from . import effects
-from .checks import FieldError, Part, field_names, pair, require_keys, typed_fields
+from .checks import FieldError, Part, changed_fields, field_names, pair, require_keys, typed_fields
 from .faults import Fault
 from .profiles import DATA, ProfileError, edited, is_file, machine
 from .registry import FAULTS, ScenarioError, choose, nearest
@@ -77,6 +77,11 @@ class Link(Part):
     buffer_kib: int = 4096
     told_bidirectional: bool = True  # what the manager says of exec:
     load_transport: str = ""  # saved files: how the destination reads them; empty: as they were written
+
+    @property
+    def has_listener(self) -> bool:
+        """Whether a destination listens at the other end, and no file or command takes the stream."""
+        return self.transport not in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null")
 
     @property
     def local(self) -> bool:
@@ -276,13 +281,8 @@ def dumps(scenario: Scenario) -> str:
 
 
 def _changed(part: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"kind": part.kind} if isinstance(part, Fault) else {}
-    for f in fields(part):
-        value = getattr(part, f.name)
-        default = f.default_factory() if f.default_factory is not MISSING else f.default
-        if value != default:
-            found[f.name] = _told(value)
-    return found
+    kind = {"kind": part.kind} if isinstance(part, Fault) else {}
+    return kind | {name: _told(value) for name, value in changed_fields(part).items()}
 
 
 def _told(value: Any) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..case.profiles import ProfileError, described
+from ..case.profiles import SIZE_LIMIT_BYTES, ProfileError, described
 from ..handshake.capabilities import refusal
 from ..handshake.errors import Error, PeerError
 from ..handshake.machine import Device, Machine, RamBlock, Settings, Subsection
@@ -21,8 +21,6 @@ from ..handshake.v2.inventory import compare, verdict
 from . import shapes
 from .description import sent_nested
 from .saved import Saved, SavedError, manifest_head, read
-
-PROFILE_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,9 @@ def party(word: str) -> Party:
         head = file.read(8)
         if head[:1] not in (b"{", b" ", b"\n", b"\t"):
             return _of_saved(place)
-        text = head + file.read(PROFILE_LIMIT_BYTES)
-    if len(text) > PROFILE_LIMIT_BYTES:
-        raise ProfileError(f"{place}: is longer than a profile can be ({PROFILE_LIMIT_BYTES >> 20} MiB)")
+        text = head + file.read(SIZE_LIMIT_BYTES)
+    if len(text) > SIZE_LIMIT_BYTES:
+        raise ProfileError(f"{place}: is longer than a profile can be ({SIZE_LIMIT_BYTES >> 20} MiB)")
     try:
         told = shapes.decoded(text, Any)
         found = shapes.convert(told, shapes.Profile)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..case.endpoints import Setup
-from ..case.faults import Freeze, Hold, Kill, Late, Order, Stopping, Stranger
+from ..case.faults import Delaying, Freeze, Kill, Order, Stopping, Stranger
 from ..case.registry import USUAL_MANAGER
 from ..case.scenario import Scenario
 from ..handshake.interface import Finished
@@ -186,7 +186,7 @@ class _Run:
         planned_s = max([at for at, _, _ in orders] + [f.at_s for f in faults], default=0.0)
         reordered = [f for f in self.scenario.faults if isinstance(f, Order)]
         gaps = [f.gap_s * len(f.order) for f in reordered] + [
-            f.for_s for f in self.scenario.faults if isinstance(f, (Late, Hold))]  # fmt: skip
+            f.for_s for f in self.scenario.faults if isinstance(f, Delaying)]  # fmt: skip
         planned_s = max([planned_s, *gaps])
         while self.now_s < patience_s + planned_s:
             await asyncio.sleep(0.002 if any(isinstance(f, Stopping) for f in faults) else LOOK_S)

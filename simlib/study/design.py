@@ -139,16 +139,23 @@ def _design(table: dict[str, Any], path: Path) -> Design:
             asked = with_key(asked, key, table[key], str(path))
             if len(set(table[key])) < len(table[key]):
                 raise ScenarioError(f"{path}: '{key}' names one twice")
-    managers = asked.managers if "managers" in table else base.managers[:1]
+    if "managers" not in table:
+        asked = asked.vary(managers=base.managers[:1])
+    return _complete(str(table.get("title", path.stem)), base, asked, table, seed, runner, path)
+
+
+def _complete(
+    title: str, base: Scenario, asked: Scenario, table: dict[str, Any], seed: int, runner: str, path: Path
+) -> Design:
+    """The sweep of a table's points, under the protocols, versions and managers of `asked`. Raises ScenarioError."""
     many, repetitions = _count(table, path), _whole(table, "repetitions", 1, 1, path)
-    runs = many * len(asked.protocols) * len(asked.versions) * len(managers) * repetitions
-    for found, limit, what in ((many, POINTS_LIMIT, "points"), (runs, RUNS_LIMIT, "runs")):
-        if found > limit:
-            raise ScenarioError(f"{path}: {found:,} {what} are more than a sweep may have ({limit:,})")
+    runs = many * len(asked.protocols) * len(asked.versions) * len(asked.managers) * repetitions
+    for count, limit, what in ((many, POINTS_LIMIT, "points"), (runs, RUNS_LIMIT, "runs")):
+        if count > limit:
+            raise ScenarioError(f"{path}: {count:,} {what} are more than a sweep may have ({limit:,})")
     points = tuple(_points(table, seed, path))
     _check(base, points, asked.protocols, path)
-    return Design(str(table.get("title", path.stem)), base, runner, points, asked.protocols, asked.versions, managers,
-                  repetitions, seed)  # fmt: skip
+    return Design(title, base, runner, points, asked.protocols, asked.versions, asked.managers, repetitions, seed)
 
 
 def designed(
@@ -168,15 +175,8 @@ def designed(
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise ScenarioError(f"{path}: '{key}' needs a list of values, as in [1, 10, 100]; it is {values!r:.40}")
     table = {"grid": {k: list(v) for k, v in over.items()}, "repetitions": repetitions, "seed": seed}
-    many = _count(table, path)
-    if many * repetitions > RUNS_LIMIT:
-        raise ScenarioError(f"{path}: {many * repetitions:,} runs are more than a sweep may have ({RUNS_LIMIT:,})")
-    points = tuple(_points(table, _whole(table, "seed", 1, 0, path), path))
     asked = base.vary(protocols=protocols, versions=versions, managers=managers)
-    _check(base, points, asked.protocols, path)
-    _whole(table, "repetitions", 1, 1, path)
-    return Design(base.title or base.name, base, runner, points, asked.protocols, asked.versions, asked.managers,
-                  repetitions, seed)  # fmt: skip
+    return _complete(base.title or base.name, base, asked, table, _whole(table, "seed", 1, 0, path), runner, path)
 
 
 def _check(base: Scenario, points: Iterable[Values], protocols: Sequence[str], path: Path) -> None:

@@ -8,17 +8,14 @@ import pandas
 
 from ..case.registry import PROTOCOLS
 from ..case.scenario import Scenario
-from ..record.compare import Runner, group_names, group_of, jobs
-from ..record.outcome import COLUMNS, OUTCOMES
+from ..comparison import Comparison
+from ..record.compare import Runner, group_names, group_of
+from ..record.outcome import OUTCOMES
 
 
 def outcomes(runner: Runner, scenarios: Iterable[Scenario], seed: int = 1) -> pandas.DataFrame:
     """One row a run of every scenario under its protocols, versions and managers; columns as in `outcome.Row`."""
-    rows = [
-        runner(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=seed).row.as_dict()
-        for j in jobs(scenarios)
-    ]
-    return pandas.DataFrame(rows, columns=list(COLUMNS))
+    return Comparison(runner, scenarios, seed).table
 
 
 def counted(table: pandas.DataFrame) -> pandas.DataFrame:

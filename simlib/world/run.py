@@ -42,7 +42,7 @@ class World:
         self.source.other, self.destination.other = self.destination, self.source
         self.source.guest.running = True
         self.net.on_established = self.destination.accept
-        self.file = File(self) if link.transport in ("file", "exec-cat", "exec-tee", "exec-true", "exec-null") else None
+        self.file = None if link.has_listener else File(self)
         self.net.backlog = self.setup.definition.backlog(self.setup)
         self.management = Management(self.setup, self)
         self.watched_until_s = 0.0
