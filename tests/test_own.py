@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 
 import simlib as lab
-from simlib.case.registry import PROTOCOLS
+from simlib.case.registry import ALL, FAULTS, PROTOCOLS
 from simlib.case.scenario import dumps
 from simlib.explore import Faults
 from simlib.record.outcome import Row
+from simlib.study.sweep import _by_value
 from simlib.study.widget import Explorer
 from simlib.world import run as in_world
 from tests import own_parts as own
@@ -161,6 +163,15 @@ def test_what_the_page_says_works_does(thing: str, place: str, tmp_path: Path) -
         "widget": lambda: in_widget(own_thing),
         "command": lambda: commanded(own_thing, tmp_path),
     }[place]()
+
+
+def test_what_has_travelled_by_value_is_still_the_class_that_it_was() -> None:
+    own_thing = THINGS["kind of fault"]
+    swept(own_thing, workers=1)
+    base, added = _by_value(own_thing.scenario)
+    assert pickle.loads(base) == own_thing.scenario and pickle.loads(added)[ALL.index(FAULTS)]
+    swept(own_thing, workers=1)
+    assert "reset-one" in dumps(own_thing.scenario)
 
 
 @pytest.mark.slow

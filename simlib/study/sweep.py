@@ -7,6 +7,7 @@ what order. At most a few chunks per worker are under way, so that memory does n
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import inspect
 import json
 import logging
@@ -28,8 +29,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import MISSING, dataclass
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import active_children, get_context
@@ -52,7 +52,7 @@ CHUNK_RUNS = 20_000
 IN_FLIGHT = 3  # chunks per worker
 CLUSTER_S = 5.0  # until a Dask scheduler has answered
 _told = attrgetter(*TOLD)
-_read = lru_cache(maxsize=1)(pickle.loads)
+_READ: dict[bytes, Any] = {}  # a sweep's pickles and what they hold: its scenario, and what the user has added
 HERE = Path(__file__).resolve().parents[1]
 Tell = Callable[[int, int, float], None]  # runs done, runs in all, runs a second
 
@@ -84,7 +84,8 @@ def compute(run: Runner, task: Task) -> tuple[bytes, float]:
     since the processor has forgotten how.
     """
     began_s, rows = time.perf_counter(), []
-    _install(task.added)
+    for table, entries in zip(ALL, _read(task.added), strict=True):
+        table.added.update(entries)
     base = _read(task.base)
     for batch in task.batches:
         given = dict(batch.values)
@@ -124,26 +125,34 @@ def _scenario(base: Scenario, values: Any) -> Scenario:
 _LAST: dict[str, Any] = {}
 
 
-@lru_cache(maxsize=1)
-def _install(added: bytes) -> None:
-    """What the user has added, in this process too."""
-    for table, entries in zip(ALL, pickle.loads(added), strict=True):
-        table.added.update(entries)
+def _read(pickled: bytes) -> Any:
+    """What the bytes hold. The process that pickled them uses its own objects: loading a class by value changes it."""
+    content = _READ.get(pickled)
+    if content is None:
+        if len(_READ) > 1:  # an earlier sweep's
+            _READ.clear()
+        content = _READ[pickled] = pickle.loads(pickled)
+    return content
 
 
 def _by_value(base: Scenario) -> tuple[bytes, bytes]:
     """A scenario and the user's own entries as bytes. What a notebook has defined no worker could import: it travels
     whole. Raises StoreError."""
     added = [dict(table.added) for table in ALL]
-    if not any(added):
-        return pickle.dumps(base), pickle.dumps(added)
-    try:
-        import cloudpickle
-    except ModuleNotFoundError:
-        raise StoreError(f"cloudpickle is missing; `{install_command('study')}` brings it, `make` has it") from None
-    for module in {sys.modules[m] for m in _modules(added) if m in sys.modules}:
-        cloudpickle.register_pickle_by_value(module)
-    return cloudpickle.dumps(base), cloudpickle.dumps(added)
+    dumps = pickle.dumps
+    if any(added):
+        try:
+            import cloudpickle
+        except ModuleNotFoundError:
+            raise StoreError(f"cloudpickle is missing; `{install_command('study')}` brings it, `make` has it") from None
+        for module in {sys.modules[m] for m in _modules(added) if m in sys.modules}:
+            cloudpickle.register_pickle_by_value(module)
+        copyreg.pickle(type(MISSING), lambda _: "MISSING")  # by name: dataclasses compare it by identity
+        dumps = cloudpickle.dumps
+    pickled = dumps(base), dumps(added)
+    _READ.clear()
+    _READ.update(zip(pickled, (base, added), strict=True))
+    return pickled
 
 
 def _modules(added: list[dict[str, Any]]) -> Iterator[str]:
