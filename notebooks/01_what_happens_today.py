@@ -12,7 +12,7 @@
 # %%
 from IPython.display import Markdown
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.world import run
 
 # %% [markdown]
@@ -131,7 +131,7 @@ run(find("exec_cat_return_path"), protocol="v2", version="10.0")
 # %%
 import pandas
 
-from simlib.case.scenario import load_all
+from simlib.case.files import load_all
 from simlib.record.outcome import BAD, OUTCOMES
 from simlib.study.table import counted, outcomes
 

@@ -99,15 +99,19 @@ states_figure(reduced, plain, "v2, every order: states against channels")
 # All models of this page, a mark each: how much was searched, and where some order of events is a story above.
 
 # %%
-Markdown("What is looked at in each state, or in those in which nothing more need happen:\n\n"
-         + "\n".join(f"* {' '.join((p.check.__doc__ or '').split())}" for p in PROPERTIES))  # fmt: skip
+Markdown(
+    "What is looked at in each state, or in those in which nothing more need happen:\n\n"
+    + "\n".join(f"* {' '.join((p.check.__doc__ or '').split())}" for p in PROPERTIES)
+)
 
 # %%
 figures.searched(searched({"v1": v1, "detection": probes, "v2": v2s}), "Models searched: every order of events")
 
 # %%
-broken = {name: sorted(n for n, line in some.items() if line.found.violations)
-          for name, some in (("v1", v1), ("probes", probes), ("v2", v2s))}  # fmt: skip
+broken = {
+    name: sorted(n for n, line in some.items() if line.found.violations)
+    for name, some in (("v1", v1), ("probes", probes), ("v2", v2s))
+}
 states = sum(line.found.states for line in v2s.values())
 
 # %%

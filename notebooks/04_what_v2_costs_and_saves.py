@@ -8,7 +8,7 @@
 # %%
 from IPython.display import Markdown
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.study import costs, figures
 from simlib.study.widget import Explorer
 from simlib.world import run

@@ -9,7 +9,7 @@
 import pandas
 from IPython.display import Markdown
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.study import growth
 from simlib.study.claims import Lab
 from simlib.study.experiments import newer_destination_understands, newer_source_skips, no_version_string
@@ -78,8 +78,10 @@ Explorer(run, "skew_new_feature", protocol="v2", version="11.1>7.2")
 
 # %%
 lab = Lab(run)
-decided = {claim: decide(lab) for claim, decide in (
-    ("P3", no_version_string), ("P6", newer_source_skips), ("P7", newer_destination_understands))}  # fmt: skip
+decided = {
+    claim: decide(lab)
+    for claim, decide in (("P3", no_version_string), ("P6", newer_source_skips), ("P7", newer_destination_understands))
+}
 wrong = {p: int((~g.outcome.isin(["migrated", "refused"])).sum()) for p, g in pairs.groupby("protocol")}
 goes_on = future[future["ends, in every order"] == "completed"]
 

@@ -36,17 +36,18 @@ source.status, destination.status
 # %%
 from simlib.handshake.v2 import frames
 from simlib.handshake.v2.destination import Destination
+from simlib.handshake.v2.messages import Offer
 from simlib.handshake.v2.source import Source
 
 
 class IntroducingSource(Source):
     speaks = "v3"
 
-    def _say(self, conn, type, told, before=b"", note=""):
-        if type == frames.OFFER:
+    def _say(self, conn, message, before=b"", note=""):
+        if isinstance(message, Offer):
             before += frames.frame(0x71, b"rack 4, unit 12", flags=0)
             note = "and INTRODUCTION"
-        return super()._say(conn, type, told, before, note)
+        return super()._say(conn, message, before, note)
 
 
 # %%

@@ -19,8 +19,10 @@ from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel, and its ids are random
-KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-          "language_info": {"name": "python"}}  # fmt: skip
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def build(source: Path) -> Any:
@@ -29,8 +31,14 @@ def build(source: Path) -> Any:
     notebook.metadata = nbformat.from_dict(KERNEL)
     config = Config()
     config.KernelManager.transport_encryption = "auto"  # else ipykernel warns of plain TCP
-    client = NotebookClient(notebook, timeout=120, record_timing=False, resources={"metadata": {"path": str(HERE)}},
-                            store_widget_state=False, config=config)  # fmt: skip
+    client = NotebookClient(
+        notebook,
+        timeout=120,
+        record_timing=False,
+        resources={"metadata": {"path": str(HERE)}},
+        store_widget_state=False,
+        config=config,
+    )
     client.execute()
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02}"

@@ -69,8 +69,10 @@ def page(notebook: Any) -> str:
     """The whole deck as one page."""
     bodies = list(slides(notebook))
     foot = f"seed {SEED} · {html.escape(versions())}"
-    told = [f"<section>\n{body}\n<footer><span>{foot}</span><span>{number} of {len(bodies)}</span></footer>\n</section>"
-            for number, body in enumerate(bodies, 1)]  # fmt: skip
+    told = [
+        f"<section>\n{body}\n<footer><span>{foot}</span><span>{number} of {len(bodies)}</span></footer>\n</section>"
+        for number, body in enumerate(bodies, 1)
+    ]
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     frame = string.Template((HERE / "slides" / "deck.html").read_text(encoding="utf-8"))
     return frame.substitute(title=html.escape(title), slides="\n".join(told))

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .case import scenario as scenarios_file
+from .case import files
 from .case.faults import Fault
 from .case.intruders import Intruder
 from .case.managers import Manager
@@ -25,9 +25,9 @@ from .record.result import Result
 if TYPE_CHECKING:
     import pandas
 
-    from .comparison import Comparison
-    from .explore.command import Searched
     from .explore.properties import Property
+    from .explore.request import Searched
+    from .record.comparison import Comparison
 
 T = TypeVar("T")
 M = TypeVar("M", bound=type[Manager])
@@ -44,7 +44,7 @@ def scenario(name: str | Path | Scenario) -> Scenario:
     >>> scenario("matched").vary(link__delay_ms=5).link.delay_ms
     5.0
     """
-    return name if isinstance(name, Scenario) else scenarios_file.find(str(name))
+    return name if isinstance(name, Scenario) else files.find(str(name))
 
 
 def scenarios() -> pandas.DataFrame:
@@ -56,7 +56,7 @@ def scenarios() -> pandas.DataFrame:
     import pandas
 
     columns = ("name", "title", "claims", "versions", "protocols", "managers")
-    rows = [[getattr(s, c) for c in columns] for s in scenarios_file.load_all()]
+    rows = [[getattr(s, c) for c in columns] for s in files.load_all()]
     return pandas.DataFrame(rows, columns=list(columns)).set_index("name")
 
 
@@ -144,9 +144,9 @@ def compare(
     >>> sorted(compare("device_only_at_source", version="10.0").table.outcome.unique())
     ['failed', 'lost', 'refused']
     """
-    from .comparison import Comparison
+    from .record.comparison import Comparison
 
-    chosen = scenarios_file.load_all() if scenario_ is None else [scenario(scenario_)]
+    chosen = files.load_all() if scenario_ is None else [scenario(scenario_)]
     changes: dict[str, Any] = {"versions": (version,)} if version else {}
     if protocols:
         changes["protocols"] = tuple(PROTOCOLS.name_of(p) for p in protocols)
@@ -193,8 +193,8 @@ def search(
     >>> search("matched", "v2", cuts=1).violations
     {}
     """
-    from .explore.command import Searched, model_of
     from .explore.properties import PROPERTIES
+    from .explore.request import Searched, model_of
     from .explore.state import OVERHEARD, Faults
 
     names = tuple(who if who in OVERHEARD else INTRUDERS.name_of(who) for who in intruders)
@@ -246,7 +246,7 @@ def sweep(
     """
     import pandas
 
-    from .study.command import computed
+    from .study.compute import computed
     from .study.design import designed
 
     require("runner", on, RUNNERS)
@@ -283,12 +283,15 @@ def protocol(
         The protocol, which every function here takes as well.
     """
     if isinstance(name, Protocol):
-        return PROTOCOLS.add(name)
+        PROTOCOLS.add(name)
+        return name
     if name in PROTOCOLS.own:
         raise ScenarioError(f"the protocol {name!r} is the lab's own; give yours another name")
     if source is None or destination is None:
         raise ScenarioError(f"protocol {name!r}: give both its source and its destination")
-    return PROTOCOLS.add(told(name, source, destination, label))
+    named = told(name, source, destination, label)
+    PROTOCOLS.add(named)
+    return named
 
 
 def manager(cls: M) -> M:

@@ -9,6 +9,7 @@ import simlib as lab
 from simlib.case.managers import Act, Answered, Command, Say, Spawn
 from simlib.handshake.v2 import frames
 from simlib.handshake.v2.destination import Destination
+from simlib.handshake.v2.messages import Message, Offer
 from simlib.handshake.v2.source import Source
 
 
@@ -16,11 +17,11 @@ from simlib.handshake.v2.source import Source
 class IntroducingSource(Source):
     speaks = "v3"
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        if type == frames.OFFER:
+    def _say(self, conn: int, message: Message, before: bytes = b"", note: str = "") -> bytes:
+        if isinstance(message, Offer):
             before += frames.frame(0x71, b"rack 4, unit 12", flags=0)
             note = "and INTRODUCTION"
-        return super()._say(conn, type, told, before, note)
+        return super()._say(conn, message, before, note)
 
 
 class IntroducedDestination(Destination):

@@ -55,7 +55,7 @@ BAD_FILES = {
     GOOD + "[source]\nedit = [{ version = 2 }]": "edit",
     "about = 'no title'": "lacks the key 'title'",
     "a = " + "[" * 5000: "is not TOML",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", BAD_FILES, ids=[str(n) for n in range(len(BAD_FILES))])
@@ -79,27 +79,50 @@ def test_unreadable_and_huge_and_binary_files_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "args",
-    [["run", "matched", "--protocol", "v9"], ["run", "matchd"], ["run", "matched", "--qemu", "new"],
-     ["run", "matched", "--manager", "ovirt"], ["compare", "nonsense"], ["fly"], ["run"],
-     ["run", "matched", "--seed", "x"], ["explore", "matchd"], ["explore", "matched", "--protocol", "v9"],
-     ["explore", "matched", "--order", "dance"], ["explore", "matched", "--stranger", "rude"],
-     ["explore", "matched", "--cuts", "some"], ["explore", "matched", "--room", "-1"],
-     ["explore", "matched", "--limit", "0"], ["qemu", "check", "--repeats", "0"], ["qemu", "check", "--jobs", "0"],
-     ["qemu", "migrate", "--source-qmp", "x", "--to", "y", "--postcopy-after", "nan"],
-     ["inspect", "x", "--offset", "-1"],
-     ["sweep", "x", "--out", "y", "--workers", "-1"], ["connect", "tcp:127.0.0.1:1", "--ram-mib", "nan"],
-     ["connect", "tcp:127.0.0.1:1", "--channels", "-5"], ["serve", "tcp:127.0.0.1:0", "--qemu", "7,2"],
-     ["run", "/dev/zero"]],
-)  # fmt: skip
+    [
+        ["run", "matched", "--protocol", "v9"],
+        ["run", "matchd"],
+        ["run", "matched", "--qemu", "new"],
+        ["run", "matched", "--manager", "ovirt"],
+        ["compare", "nonsense"],
+        ["fly"],
+        ["run"],
+        ["run", "matched", "--seed", "x"],
+        ["explore", "matchd"],
+        ["explore", "matched", "--protocol", "v9"],
+        ["explore", "matched", "--order", "dance"],
+        ["explore", "matched", "--stranger", "rude"],
+        ["explore", "matched", "--cuts", "some"],
+        ["explore", "matched", "--room", "-1"],
+        ["explore", "matched", "--limit", "0"],
+        ["qemu", "check", "--repeats", "0"],
+        ["qemu", "check", "--jobs", "0"],
+        ["qemu", "migrate", "--source-qmp", "x", "--to", "y", "--postcopy-after", "nan"],
+        ["inspect", "x", "--offset", "-1"],
+        ["sweep", "x", "--out", "y", "--workers", "-1"],
+        ["connect", "tcp:127.0.0.1:1", "--ram-mib", "nan"],
+        ["connect", "tcp:127.0.0.1:1", "--channels", "-5"],
+        ["serve", "tcp:127.0.0.1:0", "--qemu", "7,2"],
+        ["run", "/dev/zero"],
+    ],
+)
 def test_wrong_usage_is_exit_2_and_no_traceback(args: list[str]) -> None:
     got = simlib(*args)
     assert got.returncode == 2 and got.stderr and "Traceback" not in got.stderr
 
 
-@pytest.mark.parametrize(("words", "status"), [
-    ("{} list > /dev/full", 1), ("{} list --json > /dev/full", 1), ("{} run matched --json > /dev/full", 1),
-    ("{} list >&-", 0), ("{} list --json >&-", 0), ("{} list 2>&-", 0), ("(sleep 0.5; {} list --json) | true", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("{} list > /dev/full", 1),
+        ("{} list --json > /dev/full", 1),
+        ("{} run matched --json > /dev/full", 1),
+        ("{} list >&-", 0),
+        ("{} list --json >&-", 0),
+        ("{} list 2>&-", 0),
+        ("(sleep 0.5; {} list --json) | true", 1),
+    ],
+)
 def test_an_output_that_is_full_closed_or_gone_is_no_traceback(words: str, status: int) -> None:
     command = words.format(f"{sys.executable} -m simlib") + "; exit ${PIPESTATUS[0]}"
     got = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
@@ -108,9 +131,10 @@ def test_an_output_that_is_full_closed_or_gone_is_no_traceback(words: str, statu
     )
 
 
-@pytest.mark.parametrize("words", [
-    "list", "list --json", "claims D3", "claims D3 --json", "run FILE", "run FILE --json", "run größe", "fly größe",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    ["list", "list --json", "claims D3", "claims D3 --json", "run FILE", "run FILE --json", "run größe", "fly größe"],
+)
 def test_what_a_locale_can_not_show_is_escaped_and_nothing_is_lost(words: str, tmp_path: Path) -> None:
     path = tmp_path / "title.toml"
     path.write_text('title = "größer als 1 × 1 😀"\nprotocols = ["v1"]\n', encoding="utf-8")
@@ -129,8 +153,15 @@ COMMANDS = 'title = "t\\u001b[31m\\u009b\\u202e\\nfake: migrated"\nname = "n\\u0
 
 
 @pytest.mark.parametrize("words", ["run", "compare", "explore --limit 1000", "run --json", "explore --limit 9 --json"])
-@pytest.mark.parametrize("more", ["", '[source]\nsession = "\\u001b]0;s"\ncapabilities = ["multi\\u001bfd"]\n',
-                                  '"key\\u001b[31m" = 1\n', '[source]\nmachine = "\\u001b[2J"\n'])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        '[source]\nsession = "\\u001b]0;s"\ncapabilities = ["multi\\u001bfd"]\n',
+        '"key\\u001b[31m" = 1\n',
+        '[source]\nmachine = "\\u001b[2J"\n',
+    ],
+)
 def test_no_text_of_a_scenario_commands_the_terminal(words: str, more: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(COMMANDS + more)
@@ -147,10 +178,14 @@ def test_what_is_piped_in_is_read_like_a_file() -> None:
     assert got.returncode == 0 and "piped: migrated" in got.stdout
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    ("compare matched", ""), ("run matched", "again: simlib run matched"),
-    ("explore matched_multifd --cuts 1 --limit 3000", "states, "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("compare matched", ""),
+        ("run matched", "again: simlib run matched"),
+        ("explore matched_multifd --cuts 1 --limit 3000", "states, "),
+    ],
+)
 def test_an_output_folder_that_cannot_be_written_is_exit_1_and_takes_no_report(
     words: str, told: str, tmp_path: Path
 ) -> None:

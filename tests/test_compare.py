@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from simlib.case.scenario import load_all
+from simlib.case.files import load_all
 from simlib.record.compare import finish, jobs, run_all
 from simlib.record.outcome import BAD, COLUMNS, Row
 from simlib.world import run
@@ -66,7 +66,21 @@ def test_every_claim_has_a_scenario(claim: str) -> None:
 
 def test_columns_are_those_that_readers_rely_on() -> None:
     assert COLUMNS[:17] == (
-        "scenario", "protocol", "manager", "source_version", "destination_version", "seed", "outcome", "source_status",
-        "destination_status", "guest_at", "reason_at_source", "error_codes", "time_to_outcome_s",
-        "time_to_first_guest_byte_s", "round_trips", "guest_bytes_sent", "downtime_s",
-    )  # fmt: skip
+        "scenario",
+        "protocol",
+        "manager",
+        "source_version",
+        "destination_version",
+        "seed",
+        "outcome",
+        "source_status",
+        "destination_status",
+        "guest_at",
+        "reason_at_source",
+        "error_codes",
+        "time_to_outcome_s",
+        "time_to_first_guest_byte_s",
+        "round_trips",
+        "guest_bytes_sent",
+        "downtime_s",
+    )

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from simlib.extras import DISTRIBUTION, install_command
+from simlib.study.extras import DISTRIBUTION, install_command
 
 
 @pytest.mark.parametrize(("extra", "needs"), [("live", "msgspec"), ("qemu", "qemu-qmp"), ("study", "pyarrow")])

@@ -10,7 +10,7 @@ import pytest
 
 import simlib as lab
 from simlib.__main__ import main
-from simlib.case.scenario import load
+from simlib.case.files import load
 from simlib.study.design import load as load_sweep
 from simlib.study.widget import Explorer
 from simlib.world import run as in_world

@@ -17,8 +17,18 @@ DEFINED_HERE = {
     "case/scenario.py",  # a scenario's data: what a destination accepts
     "handshake/variants.py",  # the detection variants themselves, by their letters
 }
-ENDPOINTS = {"Source", "Destination", "V1Source", "V1Destination", "V2Source", "V2Destination", "Adaptive",
-             "ProbingSource", "ProbingDestination", "Endpoint"}  # fmt: skip
+ENDPOINTS = {
+    "Source",
+    "Destination",
+    "V1Source",
+    "V1Destination",
+    "V2Source",
+    "V2Destination",
+    "Adaptive",
+    "ProbingSource",
+    "ProbingDestination",
+    "Endpoint",
+}
 
 
 def constants(node: ast.AST) -> set[str]:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import simlib as lab
+from simlib.case.files import dumps
 from simlib.case.registry import ALL, FAULTS, PROTOCOLS
-from simlib.case.scenario import dumps
 from simlib.explore import Faults
 from simlib.record.outcome import Row
 from simlib.study.sweep import _by_value
@@ -36,8 +36,9 @@ MACHINE = str(ROOT / "data/profiles/qemu-10.0.json#pc-q35-7.2")
 class Own:
     """One thing of a user's: the scenario and what is named besides, and what a row must show of it."""
 
-    def __init__(self, scenario: lab.Scenario, protocol: Any, seen: Callable[[Row], bool], manager: Any = "",
-                 **search: Any) -> None:  # fmt: skip
+    def __init__(
+        self, scenario: lab.Scenario, protocol: Any, seen: Callable[[Row], bool], manager: Any = "", **search: Any
+    ) -> None:
         self.scenario, self.protocol, self.seen, self.manager, self.search = scenario, protocol, seen, manager, search
 
 
@@ -61,7 +62,7 @@ THINGS = {
     "machine": Own(
         MATCHED.vary(source__machine=MACHINE, destination__machine=MACHINE), "v2", lambda row: row.outcome == "migrated"
     ),
-}  # fmt: skip
+}
 COLUMNS = ("world", "sockets", "search", "sweep", "Dask", "compare", "widget", "command")
 
 
@@ -92,8 +93,14 @@ def searched(thing: Own) -> None:
 
 def swept(thing: Own, **where: Any) -> None:
     managers = [thing.manager] if thing.manager else []
-    table = lab.sweep(thing.scenario, {"guest.ram-mib": [1, 2]}, protocols=[thing.protocol], managers=managers,
-                      versions=["10.0"], **where)  # fmt: skip
+    table = lab.sweep(
+        thing.scenario,
+        {"guest.ram-mib": [1, 2]},
+        protocols=[thing.protocol],
+        managers=managers,
+        versions=["10.0"],
+        **where,
+    )
     rows = table[list(Row.__slots__)].to_dict("records")
     assert len(rows) == 2 and not table.error.any(), list(table.error)
     assert all(thing.seen(Row(**row)) for row in rows)
@@ -115,8 +122,12 @@ def in_widget(thing: Own) -> None:
     assert protocol.label in dict(explorer.controls["protocol"].options)
 
 
-NAMED = {"v3": "tests.own_parts:V3", "mail": "tests.own_parts:MAIL", "two-paths": "tests.own_parts:TWO_PATHS",
-         "reset-one": "tests.own_parts:ResetOne"}  # fmt: skip
+NAMED = {
+    "v3": "tests.own_parts:V3",
+    "mail": "tests.own_parts:MAIL",
+    "two-paths": "tests.own_parts:TWO_PATHS",
+    "reset-one": "tests.own_parts:ResetOne",
+}
 
 
 def commanded(thing: Own, folder: Path) -> None:
@@ -216,7 +227,7 @@ def test_a_hit_is_part_of_the_state() -> None:
         (("explore", "matched", "--fault", "late"), "about time"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
-)  # fmt: skip
+)
 def test_a_name_that_leads_nowhere_is_one_sentence_and_exit_status_two(words: tuple[str, ...], told: str) -> None:
     done = subprocess.run([sys.executable, "-m", "simlib", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and told in done.stderr

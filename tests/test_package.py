@@ -34,8 +34,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, extras: str, folder: Path) -> Path:
     """An empty environment with the wheel; what it needs comes from uv's cache, which setting up has filled."""
     call(UV, "venv", "--quiet", "--python", sys.executable, folder / "env", folder=folder)
-    call(UV, "pip", "install", "--quiet", "--offline", "--python", folder / "env/bin/python", f"{wheel}{extras}",
-         "-c", ROOT / "requirements.lock", folder=folder)  # fmt: skip
+    call(
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--offline",
+        "--python",
+        folder / "env/bin/python",
+        f"{wheel}{extras}",
+        "-c",
+        ROOT / "requirements.lock",
+        folder=folder,
+    )
     return folder / "env/bin/simlib"
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from simlib import world
 from simlib.case import scenario
-from simlib.case.scenario import find, load_all
+from simlib.case.files import find, load_all
 from simlib.record import compare
 from simlib.record.outcome import OUTCOMES
 
@@ -36,8 +36,15 @@ BLOCKS = {page: re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"),
 COMMANDS = [
     line.partition(" #")[0].strip() for blocks in BLOCKS.values() for block in blocks for line in block.splitlines()
 ]
-PARTS = (scenario.Scenario, scenario.Side, scenario.Link, scenario.GuestFacts, scenario.Management, scenario.Fault,
-         scenario.Timing)  # fmt: skip
+PARTS = (
+    scenario.Scenario,
+    scenario.Side,
+    scenario.Link,
+    scenario.GuestFacts,
+    scenario.Management,
+    scenario.Fault,
+    scenario.Timing,
+)
 
 
 def test_the_readme_is_short() -> None:
@@ -109,8 +116,7 @@ def test_a_real_guest_moves_as_it_is_said(tmp_path: Path) -> None:
     wait = f"while ! [ -S {tmp_path}/here.qmp -a -S {tmp_path}/there.qmp ]; do sleep 0.1; done\n"
     script = block.replace("build/here", f"{tmp_path}/here").replace("build/there", f"{tmp_path}/there")
     script = script.replace("simlib qemu", wait + f"{sys.executable} -m simlib qemu")
-    done = subprocess.run(["bash", "-c", f"set -e\n{script}"], cwd=ROOT, capture_output=True,
-                          text=True, timeout=60)  # fmt: skip
+    done = subprocess.run(["bash", "-c", f"set -e\n{script}"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "completed" in done.stdout, (done.stdout, done.stderr)
 
 

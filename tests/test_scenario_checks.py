@@ -9,8 +9,21 @@ from typing import Any
 import pytest
 
 from simlib.case.endpoints import Setup
+from simlib.case.files import (
+    find,
+    load_all,
+    with_key,
+)
 from simlib.case.registry import ScenarioError
-from simlib.case.scenario import Fault, GuestFacts, Link, Management, Scenario, Side, Timing, find, load_all, with_key
+from simlib.case.scenario import (
+    Fault,
+    GuestFacts,
+    Link,
+    Management,
+    Scenario,
+    Side,
+    Timing,
+)
 from simlib.explore import Model
 from simlib.live.run import run as on_sockets
 from simlib.world import run

@@ -60,5 +60,7 @@ def measure() -> list[Line]:
 if __name__ == "__main__":
     print(f"{'':6}{'round trip':>12}{'live':>10}{'simulated':>11}{'CPU':>8}{'left over':>11}")
     for line in measure():
-        print(f"{'TLS' if line.tls else 'plain':6}{line.round_trip_ms:>9.0f} ms{line.live_ms:>7.1f} ms"
-              f"{line.simulated_ms:>8.1f} ms{line.cpu_ms:>5.1f} ms{line.error:>+10.1%}")  # fmt: skip
+        print(
+            f"{'TLS' if line.tls else 'plain':6}{line.round_trip_ms:>9.0f} ms{line.live_ms:>7.1f} ms"
+            f"{line.simulated_ms:>8.1f} ms{line.cpu_ms:>5.1f} ms{line.error:>+10.1%}"
+        )

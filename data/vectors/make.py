@@ -23,16 +23,31 @@ from simlib.case import profiles
 from simlib.handshake import interface as i
 from simlib.handshake.errors import PeerError
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection
-from simlib.handshake.v2 import binding, body, features, frames, inventory, manifest, messages
+from simlib.handshake.v2 import binding, body, features, frames, inventory, manifest, messages, wire
+from simlib.handshake.v2.agreement import agreement_body, channel_plan
+from simlib.handshake.v2.config import Identity
 from simlib.handshake.v2.destination import Destination
-from simlib.handshake.v2.frames import CRITICAL, DATA, GO, HELLO, INITIATOR, LOADED, MORE, OFFER, RESPONDER, frame
-from simlib.handshake.v2.messages import Identity
-from simlib.handshake.v2.source import Source, agreement_body, channel_plan
+from simlib.handshake.v2.frames import CRITICAL, DATA, INITIATOR, MORE, RESPONDER, frame
+from simlib.handshake.v2.manifest import Manifest
+from simlib.handshake.v2.source import Source
 
+ACCEPT, GO, HELLO, INFO, LOADED, OFFER, REJECT = (
+    m.TYPE
+    for m in (
+        messages.Accept,
+        messages.Go,
+        messages.Hello,
+        messages.Info,
+        messages.Loaded,
+        messages.Offer,
+        messages.Reject,
+    )
+)
 HERE = Path(__file__).resolve().parent
 NONCE = bytes(range(16))
 PREFACE = frames.preface(INITIATOR, NONCE)
 SESSION = "0123456789abcdef"
+FACTS = ("machine", "ram-blocks", "devices")  # of an OFFER and of a manifest
 
 
 # --- both endpoints in one process ----------------------------------------------------------------------------------
@@ -129,10 +144,15 @@ class Conversation:
 
 TIMER = Device("timer", version=2, minimum_version=2, size_bytes=16, schema="11" * 8)
 NET = Device(
-    "0000:00:03.0/virtio-net", version=11, minimum_version=11, size_bytes=24, schema="22" * 8,
-    subsections=(Subsection("virtio-net-device/rss", 1, "maybe"),), nested=(("virtio", 1, 1),),
+    "0000:00:03.0/virtio-net",
+    version=11,
+    minimum_version=11,
+    size_bytes=24,
+    schema="22" * 8,
+    subsections=(Subsection("virtio-net-device/rss", 1, "maybe"),),
+    nested=(("virtio", 1, 1),),
     features=("mrg-rxbuf", "ctrl-vq"),
-)  # fmt: skip
+)
 SMALL = Machine("pc-i440fx-7.2", ("pc",), ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(TIMER, NET))
 MULTIFD = (("multifd-channels", 2), ("multifd-compression", "none"))
 OVER_TCP = Settings("10.0", SMALL)
@@ -141,37 +161,54 @@ PASSES = (i.RamCollected(8192, True), i.RamCollected(0, True))
 CONVERSATIONS = {
     "success-inline": Conversation(
         "exec: with an answer; the stream is carried in DATA frames on the control connection",
-        replace(OVER_TCP, transport="exec"), replace(OVER_TCP, transport="exec"), PASSES,
+        replace(OVER_TCP, transport="exec"),
+        replace(OVER_TCP, transport="exec"),
+        PASSES,
     ),
     "success-multifd": Conversation(
-        "main and two multifd channels, each a connection of its own; a pre-shared key", WITH_MULTIFD, WITH_MULTIFD,
-        PASSES, psk=b"the pre-shared key",
+        "main and two multifd channels, each a connection of its own; a pre-shared key",
+        WITH_MULTIFD,
+        WITH_MULTIFD,
+        PASSES,
+        psk=b"the pre-shared key",
     ),
     "refusal-device-unknown": Conversation(
-        "the destination lacks a device", OVER_TCP, replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER,))),
+        "the destination lacks a device", OVER_TCP, replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER,)))
     ),
     "refusal-several": Conversation(
-        "everything that is wrong is told at once", OVER_TCP,
-        replace(OVER_TCP, machine=replace(
-            SMALL, type="pc-q35-7.2", aliases=(), page_bits=13, ram_blocks=(RamBlock("pc.ram", 2 << 20),),
-            devices=(replace(TIMER, version=1, minimum_version=1), replace(NET, features=("ctrl-vq",))),
-        )),
+        "everything that is wrong is told at once",
+        OVER_TCP,
+        replace(
+            OVER_TCP,
+            machine=replace(
+                SMALL,
+                type="pc-q35-7.2",
+                aliases=(),
+                page_bits=13,
+                ram_blocks=(RamBlock("pc.ram", 2 << 20),),
+                devices=(replace(TIMER, version=1, minimum_version=1), replace(NET, features=("ctrl-vq",))),
+            ),
+        ),
     ),
     "refusal-maybe": Conversation(
-        "the source asked that maybe be refused", OVER_TCP,
-        replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER, NET, Device("extra")))), on_maybe="reject",
+        "the source asked that maybe be refused",
+        OVER_TCP,
+        replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER, NET, Device("extra")))),
+        on_maybe="reject",
     ),
     "refusal-no-common-version": Conversation(
-        "a source that speaks version 3 alone", OVER_TCP, OVER_TCP, source_class=FromTheFuture,
+        "a source that speaks version 3 alone", OVER_TCP, OVER_TCP, source_class=FromTheFuture
     ),
     "refusal-apply-failed": Conversation(
-        "agreed, but the destination could not set what was agreed", OVER_TCP, OVER_TCP,
+        "agreed, but the destination could not set what was agreed",
+        OVER_TCP,
+        OVER_TCP,
         apply_error="no such compressor",
     ),
     "late-failure": Conversation(
-        "all was sent, and a device would not load", OVER_TCP, OVER_TCP, PASSES, load_error="timer: bad period",
+        "all was sent, and a device would not load", OVER_TCP, OVER_TCP, PASSES, load_error="timer: bad period"
     ),
-}  # fmt: skip
+}
 
 
 def converse(case: Conversation) -> tuple[list[dict[str, Any]], dict[str, Side]]:
@@ -219,7 +256,7 @@ def transcripts() -> Iterator[tuple[str, str]]:
 
 def _key_of(source: bytes, destination: bytes, psk: bytes) -> dict[str, str]:
     """By SPEC section 5 alone, without the implementation's own way."""
-    upto, end = _upto(source, OFFER)[0], _upto(destination, frames.ACCEPT)
+    upto, end = _upto(source, OFFER)[0], _upto(destination, ACCEPT)
     secret = json.loads(end[1])["secret"]
     hashes = hashlib.sha256(upto).digest(), hashlib.sha256(end[0]).digest()
     key = binding.session_key(bytes.fromhex(secret), psk, b"", *hashes)
@@ -256,14 +293,17 @@ GOOD_FRAMES: list[tuple[str, str, bytes]] = [
     ("a HELLO that is not JSON, which framing does not see", "destination", PREFACE + frame(HELLO, b"hello")),
     ("channel and request are carried, whatever they are", "destination", PREFACE + frame(GO, b"{}", 1, 7, 0xDEADBEEF)),
     ("unknown flag bits", "destination", PREFACE + frame(GO, b"{}", 0xFD)),
-    ("a frame continued twice", "destination", PREFACE + frame(INFO := frames.INFO, b'{"text":', CRITICAL | MORE)
-     + frame(INFO, b'"x",', MORE) + frame(INFO, b'"percent":1}')),
+    (
+        "a frame continued twice",
+        "destination",
+        PREFACE + frame(INFO, b'{"text":', CRITICAL | MORE) + frame(INFO, b'"x",', MORE) + frame(INFO, b'"percent":1}'),
+    ),
     ("an ignorable frame before another", "destination", PREFACE + frame(0xC3, b"\1\2\3", 0xF0) + frame(GO, b"{}")),
     ("a DATA frame", "destination", PREFACE + frame(DATA, b"QEVM\0\0\0\3")),
     ("half a frame: nothing yet", "destination", PREFACE + frame(GO, b"{}")[:-1]),
     ("half a preface: nothing yet", "destination", PREFACE[:31]),
     ("a frame of 64 KiB announced, its payload still to come", "destination", PREFACE + _announced(65536, OFFER)),
-]  # fmt: skip
+]
 # name, who reads, bytes, code, what that reader answers before it closes
 BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ("a v1 stream", "destination", b"QEVM\0\0\0\3", "peer-v1", []),
@@ -271,8 +311,13 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ("a multifd channel of v1", "destination", bytes.fromhex("1122334400000001"), "not-a-handshake", []),
     ("TLS where none is expected", "destination", bytes.fromhex("1603010128010001"), "not-a-handshake", []),
     ("a web browser", "destination", b"GET / HTTP/1.1\r\n", "not-a-handshake", []),
-    ("line ends changed on the way", "destination", INITIATOR.replace(b"\r\n", b"\n") + bytes(9), "not-a-handshake",
-     []),
+    (
+        "line ends changed on the way",
+        "destination",
+        INITIATOR.replace(b"\r\n", b"\n") + bytes(9),
+        "not-a-handshake",
+        [],
+    ),
     ("the top bit lost on the way", "destination", b"\x09" + INITIATOR[1:], "not-a-handshake", []),
     ("a manifest where a preface should be", "destination", frames.MANIFEST, "not-a-handshake", []),
     ("an echo at the source", "source", PREFACE, "reflected", ["ABORT"]),
@@ -288,13 +333,18 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ("a DATA frame too long", "destination", PREFACE + _announced((256 << 10) + 1, DATA), "frame-too-big", ["REJECT"]),
     ("an unknown critical frame", "destination", PREFACE + frame(0x7F, b"", CRITICAL), "unknown-critical", ["REJECT"]),
     ("257 ignorable frames", "destination", PREFACE + frame(0x99, b"", 0) * 257, "too-much", ["REJECT"]),
-    ("a frame between the parts of another", "destination", PREFACE + frame(HELLO, b"{", CRITICAL | MORE) + frame(GO,
-     b"{}"), "bad-state", ["REJECT"]),
+    (
+        "a frame between the parts of another",
+        "destination",
+        PREFACE + frame(HELLO, b"{", CRITICAL | MORE) + frame(GO, b"{}"),
+        "bad-state",
+        ["REJECT"],
+    ),
     ("OFFER before HELLO", "destination", PREFACE + frame(OFFER, b"{}"), "bad-state", ["REJECT"]),
     ("DATA before HELLO", "destination", PREFACE + frame(DATA, b"QEVM"), "bad-state", ["REJECT"]),
     ("a ping of 65 bytes", "destination", PREFACE + frame(frames.PING, bytes(65)), "frame-too-big", ["REJECT"]),
     ("an early LOADED", "source", _preface(RESPONDER) + frame(LOADED, b'{"bytes":0}'), "bad-state", ["ABORT"]),
-]  # fmt: skip
+]
 
 
 def read_frames(reader: str, data: bytes) -> list[dict[str, Any]]:
@@ -306,11 +356,19 @@ def read_frames(reader: str, data: bytes) -> list[dict[str, Any]]:
         if item is None:
             return found
         if isinstance(item, frames.Preface):
-            found.append({"preface": item.magic.hex(), "lowest": item.lowest, "highest": item.highest,
-                          "nonce": item.nonce.hex()})  # fmt: skip
+            found.append(
+                {"preface": item.magic.hex(), "lowest": item.lowest, "highest": item.highest, "nonce": item.nonce.hex()}
+            )
         else:
-            found.append({"type": item.type, "flags": item.flags, "channel": item.channel, "request": item.request,
-                          "payload": item.payload.hex()})  # fmt: skip
+            found.append(
+                {
+                    "type": item.type,
+                    "flags": item.flags,
+                    "channel": item.channel,
+                    "request": item.request,
+                    "payload": item.payload.hex(),
+                }
+            )
 
 
 def refusal(reader: str, data: bytes) -> dict[str, Any]:
@@ -392,16 +450,20 @@ BODIES: list[tuple[str, str, bytes, str]] = [
     ("257 ignorable keys", "GO", json.dumps({f"?{n}": 0 for n in range(257)}).encode(), "too-much"),
     ("4097 characters", "INFO", json.dumps({"text": "x" * 4097, "percent": 0}).encode(), "too-much"),
     ("8193 items", "INFO", body.dump({"text": "", "percent": 0, "missing": [""] * 8193}), "too-much"),
-]  # fmt: skip
+]
 CANONICAL: list[tuple[str, Any]] = [
     ("keys are sorted", {"b": 1, "a": {"d": 2, "c": [3, 1, 2]}, "B": 0, "a-": 1}),
     ("escapes", {"text": 'é😀 "quoted" back\\slash / \b\f\n\r\t\x00\x1f\x7f'}),
     ("values", {"t": True, "f": False, "n": None, "zero": 0, "most": (1 << 64) - 1, "least": -(1 << 63), "empty": {}}),
-    ("an agreement", {
-        "features": {"final-ack": {}, "multifd": {"channels": 2, "compression": "none"}},
-        "channels": ["main", "multifd[0]", "multifd[1]"], "session-id": SESSION,
-    }),
-]  # fmt: skip
+    (
+        "an agreement",
+        {
+            "features": {"final-ack": {}, "multifd": {"channels": 2, "compression": "none"}},
+            "channels": ["main", "multifd[0]", "multifd[1]"],
+            "session-id": SESSION,
+        },
+    ),
+]
 MESSAGE = {name: type for type, name in frames.NAMES.items()}
 
 
@@ -419,8 +481,10 @@ def body_vectors() -> dict[str, Any]:
         found = read_body(message, payload)
         _must(name, code, found.get("error", ""))
         cases.append({"name": name, "message": message, "hex": payload.hex(), "expect": found})
-    canonical = [{"name": name, "value": value, "canonical": body.dump(value).decode(), "sha256": body.digest(value)}
-                 for name, value in CANONICAL]  # fmt: skip
+    canonical = [
+        {"name": name, "value": value, "canonical": body.dump(value).decode(), "sha256": body.digest(value)}
+        for name, value in CANONICAL
+    ]
     return {"bodies": cases, "canonical": canonical}
 
 
@@ -455,57 +519,154 @@ NEGOTIATIONS: list[tuple[str, str, str, dict[str, Any], list[str], list[list[str
     ("an unknown feature of a later source", "x-later+, final-ack!", "final-ack!", {"final-ack": {}}, ["x-later"], []),
     ("a later source requires an unknown feature", "x-later!", "", {}, [], [["feature-required", "feature[x-later]"]]),
     ("grease", "final-ack!, x-grease-0a1b2c+", "final-ack!", {"final-ack": {}}, ["x-grease-0a1b2c"], []),
-    ("later versions of both share a feature", "x-later+, a-later+", "a-later, x-later", {"a-later": {},
-     "x-later": {}}, [], []),
-    ("the highest common channel count", _M + "none", "multifd channels=2..16 compression=none",
-     {"multifd": {"channels": 4, "compression": "none"}}, [], []),
+    (
+        "later versions of both share a feature",
+        "x-later+, a-later+",
+        "a-later, x-later",
+        {"a-later": {}, "x-later": {}},
+        [],
+        [],
+    ),
+    (
+        "the highest common channel count",
+        _M + "none",
+        "multifd channels=2..16 compression=none",
+        {"multifd": {"channels": 4, "compression": "none"}},
+        [],
+        [],
+    ),
     ("no common channel count", _M + "none", "multifd channels=8..16", {}, ["multifd"], []),
-    ("no common channel count, and required", "multifd! channels=1..4", "multifd channels=8..16", {}, [],
-     [["parameter", "feature[multifd].channels"]]),
-    ("the source's order of choices decides", _M + "zstd|zlib|none", "multifd compression=none|zlib|zstd",
-     {"multifd": {"compression": "zstd"}}, [], []),
-    ("an unknown choice is passed over", _M + "later|zlib", "multifd compression=none|zlib",
-     {"multifd": {"compression": "zlib"}}, [], []),
-    ("no common choice, and required", "multifd! compression=zstd", "multifd compression=none", {}, [],
-     [["parameter", "feature[multifd].compression"]]),
-    ("a range against a choice has nothing in common", "multifd+ channels=1..4", "multifd channels=4", {}, ["multifd"],
-     []),
-    ("a parameter that one side does not name is left out", _M + "none", "multifd compression=none",
-     {"multifd": {"compression": "none"}}, [], []),
-    ("a conflict of equals: the first of the pair stays", "multifd+, xbzrle+", "multifd, xbzrle", {"multifd": {}},
-     ["xbzrle"], []),
+    (
+        "no common channel count, and required",
+        "multifd! channels=1..4",
+        "multifd channels=8..16",
+        {},
+        [],
+        [["parameter", "feature[multifd].channels"]],
+    ),
+    (
+        "the source's order of choices decides",
+        _M + "zstd|zlib|none",
+        "multifd compression=none|zlib|zstd",
+        {"multifd": {"compression": "zstd"}},
+        [],
+        [],
+    ),
+    (
+        "an unknown choice is passed over",
+        _M + "later|zlib",
+        "multifd compression=none|zlib",
+        {"multifd": {"compression": "zlib"}},
+        [],
+        [],
+    ),
+    (
+        "no common choice, and required",
+        "multifd! compression=zstd",
+        "multifd compression=none",
+        {},
+        [],
+        [["parameter", "feature[multifd].compression"]],
+    ),
+    (
+        "a range against a choice has nothing in common",
+        "multifd+ channels=1..4",
+        "multifd channels=4",
+        {},
+        ["multifd"],
+        [],
+    ),
+    (
+        "a parameter that one side does not name is left out",
+        _M + "none",
+        "multifd compression=none",
+        {"multifd": {"compression": "none"}},
+        [],
+        [],
+    ),
+    (
+        "a conflict of equals: the first of the pair stays",
+        "multifd+, xbzrle+",
+        "multifd, xbzrle",
+        {"multifd": {}},
+        ["xbzrle"],
+        [],
+    ),
     ("a conflict: the required one stays", "multifd+, xbzrle!", "multifd+, xbzrle", {"xbzrle": {}}, ["multifd"], []),
-    ("a conflict of two that are required", "multifd!, xbzrle!", "multifd, xbzrle", {"multifd": {}}, ["xbzrle"],
-     [["feature-conflict", "feature[multifd]"]]),
-    ("each required by another side", "multifd!, compress", "multifd, compress!", {"multifd": {}}, ["compress"],
-     [["feature-conflict", "feature[multifd]"]]),
-    ("conflicts are taken in their order", "postcopy-ram+, x-ignore-shared+, mapped-ram+",
-     "postcopy-ram, x-ignore-shared, mapped-ram",
-     {"postcopy-ram": {}}, ["x-ignore-shared", "mapped-ram"], []),
-    ("what depends on something that is off goes too", "postcopy-preempt+, postcopy-ram",
-     "postcopy-preempt, postcopy-ram", {},
-     ["postcopy-preempt"], []),
-    ("what depends on something that a conflict removed goes too", "multifd+, zero-copy-send+, xbzrle!",
-     "multifd, zero-copy-send, xbzrle",
-     {"xbzrle": {}}, ["multifd", "zero-copy-send"], []),
-    ("what is required depends on something forbidden", "postcopy-preempt!, postcopy-ram+",
-     "postcopy-preempt, postcopy-ram-", {},
-     ["postcopy-ram", "postcopy-preempt"], [["feature-dependency", "feature[postcopy-preempt]"]]),
-    ("all that is wrong at once", "xbzrle!, multifd! channels=1..2, final-ack!", "multifd channels=3..4, final-ack!",
-     {"final-ack": {}}, [],
-     [["parameter", "feature[multifd].channels"], ["feature-required", "feature[xbzrle]"]]),
-    ("channels in the plan", "final-ack!, multifd+ channels=1..2, postcopy-ram+, postcopy-preempt+",
-     "final-ack!, multifd channels=1..64, postcopy-ram, postcopy-preempt",
-     {"final-ack": {}, "multifd": {"channels": 2}, "postcopy-ram": {}, "postcopy-preempt": {}}, [], []),
-]  # fmt: skip
+    (
+        "a conflict of two that are required",
+        "multifd!, xbzrle!",
+        "multifd, xbzrle",
+        {"multifd": {}},
+        ["xbzrle"],
+        [["feature-conflict", "feature[multifd]"]],
+    ),
+    (
+        "each required by another side",
+        "multifd!, compress",
+        "multifd, compress!",
+        {"multifd": {}},
+        ["compress"],
+        [["feature-conflict", "feature[multifd]"]],
+    ),
+    (
+        "conflicts are taken in their order",
+        "postcopy-ram+, x-ignore-shared+, mapped-ram+",
+        "postcopy-ram, x-ignore-shared, mapped-ram",
+        {"postcopy-ram": {}},
+        ["x-ignore-shared", "mapped-ram"],
+        [],
+    ),
+    (
+        "what depends on something that is off goes too",
+        "postcopy-preempt+, postcopy-ram",
+        "postcopy-preempt, postcopy-ram",
+        {},
+        ["postcopy-preempt"],
+        [],
+    ),
+    (
+        "what depends on something that a conflict removed goes too",
+        "multifd+, zero-copy-send+, xbzrle!",
+        "multifd, zero-copy-send, xbzrle",
+        {"xbzrle": {}},
+        ["multifd", "zero-copy-send"],
+        [],
+    ),
+    (
+        "what is required depends on something forbidden",
+        "postcopy-preempt!, postcopy-ram+",
+        "postcopy-preempt, postcopy-ram-",
+        {},
+        ["postcopy-ram", "postcopy-preempt"],
+        [["feature-dependency", "feature[postcopy-preempt]"]],
+    ),
+    (
+        "all that is wrong at once",
+        "xbzrle!, multifd! channels=1..2, final-ack!",
+        "multifd channels=3..4, final-ack!",
+        {"final-ack": {}},
+        [],
+        [["parameter", "feature[multifd].channels"], ["feature-required", "feature[xbzrle]"]],
+    ),
+    (
+        "channels in the plan",
+        "final-ack!, multifd+ channels=1..2, postcopy-ram+, postcopy-preempt+",
+        "final-ack!, multifd channels=1..64, postcopy-ram, postcopy-preempt",
+        {"final-ack": {}, "multifd": {"channels": 2}, "postcopy-ram": {}, "postcopy-preempt": {}},
+        [],
+        [],
+    ),
+]
 
 
 def negotiated(source: list[dict[str, Any]], destination: list[dict[str, Any]]) -> dict[str, Any]:
     found = features.resolve(messages.read_stances(source), messages.read_stances(destination))
     told: dict[str, Any] = {
-        "on": found.body(), "skipped": [name for name, _ in found.skipped],
+        "on": found.body(),
+        "skipped": [name for name, _ in found.skipped],
         "errors": [[e.code, e.item] for e in found.errors],
-    }  # fmt: skip
+    }
     if not found.errors:
         told["agreement"] = agreement_body(found, channel_plan(found, False), SESSION)
         told["digest"] = body.digest(told["agreement"])
@@ -543,72 +704,160 @@ VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
     ("the same machine", _same, _same, 0, "yes", []),
     ("an alias at the destination", _with(type="pc"), _same, 0, "yes", []),
     ("another machine type", _with(type="pc-q35-7.2"), _same, 0, "no", [("machine-type", "machine.type")]),
-    ("an alias of the source counts for nothing", _same, _with(type="pc", aliases=()), 0, "no", [("machine-type",
-     "machine.type")]),
+    (
+        "an alias of the source counts for nothing",
+        _same,
+        _with(type="pc", aliases=()),
+        0,
+        "no",
+        [("machine-type", "machine.type")],
+    ),
     ("another architecture", _with(arch="aarch64"), _same, 0, "no", [("arch", "machine.arch")]),
     ("another page size", _with(page_bits=16), _same, 0, "no", [("page-bits", "machine.page-bits")]),
     ("more CPUs than there", _with(vcpus=2), _same, 0, "no", [("vcpus", "machine.vcpus")]),
     ("fewer CPUs than there", _same, _with(vcpus=2), 0, "maybe", [("vcpus", "machine.vcpus")]),
-    ("fewer CPUs than there, and their hotplug state is sent", _with(devices=(HOTPLUG,)),
-     _with(devices=(HOTPLUG,), vcpus=2), 0, "no", [("vcpus", "machine.vcpus")]),
+    (
+        "fewer CPUs than there, and their hotplug state is sent",
+        _with(devices=(HOTPLUG,)),
+        _with(devices=(HOTPLUG,), vcpus=2),
+        0,
+        "no",
+        [("vcpus", "machine.vcpus")],
+    ),
     ("another CPU model", _same, _with(cpu="host"), 0, "maybe", [("cpu-model", "machine.cpu")]),
-    ("two CPU features missing", _with(cpu_features=("avx512f", "amx", "sse4")), _with(cpu_features=("sse4", "la57")),
-     0, "no",
-     [("cpu-feature", "cpu-feature[amx]"), ("cpu-feature", "cpu-feature[avx512f]")]),
-    ("a memory block missing", _with(ram_blocks=(*SMALL.ram_blocks, RamBlock("rom", 4096))), _same, 0, "no",
-     [("ram-block", "ram-block[rom]")]),
+    (
+        "two CPU features missing",
+        _with(cpu_features=("avx512f", "amx", "sse4")),
+        _with(cpu_features=("sse4", "la57")),
+        0,
+        "no",
+        [("cpu-feature", "cpu-feature[amx]"), ("cpu-feature", "cpu-feature[avx512f]")],
+    ),
+    (
+        "a memory block missing",
+        _with(ram_blocks=(*SMALL.ram_blocks, RamBlock("rom", 4096))),
+        _same,
+        0,
+        "no",
+        [("ram-block", "ram-block[rom]")],
+    ),
     ("a memory block more", _same, _with(ram_blocks=(*SMALL.ram_blocks, RamBlock("rom", 4096))), 0, "yes", []),
-    ("a memory block of another size", _same, _with(ram_blocks=(RamBlock("pc.ram", 2 << 20),)), 0, "no", [("ram-size",
-     "ram-block[pc.ram]")]),
-    ("a block that may be resized", _same, _with(ram_blocks=(RamBlock("pc.ram", 2 << 20, resizable=True),)), 0, "yes",
-     []),
+    (
+        "a memory block of another size",
+        _same,
+        _with(ram_blocks=(RamBlock("pc.ram", 2 << 20),)),
+        0,
+        "no",
+        [("ram-size", "ram-block[pc.ram]")],
+    ),
+    (
+        "a block that may be resized",
+        _same,
+        _with(ram_blocks=(RamBlock("pc.ram", 2 << 20, resizable=True),)),
+        0,
+        "yes",
+        [],
+    ),
     ("not enough memory", _same, _same, (1 << 20) - 1, "no", [("memory", "ram")]),
     ("just enough memory", _same, _same, 1 << 20, "yes", []),
     ("a device missing", _same, _with(devices=(TIMER,)), 0, "no", [("device-unknown", _NET)]),
     ("a device more", _with(devices=(TIMER,)), _same, 0, "maybe", [("device-extra", _NET)]),
-    ("an instance missing", _with(devices=(TIMER, NET, replace(NET, instance=1))), _same, 0, "no",
-     [("device-instance", f"device[{NET.id}/1]")]),
+    (
+        "an instance missing",
+        _with(devices=(TIMER, NET, replace(NET, instance=1))),
+        _same,
+        0,
+        "no",
+        [("device-instance", f"device[{NET.id}/1]")],
+    ),
     ("a device too new", _device(version=12), _same, 0, "no", [("device-version", _NET)]),
     ("a device too old", _device(version=10), _same, 0, "no", [("device-version", _NET)]),
     ("a device that loads older versions", _device(version=10), _device(minimum_version=9), 0, "yes", []),
-    ("a nested version too new", _device(nested=(("virtio", 2, 1),)), _same, 0, "no", [("device-nested-version",
-     f"{_NET}.virtio")]),
-    ("a nested version too old", _same, _device(nested=(("virtio", 3, 2),)), 0, "no", [("device-nested-version",
-     f"{_NET}.virtio")]),
+    (
+        "a nested version too new",
+        _device(nested=(("virtio", 2, 1),)),
+        _same,
+        0,
+        "no",
+        [("device-nested-version", f"{_NET}.virtio")],
+    ),
+    (
+        "a nested version too old",
+        _same,
+        _device(nested=(("virtio", 3, 2),)),
+        0,
+        "no",
+        [("device-nested-version", f"{_NET}.virtio")],
+    ),
     ("a nested description that the destination lacks", _same, _device(nested=()), 0, "yes", []),
-    ("a subsection that is always sent", _device(subsections=(Subsection("new", 1, "always"),)), _same, 0, "no",
-     [("device-subsection", f"{_NET}.new")]),
-    ("a subsection that may be sent", _device(subsections=(Subsection("new", 1, "maybe"),)), _same, 0, "maybe",
-     [("device-subsection", f"{_NET}.new")]),
+    (
+        "a subsection that is always sent",
+        _device(subsections=(Subsection("new", 1, "always"),)),
+        _same,
+        0,
+        "no",
+        [("device-subsection", f"{_NET}.new")],
+    ),
+    (
+        "a subsection that may be sent",
+        _device(subsections=(Subsection("new", 1, "maybe"),)),
+        _same,
+        0,
+        "maybe",
+        [("device-subsection", f"{_NET}.new")],
+    ),
     ("a subsection that is never sent", _device(subsections=(Subsection("new", 1, "never"),)), _same, 0, "yes", []),
-    ("features that the guest uses", _device(features=("ctrl-vq", "rss", "mq")), _same, 0, "no", [("device-features",
-     _NET)]),
+    (
+        "features that the guest uses",
+        _device(features=("ctrl-vq", "rss", "mq")),
+        _same,
+        0,
+        "no",
+        [("device-features", _NET)],
+    ),
     ("features unknown at the destination", _same, _device(features=()), 0, "yes", []),
     ("other fields at the same version", _same, _device(schema="33" * 8), 0, "maybe", [("device-schema", _NET)]),
     ("other fields at another version", _same, _device(schema="33" * 8, version=12), 0, "yes", []),
     ("fields unknown at one side", _device(schema=""), _same, 0, "yes", []),
     ("a device that can't move", _device(migratable=False), _same, 0, "no", [("device-unmigratable", _NET)]),
-    ("a device that can't move and is not there", _device(migratable=False), _with(devices=(TIMER,)), 0, "no",
-     [("device-unmigratable", _NET)]),
-    ("much at once, errors first", _device(subsections=(Subsection("new"),), version=12), _with(cpu="host",
-     arch="arm"), 0, "no",
-     [("arch", "machine.arch"), ("device-version", _NET), ("cpu-model", "machine.cpu"), ("device-subsection",
-     f"{_NET}.new")]),
-]  # fmt: skip
+    (
+        "a device that can't move and is not there",
+        _device(migratable=False),
+        _with(devices=(TIMER,)),
+        0,
+        "no",
+        [("device-unmigratable", _NET)],
+    ),
+    (
+        "much at once, errors first",
+        _device(subsections=(Subsection("new"),), version=12),
+        _with(cpu="host", arch="arm"),
+        0,
+        "no",
+        [
+            ("arch", "machine.arch"),
+            ("device-version", _NET),
+            ("cpu-model", "machine.cpu"),
+            ("device-subsection", f"{_NET}.new"),
+        ],
+    ),
+]
 
 
 def facts_of(machine: Machine, at_destination: bool) -> dict[str, Any]:
     """OFFER's facts; the destination also knows its aliases and what may be resized."""
-    told = messages.facts(machine)
+    told = {key: value for key, value in wire.to_body(Manifest.of(Settings("", machine))).items() if key in FACTS}
     local = {"aliases": list(machine.aliases), "resizable": [b.name for b in machine.ram_blocks if b.resizable]}
     return told | (local if at_destination else {})
 
 
 def machine_of(told: dict[str, Any]) -> Machine:
-    facts = {key: manifest.SHAPE[key] for key in ("machine", "ram-blocks", "devices")}
+    facts = {key: manifest.SHAPE[key] for key in FACTS}
     local = {"aliases?": [str], "resizable?": [str], "capabilities?": [str]}
     found = body.load(body.dump(told), facts | local, "facts")
-    machine = messages.read_facts(found)
+    messages.check_facts(found)
+    sent = found | {"capabilities": [], "qemu-version": ""}
+    machine = messages.whole_machine(wire.from_body(Manifest, sent, ""))
     blocks = tuple(replace(b, resizable=b.name in told.get("resizable", ())) for b in machine.ram_blocks)
     return replace(machine, aliases=tuple(told.get("aliases", ())), ram_blocks=blocks)
 
@@ -636,21 +885,30 @@ def mac_vectors() -> list[dict[str, Any]]:
     secret, source, destination = (hashlib.sha256(text).digest() for text in (b"secret", b"source", b"destination"))
     cases = []
     for name, psk, exporter in (
-        ("plain", b"", b""), ("a pre-shared key", b"the pre-shared key", b""), ("TLS", b"",
-         hashlib.sha256(b"tls").digest()),
+        ("plain", b"", b""),
+        ("a pre-shared key", b"the pre-shared key", b""),
+        ("TLS", b"", hashlib.sha256(b"tls").digest()),
         ("both, longer than a block of SHA-256", bytes(range(40)), hashlib.sha256(b"tls").digest()),
-    ):  # fmt: skip
+    ):
         key = binding.session_key(secret, psk, exporter, source, destination)
         told: dict[str, Any] = {
-            "name": name, "secret": secret.hex(), "psk": psk.hex(), "exporter": exporter.hex(), "h_S": source.hex(),
-            "h_D": destination.hex(), "key": key.hex(), "macs": [],
-        }  # fmt: skip
+            "name": name,
+            "secret": secret.hex(),
+            "psk": psk.hex(),
+            "exporter": exporter.hex(),
+            "h_S": source.hex(),
+            "h_D": destination.hex(),
+            "key": key.hex(),
+            "macs": [],
+        }
         nonces = [hashlib.sha256(bytes([n])).hexdigest()[:32] for n in range(3)]
         for parts in (
-            ["START", hashlib.sha256(b"agreement").hexdigest()], ["CHANNEL_OPEN", SESSION, "multifd[1]", nonces[0]],
-            ["CHANNEL_OK", "multifd[1]", nonces[0], nonces[1]], ["READY"],
+            ["START", hashlib.sha256(b"agreement").hexdigest()],
+            ["CHANNEL_OPEN", SESSION, "multifd[1]", nonces[0]],
+            ["CHANNEL_OK", "multifd[1]", nonces[0], nonces[1]],
+            ["READY"],
             ["READY", "main", nonces[2], "multifd[0]", nonces[1], "multifd[1]", nonces[0]],
-        ):  # fmt: skip
+        ):
             raw = b"".join(struct.pack(">I", len(p)) + p.encode() for p in parts)
             told["macs"].append({"parts": parts, "input": raw.hex(), "mac": binding.mac(key, *parts)})
         cases.append(told)
@@ -682,10 +940,14 @@ def manifest_vectors() -> list[dict[str, Any]]:
         ("one bit changed", good[:100] + bytes([good[100] ^ 1]) + good[101:], OVER_TCP, ["manifest"]),
         ("a length above the limit", frames.MANIFEST + struct.pack(">I", (4 << 20) + 1), OVER_TCP, ["manifest"]),
         ("an unknown key", _sealed(body.dump(told | {"later": 1})), OVER_TCP, ["unknown-key"]),
-        ("a key that lacks", _sealed(body.dump({k: v for k, v in told.items() if k != "devices"})), OVER_TCP,
-         ["unknown-value"]),
+        (
+            "a key that lacks",
+            _sealed(body.dump({k: v for k, v in told.items() if k != "devices"})),
+            OVER_TCP,
+            ["unknown-value"],
+        ),
         ("not JSON", _sealed(b"{"), OVER_TCP, ["encoding"]),
-    ):  # fmt: skip
+    ):
         _must(name, codes, [e.code for e in manifest.check(data, settings)])
         here = facts_of(settings.machine, True) | {"capabilities": list(settings.capabilities)}
         cases.append({"name": name, "hex": data.hex(), "destination": here, "expect": codes})
@@ -707,10 +969,10 @@ def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
     side.hear({"connection": 0, "hex": flight.hex()})
     for item in read_frames("source", bytes.fromhex(next(s["hex"] for s in side.wire if "hex" in s))):
         told = json.loads(bytes.fromhex(item["payload"])) if "payload" in item else {}
-        if item.get("type") == frames.ACCEPT:
+        if item.get("type") == ACCEPT:
             codes = sorted({e["code"] for e in told["warnings"]})
             return {"destination": version, "verdict": told["verdict"], "codes": codes}
-        if item.get("type") == frames.REJECT:
+        if item.get("type") == REJECT:
             return {"destination": version, "verdict": "no", "codes": sorted({e["code"] for e in told["errors"]})}
     raise AssertionError("neither ACCEPT nor REJECT")
 
@@ -722,9 +984,11 @@ def offers() -> Iterator[tuple[str, str]]:
         flight = bytes.fromhex(side.wire[0]["hex"])
         told = {
             "about": f"the first flight of QEMU {version} with {configuration}; frozen: it is accepted for ever",
-            "qemu-version": version, "configuration": configuration, "hex": flight.hex(),
+            "qemu-version": version,
+            "configuration": configuration,
+            "hex": flight.hex(),
             "expect": [answered(flight, other, configuration) for other in ("7.2", "10.0")],
-        }  # fmt: skip
+        }
         yield (
             f"offers/v2.0-{version}-{configuration}{'-grease' if grease else ''}.json",
             json.dumps(told, indent=1) + "\n",
@@ -746,10 +1010,14 @@ def made() -> dict[str, str]:
     bodies = body_vectors()
     grouped = ",\n".join(f'"{name}": {_lines(cases).rstrip()}' for name, cases in bodies.items())
     return {
-        "frames.json": _lines(frame_vectors()), "bodies.json": "{\n" + grouped + "\n}\n",
-        "negotiation.json": _lines(negotiation_vectors()), "verdict.json": _lines(verdict_vectors()),
-        "mac.json": _lines(mac_vectors()), "manifest.json": _lines(manifest_vectors()), **dict(transcripts()),
-    }  # fmt: skip
+        "frames.json": _lines(frame_vectors()),
+        "bodies.json": "{\n" + grouped + "\n}\n",
+        "negotiation.json": _lines(negotiation_vectors()),
+        "verdict.json": _lines(verdict_vectors()),
+        "mac.json": _lines(mac_vectors()),
+        "manifest.json": _lines(manifest_vectors()),
+        **dict(transcripts()),
+    }
 
 
 def stale() -> str:

@@ -78,9 +78,30 @@ def bring_wheels() -> list[Path]:
     stamp = folder / hashlib.sha256(lock.read_bytes()).hexdigest()
     if not stamp.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        call(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
-             "--no-deps", "--only-binary", ":all:", "--python-version", PYODIDE_PYTHON_VERSION, "--implementation",
-             "py", "--abi", "none", "--platform", "any", "--dest", folder, "-r", lock)  # fmt: skip
+        call(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            PYODIDE_PYTHON_VERSION,
+            "--implementation",
+            "py",
+            "--abi",
+            "none",
+            "--platform",
+            "any",
+            "--dest",
+            folder,
+            "-r",
+            lock,
+        )
         stamp.touch()
     kernel = (KERNEL_AT / "static" / "pypi").glob("*.whl")
     ours = [w for w in kernel if not w.name.startswith("widgetsnbextension")]
@@ -91,8 +112,19 @@ def build_wheel() -> Path:
     """simlib as a wheel, with the data that a run needs and no more."""
     folder = PARTS / "simlib"
     shutil.rmtree(folder, ignore_errors=True)
-    call(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
-         "--no-build-isolation", "--wheel-dir", folder / "whole", ROOT)  # fmt: skip
+    call(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder / "whole",
+        ROOT,
+    )
     whole = next((folder / "whole").glob("*.whl"))
     small = folder / whole.name
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as new:
@@ -114,10 +146,16 @@ def entry(wheel: Path) -> tuple[str, dict[str, Any]]:
     name, version = wheel.name.split("-")[:2]
     name = re.sub(r"[-_.]+", "-", name).lower()
     return name, {
-        "name": name, "version": version, "file_name": wheel.name, "install_dir": "site", "package_type": "package",
-        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "depends": [], "unvendored_tests": False,
+        "name": name,
+        "version": version,
+        "file_name": wheel.name,
+        "install_dir": "site",
+        "package_type": "package",
+        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "depends": [],
+        "unvendored_tests": False,
         "imports": sorted(p.removesuffix(".py") for p in parts if not p.endswith((".dist-info", ".data"))),
-    }  # fmt: skip
+    }
 
 
 def lay_out(lite: Path) -> None:
@@ -135,8 +173,11 @@ def lay_out(lite: Path) -> None:
     lock = json.loads((source / "pyodide-lock.json").read_text())
     (target / "pyodide-lock.json").write_text(json.dumps({**lock, "packages": packages}, indent=1))
     plugin = {"disablePyPIFallback": True, "loadPyodideOptions": {"packages": sorted(packages)}}
-    config = {"appName": "The migration handshake lab", "exposeAppInBrowser": True,
-              "litePluginSettings": {f"{KERNEL}:kernel": plugin}}  # fmt: skip
+    config = {
+        "appName": "The migration handshake lab",
+        "exposeAppInBrowser": True,
+        "litePluginSettings": {f"{KERNEL}:kernel": plugin},
+    }
     told = {"jupyter-lite-schema-version": 0, "jupyter-config-data": config}
     (lite / "jupyter-lite.json").write_text(json.dumps(told, indent=1))
     quiet = {
@@ -166,11 +207,18 @@ def executed(source: Path) -> Any:
 
 def build_lite(lite: Path, out: Path) -> None:
     """JupyterLite itself, with the extensions that are used."""
-    config = {"LiteBuildConfig": {
-        "apps": ["lab"], "contents": [str(lite / "files")], "no_sourcemaps": True, "no_unused_shared_packages": True,
-        "no_libarchive": True, "ignore_sys_prefix": ["federated_extensions"], "output_dir": str(out),
-        "federated_extensions": [str(path) for path in SHOWN],
-    }}  # fmt: skip
+    config = {
+        "LiteBuildConfig": {
+            "apps": ["lab"],
+            "contents": [str(lite / "files")],
+            "no_sourcemaps": True,
+            "no_unused_shared_packages": True,
+            "no_libarchive": True,
+            "ignore_sys_prefix": ["federated_extensions"],
+            "output_dir": str(out),
+            "federated_extensions": [str(path) for path in SHOWN],
+        }
+    }
     (lite / "jupyter_lite_config.json").write_text(json.dumps(config, indent=1))
     call(sys.executable, "-m", "jupyter", "lite", "build", cwd=lite)
 

@@ -13,7 +13,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune as html_of
 from pygments.formatters import HtmlFormatter
 
 from simlib import world
-from simlib.case.scenario import find, load_all
+from simlib.case.files import find, load_all
 from simlib.record import compare
 from simlib.record.compare import counts, groups
 from simlib.record.outcome import Row

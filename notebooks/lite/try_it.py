@@ -11,7 +11,7 @@ from hashlib import sha256
 import ipywidgets
 from IPython.display import HTML, Markdown, display
 
-from simlib.case.scenario import find, load_all
+from simlib.case.files import find, load_all
 from simlib.explore.report import search_cases
 from simlib.explore.story import Story
 from simlib.record.chart import as_html
@@ -37,8 +37,10 @@ for name, choice in choices.items():
     choice.description = choice.description or name
 mistakes = ipywidgets.interactive_output(
     lambda scenario, delay_ms, **given: setattr(
-        chart, "value", run(find(scenario).vary(link__delay_ms=delay_ms), version="10.0", **given)._repr_svg_()), choices,
-)  # fmt: skip
+        chart, "value", run(find(scenario).vary(link__delay_ms=delay_ms), version="10.0", **given)._repr_svg_()
+    ),
+    choices,
+)
 display(ipywidgets.VBox([*choices.values(), chart, mistakes]))
 
 # %% [markdown]
@@ -61,9 +63,13 @@ rows = {
     (p, d): run(find("matched_multifd").vary(link__delay_ms=d), protocol=p).row for d in delays for p in ("v1", "v2")
 }
 shown = [
-    f"| {d} | " + " | ".join(f"{rows[p, d].time_to_first_guest_byte_s * 1e3:,.1f} | {rows[p, d].downtime_s * 1e3:,.1f}"
-                             for p in ("v1", "v2")) + " |" for d in delays
-]  # fmt: skip
+    f"| {d} | "
+    + " | ".join(
+        f"{rows[p, d].time_to_first_guest_byte_s * 1e3:,.1f} | {rows[p, d].downtime_s * 1e3:,.1f}" for p in ("v1", "v2")
+    )
+    + " |"
+    for d in delays
+]
 head = [
     "| one way, ms | v1: first byte, ms | v1: downtime, ms | v2: first byte, ms | v2: downtime, ms |",
     "|--:|--:|--:|--:|--:|",

@@ -13,8 +13,8 @@
 # %%
 from IPython.display import Markdown
 
+from simlib.case.files import find, load_all
 from simlib.case.registry import PROTOCOLS
-from simlib.case.scenario import find, load_all
 from simlib.record.outcome import BAD, OUTCOMES
 from simlib.study import costs, curves, figures, growth, order, real
 from simlib.study.claims import Lab, verdict_text
@@ -44,19 +44,26 @@ ends_badly = ", ".join(
 )
 
 # %%
-Markdown(f"| outcome | {' | '.join(counts)} | |\n|---|--:|--:|--:|---|\n{rows}\n\n{len(shared)} situations on their QEMU versions. "
-         f"End badly (hung, lost, misconfigured, corrupted, split brain): {ends_badly}. A naive manager trusts the source's status; "
-         f"one with libvirt's rules sets both sides and looks at both; {with_rules} situations have it.")  # fmt: skip
+Markdown(
+    f"| outcome | {' | '.join(counts)} | |\n|---|--:|--:|--:|---|\n{rows}\n\n{len(shared)} situations on their QEMU versions. "
+    f"End badly (hung, lost, misconfigured, corrupted, split brain): {ends_badly}. A naive manager trusts the source's status; "
+    f"one with libvirt's rules sets both sides and looks at both; {with_rules} situations have it."
+)
 
 # %% [markdown]
 # ## Find out alone? It hears the same on both paths
 
 # %%
 heard = order.histories()
-lines = "\n".join(f"| {PROTOCOLS.get(name.split(')')[0].strip('(')).label}{name.partition(')')[2]} | {'the same' if row['the same on a slow path'] is True else row['the same on a slow path']} "
-                  f"| {row['it decides']} | {row['it errs']} |" for name, row in heard.iterrows())  # fmt: skip
-Markdown("What it has heard on a pipe that returns nothing, and on a slow path to a new peer:\n\n"
-         f"| it asks by | on both | then | and errs |\n|---|---|---|---|\n{lines}")  # fmt: skip
+lines = "\n".join(
+    f"| {PROTOCOLS.get(name.split(')')[0].strip('(')).label}{name.partition(')')[2]} | {'the same' if row['the same on a slow path'] is True else row['the same on a slow path']} "
+    f"| {row['it decides']} | {row['it errs']} |"
+    for name, row in heard.iterrows()
+)
+Markdown(
+    "What it has heard on a pipe that returns nothing, and on a slow path to a new peer:\n\n"
+    f"| it asks by | on both | then | and errs |\n|---|---|---|---|\n{lines}"
+)
 
 # %% [markdown]
 # ## So a timeout decides, and the tail sets its length
@@ -66,8 +73,10 @@ figures.tail_curves(curves.tails(), "The timeout for one error in a million: 5 m
 
 # %%
 needed = curves.needed().timeout_s
-Markdown(f"Of the {len(needed)} paths of notebook 03 the lightest ({needed.idxmin()}) needs {figures.seconds(needed.min())}, the "
-         f"heaviest ({needed.idxmax()}) {figures.seconds(needed.max())}; a peer that never answers costs all of it, every time.")  # fmt: skip
+Markdown(
+    f"Of the {len(needed)} paths of notebook 03 the lightest ({needed.idxmin()}) needs {figures.seconds(needed.min())}, the "
+    f"heaviest ({needed.idxmax()}) {figures.seconds(needed.max())}; a peer that never answers costs all of it, every time."
+)
 
 # %% [markdown]
 # ## And the peer may be a binary from before v2
@@ -83,19 +92,25 @@ body = "\n".join(
 clean = [by for by in wide.index if all(ok for name, _, ok in peers if name == by)]
 
 # %%
-Markdown(f"Right: v2 between new sides, v1 otherwise, and the guest arrives. Timeouts 0.1 to 10 s, round trips 2 ms to 2 s.\n\n"
-         f"{head}\n{body}\n\nClean on the whole grid: **{', '.join(clean) or 'none'}**, the name in the TLS handshake (ALPN), which "
-         "asks no clock and needs TLS.")  # fmt: skip
+Markdown(
+    f"Right: v2 between new sides, v1 otherwise, and the guest arrives. Timeouts 0.1 to 10 s, round trips 2 ms to 2 s.\n\n"
+    f"{head}\n{body}\n\nClean on the whole grid: **{', '.join(clean) or 'none'}**, the name in the TLS handshake (ALPN), which "
+    "asks no clock and needs TLS."
+)
 
 # %% [markdown]
 # ## Told by the manager: eight bytes decide, no clock
 
 # %%
 settings = growth.sides(run)
-lines = "\n".join(f"| {at[0].split()[-1]} | {at[1]} | **{row.outcome}** | {row.guest_bytes / 2**20:.0f} | {row.told} |"
-                  for at, row in settings.iterrows())  # fmt: skip
-Markdown(f"| source told | destination | outcome | MiB sent | the source says |\n|---|---|---|--:|---|\n{lines}\n\nA wrong setting costs an "
-         "error message. No side falls back by itself, so nobody between the two can downgrade them to v1.")  # fmt: skip
+lines = "\n".join(
+    f"| {at[0].split()[-1]} | {at[1]} | **{row.outcome}** | {row.guest_bytes / 2**20:.0f} | {row.told} |"
+    for at, row in settings.iterrows()
+)
+Markdown(
+    f"| source told | destination | outcome | MiB sent | the source says |\n|---|---|---|--:|---|\n{lines}\n\nA wrong setting costs an "
+    "error message. No side falls back by itself, so nobody between the two can downgrade them to v1."
+)
 
 # %% [markdown]
 # ## What v2 does before the guest moves
@@ -115,8 +130,10 @@ figures.prices(prices)
 # %%
 two, one = (prices[prices.protocol == p].reset_index() for p in ("v2", "v1"))
 slower = ((two.downtime_s - one.downtime_s) * 1e3 / two.rtt_ms)[two.rtt_ms >= 10]
-Markdown(f"**{two.round_trips.max():.0f} round trips** once connected, whatever the number of channels; {slower.max():.0f} more of "
-         f"downtime; {two.said_bytes.max() / 1024:.0f} KiB.")  # fmt: skip
+Markdown(
+    f"**{two.round_trips.max():.0f} round trips** once connected, whatever the number of channels; {slower.max():.0f} more of "
+    f"downtime; {two.said_bytes.max() / 1024:.0f} KiB."
+)
 
 # %% [markdown]
 # ## What it saves
@@ -128,8 +145,10 @@ figures.waste(saved)
 
 # %%
 never = {p: (int((g.knows_s == costs.NEVER).sum()), len(g)) for p, g in costs.endings(run).groupby("protocol")}
-Markdown(f"{len(misfits)} mismatches. Over all runs that do not migrate, the source never knows in **{never['v1'][0]} of "
-         f"{never['v1'][1]}** under v1, in **{never['v2'][0]} of {never['v2'][1]}** under v2.")  # fmt: skip
+Markdown(
+    f"{len(misfits)} mismatches. Over all runs that do not migrate, the source never knows in **{never['v1'][0]} of "
+    f"{never['v1'][1]}** under v1, in **{never['v2'][0]} of {never['v2'][1]}** under v2."
+)
 
 # %% [markdown]
 # ## In every order of events, and with peers from the future
@@ -142,8 +161,10 @@ figures.searched(models, "Models searched: deliveries, accepts, timers, cuts, st
 future, check = growth.peers(), real.agreement(real.cells()).loc["v1"]
 on = int((future["ends, in every order"] == "completed").sum())
 lied = ", ".join(models[(models.kind == "v2") & models.breaks].model.str.removeprefix("v2, "))
-Markdown(f"v2 breaks only where its manager lied ({lied}). Of {len(future)} newer peers {on} migrate, {len(future) - on} "
-         f"are refused by name. The simulated v1 ends as real QEMU in **{check.agree} of {check.cells}** cells.")  # fmt: skip
+Markdown(
+    f"v2 breaks only where its manager lied ({lied}). Of {len(future)} newer peers {on} migrate, {len(future) - on} "
+    f"are refused by name. The simulated v1 ends as real QEMU in **{check.agree} of {check.cells}** cells."
+)
 
 # %% [markdown]
 # ## The answer
@@ -155,5 +176,8 @@ lines = "\n".join(
     f"| {n}, {CLAIMS[n].who.split()[0]}: {CLAIMS[n].text} | {verdict_text(v)} |" for n, v in verdicts.items()
 )
 told = verdicts["D3"].verdict == "holds" and verdicts["P5-strong"].verdict == "refuted"
-Markdown(f"**{'Be told.' if told else 'Not decided.'}**\n\n| claim of 2023 | found |\n|---|---|\n{lines}\n\nOpen: "
-         + "; ".join(dict.fromkeys(v.still_open for v in list(verdicts.values())[:3] if v.still_open)) + ".")  # fmt: skip
+Markdown(
+    f"**{'Be told.' if told else 'Not decided.'}**\n\n| claim of 2023 | found |\n|---|---|\n{lines}\n\nOpen: "
+    + "; ".join(dict.fromkeys(v.still_open for v in list(verdicts.values())[:3] if v.still_open))
+    + "."
+)

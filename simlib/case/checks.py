@@ -19,33 +19,55 @@ from .registry import DELAYS, INTRUDERS, MANAGERS, PROTOCOLS, Registry, Scenario
 T = TypeVar("T")
 
 CHOICES: dict[tuple[str, str], Sequence[str]] = {
-    ("Scenario", "protocols"): PROTOCOLS, ("Scenario", "managers"): MANAGERS,
+    ("Scenario", "protocols"): PROTOCOLS,
+    ("Scenario", "managers"): MANAGERS,
     ("Link", "transport"): (
-        "tcp", "unix", "exec-socat", "exec-cat", "exec-tee", "exec-true", "exec-null", "file", "fd"),
+        "tcp",
+        "unix",
+        "exec-socat",
+        "exec-cat",
+        "exec-tee",
+        "exec-true",
+        "exec-null",
+        "file",
+        "fd",
+    ),
     ("Link", "load_transport"): ("", "exec-cat", "exec-none", "file"),
     ("Link", "delay_law"): DELAYS,
     ("Side", "apply_code"): ("apply-failed", "port", "memory"),
-    ("Side", "capabilities"): tuple(CAPABILITIES), ("Side", "require"): SHARED, ("Side", "forbid"): SHARED,
-    ("Side", "accept"): ("v2", "v1", "v2-or-v1"), ("Side", "on_maybe"): ("warn", "reject"),
-    ("Fault", "direction"): ("to-destination", "to-source"), ("Fault", "side"): ("source", "destination"),
+    ("Side", "capabilities"): tuple(CAPABILITIES),
+    ("Side", "require"): SHARED,
+    ("Side", "forbid"): SHARED,
+    ("Side", "accept"): ("v2", "v1", "v2-or-v1"),
+    ("Side", "on_maybe"): ("warn", "reject"),
+    ("Fault", "direction"): ("to-destination", "to-source"),
+    ("Fault", "side"): ("source", "destination"),
     ("Fault", "says"): INTRUDERS,
-}  # fmt: skip
+}
 # What is allowed of a number, by the end of its name, unless its own key stands below.
 MOST = {"_ms": 1e9, "_s": 1e5, "_mib": 1 << 24, "_kib": 1 << 24, "_mib_s": 1 << 20}
 RANGES: dict[tuple[str, str], tuple[float, float]] = {
-    ("Side", "vcpus"): (0, 4096), ("Link", "loss"): (0, 0.99), ("Link", "syn_loss"): (0, 0.99),
-    ("Link", "shape"): (0.01, 100), ("Link", "rate_mib_s"): (1e-3, 1 << 20), ("Link", "buffer_kib"): (1, 1 << 24),
-    ("Management", "retries"): (0, 1000), ("Management", "observe_s"): (1e-3, 1e5), ("Fault", "retries"): (0, 255),
-}  # fmt: skip
+    ("Side", "vcpus"): (0, 4096),
+    ("Link", "loss"): (0, 0.99),
+    ("Link", "syn_loss"): (0, 0.99),
+    ("Link", "shape"): (0.01, 100),
+    ("Link", "rate_mib_s"): (1e-3, 1 << 20),
+    ("Link", "buffer_kib"): (1, 1 << 24),
+    ("Management", "retries"): (0, 1000),
+    ("Management", "observe_s"): (1e-3, 1e5),
+    ("Fault", "retries"): (0, 255),
+}
 VERSION = r"\d{1,3}(\.\d{1,3}){0,3}"
 CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt|control|stranger(\[\d{1,3}\])?"
 PATTERNS = {
     ("Scenario", "name"): (r"(?!\.)[^/\x00-\x1f]{1,100}", "up to 100 characters, none of them a /, the first no dot"),
     ("Scenario", "versions"): (f"{VERSION}(>{VERSION})?", '"7.2" or "7.2>10.0"'),
     ("Side", "uuid"): ("([0-9a-f]{32})?", "32 hexadecimal digits"),
-    **dict.fromkeys((("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")), (
-        CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)")),
-}  # fmt: skip
+    **dict.fromkeys(
+        (("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")),
+        (CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)"),
+    ),
+}
 NOT_EMPTY = {("Scenario", "versions"), ("Scenario", "protocols"), ("Scenario", "managers")}
 
 

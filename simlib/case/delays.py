@@ -6,12 +6,22 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .scenario import Link
+from typing import Protocol
 
 Draw = Callable[[random.Random], float]  # one delay, in seconds
+
+
+class DelayKeys(Protocol):
+    """What a distribution is told: these keys of `scenario.Link`, with its units."""
+
+    @property
+    def delay_ms(self) -> float: ...
+    @property
+    def jitter_ms(self) -> float: ...
+    @property
+    def shape(self) -> float: ...
+    @property
+    def samples_ms(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -31,31 +41,31 @@ class Delay:
     """
 
     name: str
-    sampler: Callable[[Link], Draw]
+    sampler: Callable[[DelayKeys], Draw]
     uses: tuple[str, ...] = ("jitter_ms", "shape", "samples_ms")
 
 
-def _constant(link: Link) -> Draw:
+def _constant(link: DelayKeys) -> Draw:
     base_s = link.delay_ms / 1e3
     return lambda _: base_s
 
 
-def _lognormal(link: Link) -> Draw:
+def _lognormal(link: DelayKeys) -> Draw:
     base_s, scale_s, sigma = link.delay_ms / 1e3, link.jitter_ms / 1e3, link.shape
     return lambda rng: base_s + scale_s * exp(rng.normalvariate(0.0, sigma))  # rng.lognormvariate, one call less
 
 
-def _pareto(link: Link) -> Draw:
+def _pareto(link: DelayKeys) -> Draw:
     base_s, scale_s, alpha = link.delay_ms / 1e3, link.jitter_ms / 1e3, link.shape
     return lambda rng: base_s + scale_s * (rng.paretovariate(alpha) - 1.0)
 
 
-def _exponential(link: Link) -> Draw:
+def _exponential(link: DelayKeys) -> Draw:
     base_s, scale_s = link.delay_ms / 1e3, link.jitter_ms / 1e3
     return lambda rng: base_s + (rng.expovariate(1.0 / scale_s) if scale_s else 0.0)
 
 
-def _empirical(link: Link) -> Draw:
+def _empirical(link: DelayKeys) -> Draw:
     base_s, samples_s = link.delay_ms / 1e3, tuple(s / 1e3 for s in link.samples_ms) or (0.0,)
     return lambda rng: base_s + rng.choice(samples_s)
 

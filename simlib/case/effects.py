@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from .checks import changed_fields
 from .registry import DELAYS, PROTOCOLS, ScenarioError
-
-if TYPE_CHECKING:
-    from .scenario import Scenario
+from .scenario import Scenario
 
 NEGOTIATED = ("require", "forbid", "on_maybe", "session", "psk", "memory_limit_mib", "apply_error")
 OF_DESTINATION = ("accept", "exit_on_error", "apply_error", "apply_code")
 OF_NETWORK = ("delay_ms", "delay_law", "loss", "syn_loss")
-Why = Callable[["Scenario", "Iterable[str]"], str]  # why a key has no effect there; empty if it has one
+Why = Callable[[Scenario, Iterable[str]], str]  # why a key has no effect there; empty if it has one
 
 
 def check(scenario: Scenario, protocols: Iterable[str] = ()) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings, is_modelled, not_modelled
-from ..handshake.v2.messages import Identity
-from ..host import MIB, Guest
+from ..handshake.v2.config import Identity
 from . import effects
 from .checks import pair
 from .faults import Stranger
+from .guest import MIB, Guest
 from .protocols import Protocol
 from .registry import MANAGERS, PROTOCOLS, ScenarioError, require, require_whole
 from .scenario import Scenario
@@ -53,7 +53,13 @@ class Setup:
     @property
     def definition(self) -> Protocol:
         """What the protocol's name stands for."""
-        return PROTOCOLS.get(self.protocol)
+        definition: Protocol = PROTOCOLS.get(self.protocol)
+        return definition
+
+    @property
+    def negotiates(self) -> bool:
+        """Whether the sides agree on their settings themselves."""
+        return self.definition.negotiates
 
     @property
     def versions(self) -> tuple[str, str]:
@@ -66,7 +72,7 @@ class Setup:
     @property
     def saved(self) -> bool:
         """v2 has no handshake with a file: the stream is v1's, behind a manifest."""
-        return self.definition.negotiates and self.scenario.link.transport == "file"
+        return self.negotiates and self.scenario.link.transport == "file"
 
     @property
     def both_know_more(self) -> bool:
@@ -93,9 +99,15 @@ class Setup:
         role = role or ("source" if at_source else "destination")
         entropy = hashlib.sha256(f"{self.seed} {self.scenario.name} {role}".encode()).digest()
         return Identity(
-            entropy, side.session, side.psk.encode(), on_maybe=side.on_maybe, require=side.require, forbid=side.forbid,
-            memory_limit_bytes=side.memory_limit_mib * MIB, bidirectional=self.scenario.link.told_bidirectional,
-        )  # fmt: skip
+            entropy,
+            side.session,
+            side.psk.encode(),
+            on_maybe=side.on_maybe,
+            require=side.require,
+            forbid=side.forbid,
+            memory_limit_bytes=side.memory_limit_mib * MIB,
+            bidirectional=self.scenario.link.told_bidirectional,
+        )
 
     def source(self, role: str = "source") -> Any:
         """A fresh source."""
@@ -115,11 +127,16 @@ class Setup:
         rate_bytes_s = int(self.scenario.link.rate_mib_s * MIB)
         steps = settings.has("postcopy-ram") and not settings.channels  # no other is looked up for
         return Guest(
-            ram_bytes=int(facts.ram_mib * MIB), dirty_bytes_s=facts.dirty_mib_s * MIB,
+            ram_bytes=int(facts.ram_mib * MIB),
+            dirty_bytes_s=facts.dirty_mib_s * MIB,
             working_set_bytes=int(facts.working_set_mib * MIB),
-            downtime_bytes=int(rate_bytes_s * 0.3), load_s=facts.load_ms / 1e3,
+            downtime_bytes=int(rate_bytes_s * 0.3),
+            load_s=facts.load_ms / 1e3,
             step_bytes=int(rate_bytes_s * STEP_S) if steps else 1 << 62,
-            post_load_error=facts.post_load_error, apply_error=side.apply_error, apply_code=side.apply_code,
-            answers_ms=facts.source_ms if at_source else facts.destination_ms, jitter_s=facts.jitter_ms / 1e3,
+            post_load_error=facts.post_load_error,
+            apply_error=side.apply_error,
+            apply_code=side.apply_code,
+            answers_ms=facts.source_ms if at_source else facts.destination_ms,
+            jitter_s=facts.jitter_ms / 1e3,
             rng=random.Random(f"{self.seed} {at_source}") if facts.jitter_ms else None,
-        )  # fmt: skip
+        )

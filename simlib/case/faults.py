@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .checks import FieldError, Part
+from .guest import MIB
 from .registry import FAULTS, INTRUDERS, choose, nearest
 
 if TYPE_CHECKING:
     from .intruders import Intruder
 
-MIB = 1 << 20
+
+class LinkEffect(StrEnum):
+    """What may begin to happen to the data of one direction."""
+
+    CUT = "cut"  # every connection is reset
+    STALL = "stall"  # a proxy stops reading
+    BLACKHOLE = "swallow"  # a proxy reads and discards
+    PACKET_LOSS = "lose"  # no packet arrives any more
 
 
 class Breaks(Protocol):
@@ -35,8 +44,8 @@ class Rig(Breaks, Protocol):
     def at(self, at_s: float, call: Callable[[], None]) -> None:
         """Call it so many seconds after the start."""
 
-    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
-        """`cut`, `stall`, `swallow` or `lose` from a byte of a direction on, counted over all connections; None: from
+    def shape(self, effect: LinkEffect, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+        """An effect from a byte of a direction on, counted over all connections; None: from
         the next one on. `timeout_s`: until TCP gives up on what is lost."""
 
     def stop(self, side: str, how: str, after_bytes: int | None) -> None:
@@ -138,7 +147,7 @@ class Shaping(Fault):
             self._begin(rig, int(max(self.after_mib, 0) * MIB))
 
     def _begin(self, rig: Rig, after_bytes: int | None) -> None:
-        rig.shape(self.kind, self.direction, after_bytes)
+        rig.shape(LinkEffect(self.kind), self.direction, after_bytes)
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ class Lose(Shaping):
     unsupported_on_sockets: ClassVar[str] = "a proxy can't lose packets"
 
     def _begin(self, rig: Rig, after_bytes: int | None) -> None:
-        rig.shape(self.kind, self.direction, after_bytes, min(924.6, 0.2 * 2 ** (self.retries + 1)))
+        rig.shape(LinkEffect(self.kind), self.direction, after_bytes, min(924.6, 0.2 * 2 ** (self.retries + 1)))
 
 
 @dataclass(frozen=True)
@@ -289,7 +298,8 @@ class Stranger(Fault):
 
     @property
     def intruder(self) -> Intruder:
-        return INTRUDERS.get(self.says)
+        intruder: Intruder = INTRUDERS.get(self.says)
+        return intruder
 
     def arrange(self, rig: Rig, number: int) -> None:
         rig.intrude(self.intruder, number, self.at_s)

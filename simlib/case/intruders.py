@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ..handshake import stream
 from ..handshake.machine import Machine
-from ..handshake.v2 import body, frames
+from ..handshake.v2 import body, frames, wire
 from ..handshake.v2.frames import Limits
+from ..handshake.v2.messages import ChannelOpen
 from .registry import ScenarioError
 
 TLS_HEADER_BYTES = 5  # of a record (RFC 8446, 5.1): a peer that has sent less can't be told from a slow one
@@ -43,8 +44,9 @@ class Intruder:
 
 
 def _bad_channel() -> bytes:
-    told = {"session-id": "0" * 16, "name": "main", "role": "main", "index": 0, "nonce": "0" * 32, "mac": "0" * 64}
-    return frames.preface(frames.INITIATOR, bytes(16)) + frames.frame(frames.CHANNEL_OPEN, body.dump(told))
+    opening = ChannelOpen("0" * 16, "main", "main", 0, nonce="0" * 32, mac="0" * 64)
+    payload = body.dump(wire.to_body(opening))
+    return frames.preface(frames.INITIATOR, bytes(16)) + frames.frame(ChannelOpen.TYPE, payload)
 
 
 _PREFACE = frames.preface(frames.INITIATOR, bytes(16))

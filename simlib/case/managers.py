@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..handshake.capabilities import known_capabilities
 from ..handshake.endpoint import State
 from ..handshake.machine import Settings
-
-if TYPE_CHECKING:
-    from .endpoints import Setup
+from .facts import RunFacts
 
 RETRY_S = 1.0  # a pause before another attempt
 FINAL = ("completed", "failed", "cancelled", "rejected", "uncertain")  # statuses after which nothing comes
@@ -117,7 +115,7 @@ class Manager(State):
 
     name: ClassVar[str] = ""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: RunFacts) -> None:
         self.protocol = setup.protocol
         self.plan = setup.scenario.management
         self.has_peer = setup.scenario.link.has_listener
@@ -125,7 +123,7 @@ class Manager(State):
         self.status = {"source": "none", "destination": "none"}
 
     @classmethod
-    def settings(cls, setup: Setup, at_source: bool) -> Settings:
+    def settings(cls, setup: RunFacts, at_source: bool) -> Settings:
         """What it makes of one side's settings before it starts anything."""
         return setup.asked(at_source)
 
@@ -204,15 +202,15 @@ class Libvirt(Manager):
 
     name = "libvirt"
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: RunFacts) -> None:
         super().__init__(setup)
         self.running: dict[str, bool] = {}  # of each side's guest, as query-status has answered
 
     @classmethod
-    def settings(cls, setup: Setup, at_source: bool) -> Settings:
+    def settings(cls, setup: RunFacts, at_source: bool) -> Settings:
         """It passes the user's flags to both sides, and drops what the other side's QEMU does not list."""
         settings = super().settings(setup, at_source)
-        if setup.definition.negotiates:
+        if setup.negotiates:
             return settings
         asked = setup.scenario.source
         both = set(known_capabilities(setup.versions[0])) & set(known_capabilities(setup.versions[1]))
@@ -220,10 +218,7 @@ class Libvirt(Manager):
         shared = [c for c in dict.fromkeys(wanted) if c in both]
         parameters = asked.parameters if at_source else {**setup.scenario.destination.parameters, **asked.parameters}
         return replace(
-            settings,
-            capabilities=tuple(shared),
-            parameters=tuple(sorted(parameters.items())),
-            exit_on_error=False,
+            settings, capabilities=tuple(shared), parameters=tuple(sorted(parameters.items())), exit_on_error=False
         )
 
     def listen(self) -> list[Act]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..handshake.machine import Device, Machine, RamBlock, Subsection, version_number
+from .failure import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data" if (ROOT / "data").is_dir() else ROOT.parent / "data"
@@ -21,7 +22,7 @@ SIZE_LIMIT_BYTES = 64 << 20
 SENDS_CPU_HOTPLUG = (11, 0)  # measured on 11.1; 11.0 dropped the older interface (hw/acpi/cpu.c)
 
 
-class ProfileError(Exception):
+class ProfileError(Failure):
     """No such profile, machine or device; one sentence."""
 
 
@@ -109,19 +110,35 @@ def _machine(told: dict[str, Any], entry: dict[str, Any]) -> Machine:
     aliases = tuple(m["alias"] for m in told["machine-types"] if m["name"] == entry["machine-type"] and m.get("alias"))
     usual = Machine()
     return Machine(
-        entry["machine-type"], aliases, entry.get("arch", usual.arch), entry.get("page-bits", usual.page_bits), vcpus,
-        entry.get("cpu", usual.cpu), tuple(entry.get("cpu-features", ())), entry.get("uuid", ""), blocks, devices,
-    )  # fmt: skip
+        entry["machine-type"],
+        aliases,
+        entry.get("arch", usual.arch),
+        entry.get("page-bits", usual.page_bits),
+        vcpus,
+        entry.get("cpu", usual.cpu),
+        tuple(entry.get("cpu-features", ())),
+        entry.get("uuid", ""),
+        blocks,
+        devices,
+    )
 
 
 def _device(entry: dict[str, Any]) -> Device:
     sent = set(entry["sent-subsections"])
     return Device(
-        entry["id"], entry["instance"], entry["version"], entry["minimum-version"], max(entry["size"], 1),
-        tuple(Subsection(s["name"], s["version"], "always" if s["name"] in sent else "maybe")
-              for s in entry["subsections"]),
-        tuple((n[0], n[1], n[2] if len(n) > 2 else 0) for n in entry["nested"]), entry["schema"], bool(entry["vmsd"]),
-    )  # fmt: skip
+        entry["id"],
+        entry["instance"],
+        entry["version"],
+        entry["minimum-version"],
+        max(entry["size"], 1),
+        tuple(
+            Subsection(s["name"], s["version"], "always" if s["name"] in sent else "maybe")
+            for s in entry["subsections"]
+        ),
+        tuple((n[0], n[1], n[2] if len(n) > 2 else 0) for n in entry["nested"]),
+        entry["schema"],
+        bool(entry["vmsd"]),
+    )
 
 
 def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
@@ -144,8 +161,11 @@ def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
 
 
 _EXAMPLE = {f.name: f.default for f in fields(Device)} | {
-    "id": "", "subsections": [["", 1, "always"]], "nested": [["", 1, 1]], "features": [""],
-}  # fmt: skip
+    "id": "",
+    "subsections": [["", 1, "always"]],
+    "nested": [["", 1, 1]],
+    "features": [""],
+}
 
 
 def _fits(value: Any, example: Any) -> bool:

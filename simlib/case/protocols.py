@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..handshake.detect import Adaptive
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings
+from ..handshake.names import Reason, Status
 from ..handshake.v1.destination import Destination as V1Destination
 from ..handshake.v1.source import Source as V1Source
+from ..handshake.v2.config import Identity
 from ..handshake.v2.destination import Destination as V2Destination
-from ..handshake.v2.messages import Identity
 from ..handshake.v2.source import Source as V2Source
 from ..handshake.variants import ProbingDestination, ProbingSource
+from .facts import RunFacts
 from .registry import ScenarioError
-
-if TYPE_CHECKING:
-    from .endpoints import Setup
 
 Make = Callable[[Settings, Identity], Any]  # an endpoint: handshake.endpoint.Endpoint, or whatever answers as it does
 MAIN_ALONE = ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram")
@@ -56,26 +55,26 @@ class Protocol:
     color: str = "#555555"
     make_adaptive: Make = Adaptive
 
-    def source(self, setup: Setup, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Any:
         """A fresh source; another `role` gives it other random bytes."""
         raise NotImplementedError
 
-    def destination(self, setup: Setup) -> Any:
+    def destination(self, setup: RunFacts) -> Any:
         """A fresh destination."""
         raise NotImplementedError
 
-    def check(self, setup: Setup) -> None:
+    def check(self, setup: RunFacts) -> None:
         """Raises ScenarioError for a scenario that can't be played with it."""
 
-    def refused(self, setup: Setup) -> tuple[str, Finished] | None:
+    def refused(self, setup: RunFacts) -> tuple[str, Finished] | None:
         """Which side's QEMU refuses the command before anything starts, and how."""
         return None
 
-    def expected(self, setup: Setup) -> str:
+    def expected(self, setup: RunFacts) -> str:
         """What both sides should speak, by name: the newest that both know, of what their managers ask for."""
         return self.name
 
-    def backlog(self, setup: Setup) -> int:
+    def backlog(self, setup: RunFacts) -> int:
         """Connections that may wait in the destination's listening socket."""
         return 64
 
@@ -103,15 +102,15 @@ class Stream(Protocol):
     make_source: Callable[[Settings], Any] = V1Source
     make_destination: Callable[[Settings], Any] = V1Destination
 
-    def source(self, setup: Setup, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Any:
         return self.make_source(setup.settings(True))
 
-    def destination(self, setup: Setup) -> Any:
+    def destination(self, setup: RunFacts) -> Any:
         if setup.scenario.destination.accepts_both:
             return self.make_adaptive(setup.settings(False), setup.identity(False))
         return self.make_destination(setup.settings(False))
 
-    def backlog(self, setup: Setup) -> int:
+    def backlog(self, setup: RunFacts) -> int:
         return max(setup.settings(False).channels, 1)  # socket_start_incoming_migration (migration/socket.c)
 
 
@@ -126,27 +125,27 @@ class Told(Protocol):
     make_source: Make = V2Source
     make_destination: Make = V2Destination
 
-    def source(self, setup: Setup, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Any:
         if setup.saved:
             return V1Source(setup.settings(True))
         return self.make_source(setup.settings(True), setup.identity(True, role))
 
-    def destination(self, setup: Setup) -> Any:
+    def destination(self, setup: RunFacts) -> Any:
         side, settings = setup.scenario.destination, setup.settings(False)
         if setup.saved or side.accepts_stream_alone:
             return V1Destination(settings)
         make = self.make_adaptive if side.accepts_both else self.make_destination
         return make(settings, setup.identity(False))
 
-    def refused(self, setup: Setup) -> tuple[str, Finished] | None:
+    def refused(self, setup: RunFacts) -> tuple[str, Finished] | None:
         sides = {"source": setup.scenario.source, "destination": setup.scenario.destination}
         lacks = None if setup.saved else next((name for name, side in sides.items() if not side.knows_v2), None)
         if lacks is None:
             return None
         text = "Parameter 'channel-type' does not accept value 'control'"
-        return lacks, Finished("rejected", text, "specific", listening=True)
+        return lacks, Finished(Status.REJECTED, text, Reason.SPECIFIC, listening=True)
 
-    def expected(self, setup: Setup) -> str:
+    def expected(self, setup: RunFacts) -> str:
         speaks = getattr(self.make_source, "speaks", self.name)
         return speaks if setup.both_know_more and not setup.saved else V1.name
 
@@ -158,13 +157,13 @@ class Probing(Protocol):
     probes: bool = True
     source_decides: bool = True
 
-    def source(self, setup: Setup, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Any:
         settings = setup.settings(True)
         if setup.saved or not setup.scenario.source.knows_v2:
             return V1Source(settings)
         return ProbingSource(settings, setup.identity(True, role), self.name, setup.detect_timeout_s(True))
 
-    def destination(self, setup: Setup) -> Any:
+    def destination(self, setup: RunFacts) -> Any:
         settings = setup.settings(False)
         if not setup.scenario.destination.knows_v2:
             return V1Destination(settings)
@@ -173,7 +172,7 @@ class Probing(Protocol):
     def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
         return ProbingDestination(settings, identity, self.name, timeout_s)
 
-    def check(self, setup: Setup) -> None:
+    def check(self, setup: RunFacts) -> None:
         if not setup.scenario.source.knows_v2:
             return
         settings = setup.settings(True)
@@ -183,7 +182,7 @@ class Probing(Protocol):
                 f"detection by ({self.name}) is played with main alone, and the source has {more[0]} on"
             )
 
-    def expected(self, setup: Setup) -> str:
+    def expected(self, setup: RunFacts) -> str:
         return V2.name if setup.both_know_more and not setup.saved else V1.name
 
 
@@ -196,14 +195,14 @@ class AskingTls(Probing):
     def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
         return self.make_adaptive(settings, identity)
 
-    def check(self, setup: Setup) -> None:
+    def check(self, setup: RunFacts) -> None:
         """It plays with everything."""
 
-    def refused(self, setup: Setup) -> tuple[str, Finished] | None:
+    def refused(self, setup: RunFacts) -> tuple[str, Finished] | None:
         if not setup.scenario.source.knows_v2 or setup.settings(True).tls:
             return None
         text = "Parameter 'channel-type' accepts 'auto' with 'tls-creds' alone: without TLS only a guess is left"
-        return "source", Finished("rejected", text, "specific", listening=True)
+        return "source", Finished(Status.REJECTED, text, Reason.SPECIFIC, listening=True)
 
 
 def told(name: str, source: Make, destination: Make, label: str = "") -> Protocol:

@@ -9,14 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from .delays import Delay
-    from .faults import Fault
-    from .intruders import Intruder
-    from .managers import Manager
-    from .protocols import Protocol
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -146,7 +139,7 @@ class Registry(Sequence[str], Generic[T]):
         return entry
 
 
-PROTOCOLS: Registry[Protocol] = Registry(
+PROTOCOLS: Registry[Any] = Registry(
     "protocol",
     "simlib.case.protocols:Protocol",
     {
@@ -160,15 +153,12 @@ PROTOCOLS: Registry[Protocol] = Registry(
         "f": "simlib.case.protocols:F",
     },
 )
-MANAGERS: Registry[type[Manager]] = Registry(
+MANAGERS: Registry[Any] = Registry(
     "manager",
     "simlib.case.managers:Manager",
-    {
-        "naive": "simlib.case.managers:Naive",
-        "libvirt": "simlib.case.managers:Libvirt",
-    },
+    {"naive": "simlib.case.managers:Naive", "libvirt": "simlib.case.managers:Libvirt"},
 )
-FAULTS: Registry[type[Fault]] = Registry(
+FAULTS: Registry[Any] = Registry(
     "kind of fault",
     "simlib.case.faults:Fault",
     {
@@ -184,7 +174,7 @@ FAULTS: Registry[type[Fault]] = Registry(
         "stranger": "simlib.case.faults:Stranger",
     },
 )
-INTRUDERS: Registry[Intruder] = Registry(
+INTRUDERS: Registry[Any] = Registry(
     "intruder",
     "simlib.case.intruders:Intruder",
     {
@@ -199,7 +189,7 @@ INTRUDERS: Registry[Intruder] = Registry(
         "flood": "simlib.case.intruders:FLOOD",
     },
 )
-DELAYS: Registry[Delay] = Registry(
+DELAYS: Registry[Any] = Registry(
     "delay distribution",
     "simlib.case.delays:Delay",
     {

@@ -6,19 +6,15 @@ wrote it; `load(path)` adds the file and the key as it is spelt there. Units are
 
 from __future__ import annotations
 
-import re
-import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from ..handshake.machine import Machine, Settings
-from . import effects
-from .checks import FieldError, Part, changed_fields, field_names, pair, require_keys, typed_fields
+from .checks import Part, require_keys
 from .faults import Fault
-from .profiles import DATA, ProfileError, edited, is_file, machine
-from .registry import FAULTS, ScenarioError, choose, nearest
+from .profiles import ProfileError, edited, is_file, machine
+from .registry import ScenarioError
 
 SIZE_LIMIT_BYTES = 8 << 20
 Numbers = tuple[float, ...]
@@ -175,9 +171,13 @@ class Scenario(Part):
         side = self.source if source else self.destination
         transport = self.link.transport if source else (self.link.load_transport or self.link.transport)
         return Settings(
-            version, _machine(self, side, version), side.capabilities, tuple(sorted(side.parameters.items())),
-            transport.partition("-")[0], side.exit_on_error,
-        )  # fmt: skip
+            version,
+            _machine(self, side, version),
+            side.capabilities,
+            tuple(sorted(side.parameters.items())),
+            transport.partition("-")[0],
+            side.exit_on_error,
+        )
 
 
 def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
@@ -191,182 +191,27 @@ def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
 
 
 @lru_cache(maxsize=64)
-def _started(version: str, profile: str, machine_type: str, memory_mib: int, vcpus: int, cpu: str,
-             cpu_features: tuple[str, ...], uuid: str) -> Machine:  # fmt: skip
+def _started(
+    version: str,
+    profile: str,
+    machine_type: str,
+    memory_mib: int,
+    vcpus: int,
+    cpu: str,
+    cpu_features: tuple[str, ...],
+    uuid: str,
+) -> Machine:
     """A profile's machine as a command line asks for it, the same one for each run. Raises ProfileError."""
     found = machine(version, profile)
     blocks = found.ram_blocks
     if memory_mib:
         blocks = (replace(blocks[0], size_bytes=memory_mib << 20), *blocks[1:])
     return replace(
-        found, type=machine_type or found.type, ram_blocks=blocks, vcpus=vcpus or found.vcpus, cpu=cpu,
-        cpu_features=cpu_features, uuid=uuid,
-    )  # fmt: skip
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-def load(path: Path) -> Scenario:
-    """The scenario in a TOML file. Raises ScenarioError."""
-    table = read_table(path)
-    if not table:
-        raise ScenarioError(f"{path}: is empty; a scenario needs at least a title")
-    found = _read(Scenario, {"name": path.stem, **table}, str(path), "")
-    assert isinstance(found, Scenario)
-    found = replace(found, source=_beside(path, found.source), destination=_beside(path, found.destination))
-    if not found.title:
-        raise ScenarioError(f"{path}: lacks the key 'title', one line that says what happens")
-    for version in found.versions:
-        for side, number in zip((True, False), pair(version), strict=True):
-            found.settings(side, number)
-    try:
-        effects.check(found)
-    except ScenarioError as error:
-        raise ScenarioError(f"{path}: {str(error).removeprefix(f'{found.name}: ')}") from None
-    return found
-
-
-def _beside(path: Path, side: Side) -> Side:
-    """A machine's file is looked for beside the scenario's, if it is not here."""
-    name, _, _ = side.machine.partition("#")
-    if not is_file(side.machine) or Path(name).exists() or not (path.parent / name).exists():
-        return side
-    return replace(side, machine=str(path.parent / side.machine))
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises ScenarioError."""
-    import tomllib  # here, and difflib below: a sweep's workers need neither
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(SIZE_LIMIT_BYTES + 1)
-        if len(text) > SIZE_LIMIT_BYTES:
-            raise ScenarioError(f"{path}: is longer than the {SIZE_LIMIT_BYTES >> 20} MiB that are read")
-        return tomllib.loads(text.decode())
-    except OSError as error:
-        raise ScenarioError(f"{path}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(f"{path}: is not UTF-8 text") from None
-    except ScenarioError:
-        raise
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number with more digits than Python reads
-        raise ScenarioError(f"{path}: is not TOML: {error}") from None
-
-
-def load_all(folder: Path | None = None) -> list[Scenario]:
-    """Every scenario of a folder, by name. Raises ScenarioError."""
-    folder = folder or DATA / "scenarios"
-    paths = sorted(folder.glob("*.toml"))
-    if not paths:
-        raise ScenarioError(f"{folder}: holds no scenario (*.toml)")
-    return [load(p) for p in paths]
-
-
-def find(name: str) -> Scenario:
-    """A scenario by file or by name. Raises ScenarioError."""
-    path = Path(name)
-    if path.suffix == ".toml" or path.exists():
-        return load(path)
-    known = [p.stem for p in sorted((DATA / "scenarios").glob("*.toml"))]
-    if name in known:
-        return load(DATA / "scenarios" / f"{name}.toml")
-    raise ScenarioError(f"there is no scenario {name!r}{nearest(name, known)}; `simlib list` shows all {len(known)}")
-
-
-def dumps(scenario: Scenario) -> str:
-    """The scenario as TOML: what differs from the defaults."""
-    import tomli_w
-
-    return tomli_w.dumps({k: v for k, v in _changed(scenario).items() if k != "name"})
-
-
-def _changed(part: Any) -> dict[str, Any]:
-    kind = {"kind": part.kind} if isinstance(part, Fault) else {}
-    return kind | {name: _told(value) for name, value in changed_fields(part).items()}
-
-
-def _told(value: Any) -> Any:
-    if is_dataclass(value):
-        return _changed(value)
-    return [_told(v) for v in value] if isinstance(value, tuple) else value
-
-
-def with_key(scenario: Scenario, path: str, value: Any, file: str) -> Scenario:
-    """A copy with one key changed, as a TOML file would write it: `link.delay-ms`, `faults.0.at-s`,
-    `source.parameters.multifd-channels`; `both.` stands for source and destination. Raises ScenarioError."""
-    first, _, rest = path.partition(".")
-    if first == "both" and rest:
-        return with_key(with_key(scenario, f"source.{rest}", value, file), f"destination.{rest}", value, file)
-    found = _with(scenario, path.split("."), value, file, path)
-    assert isinstance(found, Scenario)
-    return found
-
-
-def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
-    word, rest = words[0], words[1:]
-    if isinstance(part, dict):
-        if rest:
-            return {**part, word: _with(part.get(word, {}), rest, value, file, path)}
-        return {**part, word: value}
-    if isinstance(part, tuple):
-        if not word.isdigit() or int(word) >= len(part) or not rest:
-            raise ScenarioError(f"{file}: '{path}': the scenario has {len(part)} of these, counted from 0")
-        return tuple(_with(p, rest, value, file, path) if n == int(word) else p for n, p in enumerate(part))
-    if not is_dataclass(part) or isinstance(part, type):
-        raise ScenarioError(f"{file}: '{path}': nothing is below a single value")
-    key = word.replace("-", "_")
-    if key not in field_names(type(part)):
-        raise ScenarioError(f"{file}: unknown key '{path}'{nearest(key, field_names(type(part)))}")
-    inner = _with(getattr(part, key), rest, value, file, path) if rest else value
-    try:
-        return replace(part, **{key: inner})
-    except FieldError as error:
-        raise ScenarioError(f"{file}: '{path}' {error.text}") from None
-
-
-def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
-    """A part from a table. Keys may be written with hyphens or underscores."""
-    if part is Fault:
-        part = _kind_of(table, file, where)
-        table = {**table, "kind": part.name}
-    hints = {name: hint for name, hint, _ in typed_fields(part)}
-    given: dict[str, Any] = {}
-    spelt: dict[str, str] = {}
-    for raw, value in table.items():
-        key = raw.replace("-", "_")
-        if key not in hints:
-            raise ScenarioError(f"{file}: unknown key '{where}{raw}'{nearest(key, hints)}")
-        given[key], spelt[key] = _part(hints[key], value, file, f"{where}{raw}"), raw
-    for f in fields(part):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
-            raise ScenarioError(f"{file}: lacks the key '{where}{f.name}'")
-    try:
-        return part(**given)
-    except FieldError as error:
-        key = re.match(r"\w+", error.key)[0]  # type: ignore[index]
-        at = f"{where}{spelt.get(key, key)}{error.key[len(key) :]}"
-        raise ScenarioError(f"{file}: '{at}' {error.text}") from None
-
-
-def _kind_of(table: dict[str, Any], file: str, where: str) -> type[Fault]:
-    kind = table.get("kind")
-    if kind is None:
-        raise ScenarioError(f"{file}: lacks the key '{where}kind'")
-    if kind not in FAULTS:
-        raise ScenarioError(f"{file}: '{where}kind' is {kind!r}{choose(str(kind), FAULTS)}")
-    found = FAULTS.get(kind)
-    if ":" in kind:  # from now on it is known by its name, to workers too
-        FAULTS.name_of(found)
-    return found
-
-
-def _part(hint: Any, value: Any, file: str, at: str) -> Any:
-    """The parts that a value of a file holds; any other value as it is."""
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ScenarioError(f"{file}: '{at}' must be a table, as in [{at}]")
-        return _read(typing.cast(type, hint), value, file, f"{at}.")
-    inner = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple and is_dataclass(inner[0]) and isinstance(value, list):
-        return tuple(_part(inner[0], one, file, f"{at}[{n}]") for n, one in enumerate(value))
-    return value
+        found,
+        type=machine_type or found.type,
+        ram_blocks=blocks,
+        vcpus=vcpus or found.vcpus,
+        cpu=cpu,
+        cpu_features=cpu_features,
+        uuid=uuid,
+    )

@@ -35,15 +35,22 @@ def side(channels: int = 0, *capabilities: str, **more: object) -> Side:
     return Side(capabilities=(*multifd, *capabilities), parameters=parameters, **more)  # type: ignore[arg-type]
 
 
-def scenario(name: str, source: Side, destination: Side | None = None, transport: str = "tcp",
-             **more: object) -> Scenario:  # fmt: skip
+def scenario(
+    name: str, source: Side, destination: Side | None = None, transport: str = "tcp", **more: object
+) -> Scenario:
     ours = source if destination is None else destination
-    return Scenario(name, name, "", (), ("10.0",), source=source, destination=ours, link=Link(transport),
-                    **more)  # type: ignore[arg-type]  # fmt: skip
+    return Scenario(name, name, "", (), ("10.0",), source=source, destination=ours, link=Link(transport), **more)  # type: ignore[arg-type]
 
 
-def v1(name: str, version: str, source: Side, destination: Side | None = None, faults: Faults = Faults(),
-       transport: str = "tcp", compatible: bool = True) -> Model:  # fmt: skip
+def v1(
+    name: str,
+    version: str,
+    source: Side,
+    destination: Side | None = None,
+    faults: Faults = Faults(),
+    transport: str = "tcp",
+    compatible: bool = True,
+) -> Model:
     setup = Setup(scenario(name, source, destination, transport), "v1", version)
     return Model(setup, faults, compatible=compatible)
 
@@ -68,11 +75,19 @@ def v1_cases() -> list[Case]:
             for n in (1, 2, 4, 8)
         ]
         found += [
-            Case(f"v1 {version}, 2 multifd, return path", v1("v1", version, side(2, *RETURN_PATH)),
-                 ("S6 same channels", "L2 arrives") if old else (), old),
-            Case(f"v1 {version}, 1 multifd, stranger", v1("v1", version, side(1), faults=stranger),
-                 (*hurt, "L2 arrives") if old else hurt, True),
-        ]  # fmt: skip
+            Case(
+                f"v1 {version}, 2 multifd, return path",
+                v1("v1", version, side(2, *RETURN_PATH)),
+                ("S6 same channels", "L2 arrives") if old else (),
+                old,
+            ),
+            Case(
+                f"v1 {version}, 1 multifd, stranger",
+                v1("v1", version, side(1), faults=stranger),
+                (*hurt, "L2 arrives") if old else hurt,
+                True,
+            ),
+        ]
         if version != "5.2":  # an old machine type connects preempt at once; 11.1 blocks on its silence
             breaks = ("S6 same channels", "L1 no deadlock") if version != "11.1" else ("L1 no deadlock",)
             found.append(Case(f"v1 {version}, preempt", v1("v1", version, preempt), breaks, True))
@@ -93,26 +108,56 @@ def v1_mismatches() -> list[Case]:
     odd = side(0, machine=WITH_RNG)
     odd_answered = side(0, *RETURN_PATH, machine=WITH_RNG)
     return [
-        Case("v1 7.2, device only at source", v1("d", "7.2", odd, side(), compatible=False),
-             ("S3 truth", "S4 no loss"), True),
-        Case("v1 7.2, device only at source, return path",
-             v1("d", "7.2", odd_answered, side(0, *RETURN_PATH), compatible=False),
-             ("S3 truth", "S7 listens again"), True),
-        Case("v1 7.2, multifd only at destination", v1("d", "7.2", side(), side(2), compatible=False),
-             ("S4 no loss",), True),
-        Case("v1 7.2, multifd only at destination, return path",
-             v1("d", "7.2", side(0, *RETURN_PATH), side(2, *RETURN_PATH), compatible=False),
-             ("L1 no deadlock",), True),
-        Case("v1 7.2, 2 and 4 channels", v1("d", "7.2", side(2), side(4), compatible=False),
-             ("S4 no loss", "S6 same channels"), True),
-        Case("v1 7.2, exec:cat, return path", v1("d", "7.2", side(0, *RETURN_PATH), transport="exec-cat"),
-             ("L1 no deadlock",), True),
+        Case(
+            "v1 7.2, device only at source",
+            v1("d", "7.2", odd, side(), compatible=False),
+            ("S3 truth", "S4 no loss"),
+            True,
+        ),
+        Case(
+            "v1 7.2, device only at source, return path",
+            v1("d", "7.2", odd_answered, side(0, *RETURN_PATH), compatible=False),
+            ("S3 truth", "S7 listens again"),
+            True,
+        ),
+        Case(
+            "v1 7.2, multifd only at destination",
+            v1("d", "7.2", side(), side(2), compatible=False),
+            ("S4 no loss",),
+            True,
+        ),
+        Case(
+            "v1 7.2, multifd only at destination, return path",
+            v1("d", "7.2", side(0, *RETURN_PATH), side(2, *RETURN_PATH), compatible=False),
+            ("L1 no deadlock",),
+            True,
+        ),
+        Case(
+            "v1 7.2, 2 and 4 channels",
+            v1("d", "7.2", side(2), side(4), compatible=False),
+            ("S4 no loss", "S6 same channels"),
+            True,
+        ),
+        Case(
+            "v1 7.2, exec:cat, return path",
+            v1("d", "7.2", side(0, *RETURN_PATH), transport="exec-cat"),
+            ("L1 no deadlock",),
+            True,
+        ),
         Case("v1 10.0, cancel", v1("d", "10.0", side(0), faults=Faults(orders=("cancel",))), ("S7 listens again",)),
-    ]  # fmt: skip
+    ]
 
 
-def probe(variant: str, source_new: bool, destination_new: bool, timer: bool, *capabilities: str,
-          transport: str = "tcp", compatible: bool = True, machine: str = Side.machine) -> Model:  # fmt: skip
+def probe(
+    variant: str,
+    source_new: bool,
+    destination_new: bool,
+    timer: bool,
+    *capabilities: str,
+    transport: str = "tcp",
+    compatible: bool = True,
+    machine: str = Side.machine,
+) -> Model:
     """A detection variant between new and old peers."""
     source = side(0, *capabilities, knows_v2=source_new, machine=machine)
     destination = side(0, *capabilities, knows_v2=destination_new)
@@ -138,8 +183,7 @@ def variant_cases() -> list[Case]:
         ("(a) new and new", probe("a", True, True, False), (s1, s2, s3, s4, s7, s10, "L2 arrives")),
         ("(a) old source", probe("a", False, True, True), (s3, s4)),
         ("(a) old destination", probe("a", True, False, True), ()),
-        ("(b) old destination", probe("b", True, False, False, *RETURN_PATH),
-         (s3, s7, "S8 asks gently", "L2 arrives")),
+        ("(b) old destination", probe("b", True, False, False, *RETURN_PATH), (s3, s7, "S8 asks gently", "L2 arrives")),
         ("(b) new and new", probe("b", True, True, False), ()),
         ("(b) new and new, timer", probe("b", True, True, True), (s1, s2, s4, s10)),
         ("(b) exec:cat", probe("b", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
@@ -148,12 +192,18 @@ def variant_cases() -> list[Case]:
         ("(c) old destination", probe("c", True, False, False), ("L1 no deadlock",)),
         ("(c) old source", probe("c", False, True, False), (s3, s4, "L2 arrives")),
         ("(a) old source, return path", probe("a", False, True, True, *RETURN_PATH), (s3, s7, "S5 one guest")),
-        ("(c) old source, return path", probe("c", False, True, False, *RETURN_PATH),
-         (s3, s7, "S5 one guest", "L2 arrives")),
+        (
+            "(c) old source, return path",
+            probe("c", False, True, False, *RETURN_PATH),
+            (s3, s7, "S5 one guest", "L2 arrives"),
+        ),
         ("(d) old destination", probe("d", True, False, False), ()),
         ("(d) new and new", probe("d", True, True, False), (s10,)),
-        ("(d) machine types differ", probe("d", True, False, False, compatible=False, machine=WITH_RNG),
-         (s3, s7, "S8 asks gently")),
+        (
+            "(d) machine types differ",
+            probe("d", True, False, False, compatible=False, machine=WITH_RNG),
+            (s3, s7, "S8 asks gently"),
+        ),
         ("(d) exec:cat", probe("d", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
         ("(d) new and new, timer", probe("d", True, True, True), (s3, s4, s10)),
         ("(d') old destination", probe("d'", True, False, False), ()),
@@ -164,7 +214,7 @@ def variant_cases() -> list[Case]:
         ("(f) new and new", probe("f", True, True, False), ()),
         ("(f) old destination", probe("f", True, False, False), ()),
         ("(f) old source", probe("f", False, True, False), ()),
-    ]  # fmt: skip
+    ]
     return [Case(name, model, breaks) for name, model, breaks in found]
 
 
@@ -187,8 +237,10 @@ def v2_cases() -> list[Case]:
         Case("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
         Case("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
         Case("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
-        Case("v2, postcopy", Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"),
-                                   Faults(cuts=1, orders=("postcopy",)))),
+        Case(
+            "v2, postcopy",
+            Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"), Faults(cuts=1, orders=("postcopy",))),
+        ),
         Case("v2, 1 multifd, guards", v2("v2", 1, alarms=("guard",))),
         Case("v2, a rival source", v2("v2", 0, rival=True, compatible=False)),
         Case("v2, 2 multifd, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
@@ -202,10 +254,13 @@ def v2_cases() -> list[Case]:
         Case("v2, a newer source", v2("v2", 1).playing(NewerSource)),
         Case("v2, a newer destination", v2("v2", 1).playing(NewerDestination)),
         Case("v2, echo", Model(Setup(scenario("v2", side(), transport="exec-tee"), "v2", "10.0"), compatible=False)),
-        Case("v2, destination told v1", Model(told_v1, compatible=False),
-             ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently")),
+        Case(
+            "v2, destination told v1",
+            Model(told_v1, compatible=False),
+            ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently"),
+        ),
         Case("v2, one-way pipe that was called two-way", Model(one_way, compatible=False), ("L1 no deadlock",)),
-    ]  # fmt: skip
+    ]
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..case.faults import Fault
 from ..case.intruders import TLS_HEADER_BYTES
 from ..case.registry import INTRUDERS
 from ..handshake import interface as i
+from .interning import Interner
 from .state import (
     DESTINATION,
     ORDERS,
@@ -24,14 +26,11 @@ from .state import (
     with_there,
 )
 
-if TYPE_CHECKING:
-    from .system import System
-
 
 class Moment:
     """A state while one action changes it."""
 
-    def __init__(self, system: System, state: State) -> None:
+    def __init__(self, system: Interner, state: State) -> None:
         self.system = system
         self.ends, self.wires, self.before = list(state.ends), list(state.wires), state.wires
         _, _, self.answers, self.alarms, self.runs, self.passes, self.faults, self.sink = state
@@ -203,7 +202,7 @@ class Moment:
             ended=_at(wire.ended, at), dropped=_at(wire.dropped, at), owed=_at(wire.owed, at, False), **gone
         )
 
-    def _stoplistening(self, side: int, ask: i.StopListening) -> None:
+    def _stop_listening(self, side: int, ask: i.StopListening) -> None:
         for number, wire in enumerate(self.wires):
             if wire.connected and wire.accepted < 0:
                 self._break(number)
@@ -240,18 +239,18 @@ class Moment:
     def _answer(self, side: int, told: i.Input) -> None:
         self.answers = (*self.answers, (side, self.system.input(told)))
 
-    def _collectram(self, side: int, ask: i.CollectRam) -> None:
+    def _collect_ram(self, side: int, ask: i.CollectRam) -> None:
         first = side == SOURCE and self.passes == 0
         if side == SOURCE:
             self.passes += 1
         self._answer(side, i.RamCollected(PASS_BYTES if first else 0, ask.last or not ask.first))
 
-    def _stopguest(self, side: int, ask: i.StopGuest) -> None:
+    def _stop_guest(self, side: int, ask: i.StopGuest) -> None:
         if side == SOURCE:
             self.runs = False, self.runs[DESTINATION]
         self._answer(side, i.GuestStopped())
 
-    def _resumeguest(self, side: int, ask: i.ResumeGuest) -> None:
+    def _resume_guest(self, side: int, ask: i.ResumeGuest) -> None:
         if side == SOURCE:
             self.runs = True, self.runs[DESTINATION]
 
@@ -262,14 +261,14 @@ class Moment:
     def _load(self, side: int, ask: i.Load) -> None:
         self._answer(side, i.Loaded(self.system.model.setup.scenario.guest.post_load_error))
 
-    def _runguest(self, side: int, ask: i.RunGuest) -> None:
+    def _run_guest(self, side: int, ask: i.RunGuest) -> None:
         self.runs = self.runs[SOURCE], True
         self._answer(side, i.GuestRunning())
 
-    def _setalarm(self, side: int, ask: i.SetAlarm) -> None:
+    def _set_alarm(self, side: int, ask: i.SetAlarm) -> None:
         self.alarms = tuple(sorted({*self.alarms, (side, ask.name)}))
 
-    def _stopalarm(self, side: int, ask: i.StopAlarm) -> None:
+    def _stop_alarm(self, side: int, ask: i.StopAlarm) -> None:
         self._stop(side, ask.name)
 
     def _stop(self, side: int, name: str) -> None:
@@ -296,7 +295,7 @@ class Moment:
             self._drop(DESTINATION, i.Drop(wire.accepted))
         self.wires[number] = self.wires[number]._replace(there=(), dropped=_at(self.wires[number].dropped, True))
 
-    def _starttls(self, side: int, ask: i.StartTls) -> None:
+    def _start_tls(self, side: int, ask: i.StartTls) -> None:
         """Both sides are done once the destination takes part, before anything is sent; a stranger can't."""
         if side != DESTINATION:
             return
@@ -318,3 +317,36 @@ class Moment:
 
 def _at(pair: tuple[bool, bool], at: bool, value: bool = True) -> tuple[bool, bool]:
     return (pair[0], value) if at else (value, pair[1])
+
+
+ACTIONS: Mapping[str, Callable[..., None]] = {
+    "connect": Moment.do_connect,
+    "accept": Moment.do_accept,
+    "deliver": Moment.do_deliver,
+    "guest": Moment.do_guest,
+    "alarm": Moment.do_alarm,
+    "order": Moment.do_order,
+    "cut": Moment.do_cut,
+    "fault": Moment.do_fault,
+    "lose": Moment.do_lose,
+    "stranger": Moment.do_stranger,
+}
+EFFECTS: Mapping[type, Callable[..., None]] = {
+    i.Open: Moment._open,
+    i.StartTls: Moment._start_tls,
+    i.Send: Moment._send,
+    i.Pause: Moment._pause,
+    i.Resume: Moment._resume,
+    i.End: Moment._end,
+    i.Drop: Moment._drop,
+    i.StopListening: Moment._stop_listening,
+    i.CollectRam: Moment._collect_ram,
+    i.StopGuest: Moment._stop_guest,
+    i.ResumeGuest: Moment._resume_guest,
+    i.Apply: Moment._apply,
+    i.Load: Moment._load,
+    i.RunGuest: Moment._run_guest,
+    i.SetAlarm: Moment._set_alarm,
+    i.StopAlarm: Moment._stop_alarm,
+    i.Finished: Moment._finished,
+}

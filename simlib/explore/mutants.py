@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..case.endpoints import Setup
 from ..handshake import interface as i
 from ..handshake.detect import Adaptive
 from ..handshake.endpoint import Table, reducible
-from ..handshake.errors import Error
+from ..handshake.errors import Code, Error
 from ..handshake.v2 import binding, body, features, frames, messages
+from ..handshake.v2.agreement import agreement_body, channel_plan
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.frames import Frame
-from ..handshake.v2.source import Source, agreement_body, channel_plan
+from ..handshake.v2.source import Source
+from ..handshake.v2.states import DestinationState, SourceState
 from .models import v2, v2_named
 from .peers import Drifted, Future, Overheard
 from .state import Faults, Model
@@ -27,16 +28,16 @@ from .state import Faults, Model
 # --- who may connect ------------------------------------------------------------------------------------------------
 @reducible
 class AnyMac(Destination):
-    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
-        right = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, told["name"], told["nonce"])
-        super()._heard_channel_open(conn, told | {"mac": right})
+    def _channel_open(self, conn: int, opening: messages.ChannelOpen) -> None:
+        right = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, opening.name, opening.nonce)
+        super()._channel_open(conn, replace(opening, mac=right))
 
 
 @reducible
 class LastIsKept(Destination):
-    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
-        self.bound = tuple(b for b in self.bound if b[0] != told["name"])
-        super()._heard_channel_open(conn, told)
+    def _channel_open(self, conn: int, opening: messages.ChannelOpen) -> None:
+        self.bound = tuple(b for b in self.bound if b[0] != opening.name)
+        super()._channel_open(conn, opening)
 
 
 @reducible
@@ -49,10 +50,10 @@ class ReadyIsEnough(Source):
 
 @reducible
 class NeverBusy(Destination):
-    def _apart(self, conn: int, type: int) -> bool:
-        if type == frames.HELLO:
-            self.control, self.state = None, "listening"
-        return super()._apart(conn, type)
+    def _is_connection_scoped(self, conn: int, kind: type[messages.Message]) -> bool:
+        if kind is messages.Hello:
+            self.control, self.state = None, DestinationState.LISTENING
+        return super()._is_connection_scoped(conn, kind)
 
 
 @reducible
@@ -77,31 +78,32 @@ class OneMagic(Source):
 # --- agreement ------------------------------------------------------------------------------------------------------
 @reducible
 class DriftedTrusting(Drifted):
-    def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
-        super()._heard_start(conn, {"agreement": self.digest, "mac": binding.mac(self.key_bytes, "START", self.digest)})
+    def _started(self, conn: int, start: messages.Start) -> None:
+        right = binding.mac(self.key_bytes, "START", self.digest)
+        super()._started(conn, messages.Start(self.digest, right))
 
 
 @reducible
 class Trusting(Source):
-    def _heard_accept(self, conn: int, told: dict[str, Any]) -> None:
-        agreed = features.resolve(self.stances, messages.read_stances(told["features"]))
-        own = agreement_body(agreed, channel_plan(agreed, self.inline), told["session-id"])
-        super()._heard_accept(conn, told | {"agreement": json.loads(body.dump(own))})
+    def _accept(self, conn: int, accept: messages.Accept) -> None:
+        agreed = features.resolve(self.stances, accept.features)
+        own = agreement_body(agreed, channel_plan(agreed, self.inline), accept.session_id)
+        super()._accept(conn, replace(accept, agreement=own))
 
 
 @reducible
 class AnyStart(Destination):
-    def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
+    def _started(self, conn: int, start: messages.Start) -> None:
         right = binding.mac(self.key_bytes, "START", self.digest)
-        super()._heard_start(conn, told | {"mac": right})
+        super()._started(conn, replace(start, mac=right))
 
 
 @reducible
 class Lenient(Destination):
-    def _got_message(self, conn: int, got: Frame) -> None:
-        told = json.loads(got.payload)
-        told.pop("encrypt", None)
-        super()._got_message(conn, replace(got, payload=body.dump(told)))
+    def _got_message(self, conn: int, frame: Frame) -> None:
+        content = json.loads(frame.payload)
+        content.pop("encrypt", None)
+        super()._got_message(conn, replace(frame, payload=body.dump(content)))
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ class EarlyReady(Destination):
 @reducible
 class NoReady(Source):
     def _begin_when_complete(self) -> None:
-        before, self.state = self.state, "ready"
+        before, self.state = self.state, SourceState.READY
         super()._begin_when_complete()
         if not self.stage:
             self.state = before
@@ -133,8 +135,8 @@ class EarlyLoaded(Destination):
 
 @reducible
 class NoGo(Destination):
-    def _on_loaded(self, loaded: i.Loaded) -> None:
-        super()._on_loaded(loaded)
+    def _guest_loaded(self, loaded: i.Loaded) -> None:
+        super()._guest_loaded(loaded)
         self._out.append(i.RunGuest())
 
 
@@ -142,19 +144,19 @@ class NoGo(Destination):
 @reducible
 class NeverUncertain(Source):
     def _uncertain(self, how: str) -> None:
-        self._end_attempt((Error("connection-lost", text=how),))
+        self._end_attempt((Error(Code.CONNECTION_LOST, text=how),))
 
 
 @reducible
 class CancelAnyTime(Source):
-    def _on_cancel(self, cancel: i.Cancel) -> None:
+    def _cancel(self, cancel: i.Cancel) -> None:
         self._end_attempt((Error(cancel.code, text="cancelled"),))
 
 
 @reducible
 class EveryEndCounts(Source):
     def _lost(self, conn: int, how: str) -> None:
-        if self.state == "loaded":
+        if self.state == SourceState.LOADED:
             self._uncertain(how)
         else:
             super()._lost(conn, how)
@@ -201,16 +203,28 @@ def mutants() -> list[Mutant]:
     drift, tampered, future = (replace(matched.playing(c), compatible=False) for c in (Drifted, Overheard, Future))
     old = Model(Setup(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
     s1, s2, s3, s4, s5, s6, l2, l3 = (
-        "S1 agreement", "S2 protocols apart", "S3 truth", "S4 no loss", "S5 one guest", "S6 same channels",
-        "L2 arrives", "L3 ends after faults")  # fmt: skip
+        "S1 agreement",
+        "S2 protocols apart",
+        "S3 truth",
+        "S4 no loss",
+        "S5 one guest",
+        "S6 same channels",
+        "L2 arrives",
+        "L3 ends after faults",
+    )
     return [
         Mutant("a channel proves that it knows the key", (AnyMac,), l2, "a stranger forges an opening", forged),
         Mutant("... and the source waits for the answer too", (AnyMac, ReadyIsEnough), s6, "the same", forged),
         Mutant("of two that open a channel the first is kept", (LastIsKept,), s6, "an opening is copied", copied),
         Mutant("CHANNEL_OK must come on every connection of ours", (ReadyIsEnough,), s6, "the same", copied),
         Mutant("one session at a time", (NeverBusy,), s2, "a rival source", v2_named("v2, a rival source")),
-        Mutant("ignorable frames are counted", (EndlessPatience,), "L4 floods end", "a flood",
-               v2("v2", 1, Faults(strangers=("flood",)))),
+        Mutant(
+            "ignorable frames are counted",
+            (EndlessPatience,),
+            "L4 floods end",
+            "a flood",
+            v2("v2", 1, Faults(strangers=("flood",))),
+        ),
         Mutant("silence until eight good bytes", (SpeaksFirst,), s4, "an old source", old),
         Mutant("each role has its own magic", (OneMagic,), s2, "a pipe that echoes", v2_named("v2, echo")),
         Mutant("both sides compare their agreements", (Trusting, DriftedTrusting), s1, "a drifted peer", drift),
@@ -224,7 +238,12 @@ def mutants() -> list[Mutant]:
         Mutant("nobody cancels after GO", (CancelAnyTime,), s5, "a cancel", v2("v2", 1, Faults(orders=("cancel",)))),
         Mutant("after GO only control's end counts", (EveryEndCounts,), l2, "a matched pair", matched),
         Mutant("a refusal says why", (NoReject,), s3, "a device too many", v2_named("v2, device only at source")),
-        Mutant("a lost channel waits for control's word", (FirstWord,), s3, "agreed, but can't be set",
-               v2_named("v2, can't be applied")),
+        Mutant(
+            "a lost channel waits for control's word",
+            (FirstWord,),
+            s3,
+            "agreed, but can't be set",
+            v2_named("v2, can't be applied"),
+        ),
         Mutant("control's end ends the attempt", (WaitsForEver,), l3, "a cut", cut),
-    ]  # fmt: skip
+    ]

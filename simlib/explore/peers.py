@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..handshake.endpoint import reducible
 from ..handshake.v2 import frames
 from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
+from ..handshake.v2.messages import Accept, Message, Offer
 from ..handshake.v2.source import Source
+
+LATER_FRAME = frames.frame(0x70, b"later", flags=0)
+
+
+def _with_more(content: dict[str, Any]) -> dict[str, Any]:
+    """A key that others may ignore, and a feature that they don't know."""
+    return content | {"?power": 1, "features": [*content["features"], {"name": "warm-cache", "need": "prefer"}]}
 
 
 @reducible
 class NewerSource(Source):
     """Of v2.N: a key that others may ignore, a feature that they don't know, a frame that they may skip (P6)."""
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        if type == frames.OFFER:
-            told = told | {"?power": 1, "features": [*told["features"], {"name": "warm-cache", "need": "prefer"}]}
-            before += frames.frame(0x70, b"later", flags=0)
-        return super()._say(conn, type, told, before, note)
+    def _content(self, message: Message) -> dict[str, Any]:
+        content = super()._content(message)
+        return _with_more(content) if isinstance(message, Offer) else content
+
+    def _say(self, conn: int, message: Message, before: bytes = b"", note: str = "") -> bytes:
+        return super()._say(conn, message, before + LATER_FRAME * isinstance(message, Offer), note)
 
 
 @reducible
 class NewerDestination(Destination):
     """Of v2.N (P7)."""
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        if type == frames.ACCEPT:
-            told = told | {"?power": 1, "features": [*told["features"], {"name": "warm-cache", "need": "prefer"}]}
-            before += frames.frame(0x70, b"later", flags=0)
-        return super()._say(conn, type, told, before, note)
+    def _content(self, message: Message) -> dict[str, Any]:
+        content = super()._content(message)
+        return _with_more(content) if isinstance(message, Accept) else content
+
+    def _say(self, conn: int, message: Message, before: bytes = b"", note: str = "") -> bytes:
+        return super()._say(conn, message, before + LATER_FRAME * isinstance(message, Accept), note)
 
 
 @reducible
@@ -39,17 +50,17 @@ class Future(Source):
 
     extensions = ("encrypt",)
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        return super()._say(conn, type, told | ({"encrypt": True} if type == frames.OFFER else {}), before, note)
+    def _content(self, message: Message) -> dict[str, Any]:
+        return super()._content(message) | ({"encrypt": True} if isinstance(message, Offer) else {})
 
 
 @reducible
 class Drifted(Destination):
     """Its negotiation has come to differ: it never takes multifd."""
 
-    def _heard_offer(self, conn: int, told: dict[str, Any]) -> None:
-        kept = [f for f in told["features"] if f["name"] != "multifd"]
-        super()._heard_offer(conn, told | {"features": kept})
+    def _offer(self, conn: int, offer: Offer) -> None:
+        kept = tuple(stance for stance in offer.features if stance.feature != "multifd")
+        super()._offer(conn, replace(offer, features=kept))
 
 
 @reducible

@@ -11,8 +11,11 @@ from .mutants import Mutant, mutants
 from .search import Found, Search, search
 from .story import replay
 
-FOUND_HERE = ("CHANNEL_OK must come on every connection of ours", "a lost channel waits for control's word",
-              "after GO only control's end counts")  # fmt: skip
+FOUND_HERE = (
+    "CHANNEL_OK must come on every connection of ours",
+    "a lost channel waits for control's word",
+    "after GO only control's end counts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,23 @@ def findings(found: list[tuple[Mutant, Found]]) -> list[str]:
             model = mutant.mutated()
             path = result.violations[mutant.killed_by].path
             trace, ended = replay(model, path)
-            lines += [f"**Without \"{mutant.rule}\"** ({mutant.killed_by}): source {ended.source}, guest at "
-                      f"{ended.guest_at}.", "", "```text", str(trace), "```", ""]  # fmt: skip
+            lines += [
+                f'**Without "{mutant.rule}"** ({mutant.killed_by}): source {ended.source}, guest at {ended.guest_at}.',
+                "",
+                "```text",
+                str(trace),
+                "```",
+                "",
+            ]
     return lines
 
 
 def detection_table() -> list[str]:
     """Markdown: what the source has heard when it decides, on a pipe and on a slow path; and where it can know."""
-    rows = ["| strategy | heard on a one-way pipe | heard on a slow two-way path | it decides | it errs |",
-            "|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        "| strategy | heard on a one-way pipe | heard on a slow two-way path | it decides | it errs |",
+        "|---|---|---|---|---|",
+    ]
     rows += [
         f"| {p.strategy} | {', '.join(p.on_pipe)} | {'the same' if p.same else ', '.join(p.on_slow_path)} "
         f"| {p.decides} | {p.errs} |"
@@ -88,17 +99,33 @@ def detection_table() -> list[str]:
 
 def page(lines: list[Line], killed: list[tuple[Mutant, Found]]) -> str:
     """All of it as one Markdown page."""
-    return "\n".join([
-        "# What holds in every order of events", "",
-        "Written by `make results` (`simlib explore --out data/results`). Each model is searched over every order of",
-        "deliveries, accepts and timers, with the faults that its name says at any moment; states that differ only in",
-        "names count once.", "", *models_table(lines), "",
-        "## What every rule of v2 is for", "",
-        "Each rule is taken out of the real engine alone, and the search says what breaks.", "",
-        *mutants_table(killed), "",
-        "## The stories of the rules that the design lacked", "",
-        "Steps of the search, 200 ms apart, to the moment at which the property breaks.", "", *findings(killed),
-        "## Why the source must be told (D2)", "",
-        "What the real source hears until it decides, on a pipe that returns nothing and on a path whose answer is",
-        "late, is the same; so whatever it decides is wrong on one of them.", "", *detection_table(), "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# What holds in every order of events",
+            "",
+            "Written by `make results` (`simlib explore --out data/results`). Each model is searched over every order",
+            "of deliveries, accepts and timers, with the faults that its name says at any moment; states that differ",
+            "only in names count once.",
+            "",
+            *models_table(lines),
+            "",
+            "## What every rule of v2 is for",
+            "",
+            "Each rule is taken out of the real engine alone, and the search says what breaks.",
+            "",
+            *mutants_table(killed),
+            "",
+            "## The stories of the rules that the design lacked",
+            "",
+            "Steps of the search, 200 ms apart, to the moment at which the property breaks.",
+            "",
+            *findings(killed),
+            "## Why the source must be told (D2)",
+            "",
+            "What the real source hears until it decides, on a pipe that returns nothing and on a path whose answer is",
+            "late, is the same; so whatever it decides is wrong on one of them.",
+            "",
+            *detection_table(),
+            "",
+        ]
+    )

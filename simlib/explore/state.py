@@ -70,7 +70,7 @@ class State(NamedTuple):
     sink: tuple[int, ...] = ()  # what a one-way pipe has swallowed
 
 
-Does = tuple[Callable[[Any, int, Any], None], Any]  # of a moment, for a side: what does it, and what it needs
+Effect = tuple[Callable[..., None], Any]  # of a moment, for a side: what does it, and what it needs
 
 
 class Step(NamedTuple):
@@ -79,7 +79,7 @@ class Step(NamedTuple):
     after: int
     asks: tuple[i.Output, ...]
     reports: tuple[i.Output, ...]
-    does: tuple[Does, ...]
+    does: tuple[Effect, ...]
 
 
 Action = tuple[Any, ...]

@@ -80,14 +80,22 @@ def as_scenario(model: Model, path: Path, name: str, title: str) -> Scenario:
     times.leave_the_rest(state)
     setup = model.setup
     return replace(
-        setup.scenario, name=name, title=title, versions=(setup.version,), protocols=(setup.protocol,),
-        guest=replace(setup.scenario.guest, ram_mib=RAM_MIB, source_ms=(*times.guests[0], NEVER_MS),
-                      destination_ms=(*times.guests[1], NEVER_MS)),
+        setup.scenario,
+        name=name,
+        title=title,
+        versions=(setup.version,),
+        protocols=(setup.protocol,),
+        guest=replace(
+            setup.scenario.guest,
+            ram_mib=RAM_MIB,
+            source_ms=(*times.guests[0], NEVER_MS),
+            destination_ms=(*times.guests[1], NEVER_MS),
+        ),
         faults=tuple(times.faults),
         management=replace(setup.scenario.management, observe_s=len(path) * STEP_MS / 1e3 + 60, **times.orders),
         schedule=tuple(Timing(name, *given) for name, given in times.wires.items() if system.link == "two-way"),
         detect_timeout_s=times.timeout_s if model.alarms else setup.scenario.detect_timeout_s,
-    )  # fmt: skip
+    )
 
 
 class Story:

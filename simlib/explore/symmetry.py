@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from ..handshake import interface as i
 from ..handshake.buffer import Buffer
@@ -27,10 +27,7 @@ from ..handshake.errors import PeerError
 from ..handshake.stream import MULTIFD_MAGIC, MULTIFD_PACKET_BYTES
 from ..handshake.v2 import frames
 from ..handshake.v2.frames import Limits, Preface, Reader
-
-if TYPE_CHECKING:
-    from .state import State, Wire
-    from .system import System
+from .state import State, Wire
 
 # Of message bodies: random values, what a MAC covers, and what follows from a channel's name.
 RANDOM_KEYS = ("nonce", "mac", "secret", "session-id", "agreement")
@@ -93,10 +90,20 @@ class Parts(NamedTuple):
     local: dict[int, Part] | None
 
 
+class Numbered(Protocol):
+    """What is asked of an `interning.Interner`."""
+
+    table: list[Any]
+    shapes: list[tuple[Structure, Atoms]]
+
+    def key(self, state: State) -> Any:
+        """Equal for equal states."""
+
+
 class Canonical:
     """The keys of one system's states."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: Numbered) -> None:
         self.system = system
         self.structures: dict[Structure, int] = {}
         self.atoms: dict[Any, int] = {}
@@ -173,9 +180,16 @@ class Canonical:
         order += [first.setdefault(a, len(first)) for a in rests]
         alarms = tuple(a for a in state.alarms if not a[1].startswith("guard-"))
         return (
-            *(part.rest.structure for part in taken), tuple([item.structure for item in items]), tuple(order),
-            state.answers, alarms, state.runs, state.passes, state.faults, state.sink,
-        )  # fmt: skip
+            *(part.rest.structure for part in taken),
+            tuple([item.structure for item in items]),
+            tuple(order),
+            state.answers,
+            alarms,
+            state.runs,
+            state.passes,
+            state.faults,
+            state.sink,
+        )
 
     def _of_no_wire(self, state: State, taken: list[Parts]) -> Iterator[Part]:
         """What an endpoint knows of a connection that is not there: nothing, but for one with a fault."""

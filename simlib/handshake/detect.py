@@ -25,13 +25,14 @@ from .interface import (
     StartTls,
     StopAlarm,
     TlsFailed,
-)  # fmt: skip
+)
 from .machine import Settings
+from .names import Status
 from .stream import MAGIC, MULTIFD_MAGIC
 from .v1.destination import Destination as V1Destination
+from .v2.config import Identity
 from .v2.destination import Destination as V2Destination
 from .v2.frames import ALPN, INITIATOR
-from .v2.messages import Identity
 
 
 class Adaptive(State, Answers):
@@ -84,7 +85,7 @@ class Adaptive(State, Answers):
         self.told = (*self.told, input)
         if isinstance(input, Start):
             self.listening = True
-            return [Entered("setup")]
+            return [Entered(Status.SETUP)]
         if isinstance(input, Opened):
             return self._opened(input.conn)
         if isinstance(input, Received):

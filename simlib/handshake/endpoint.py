@@ -8,17 +8,17 @@ A class may declare fields beside their definitions, by name and with the reason
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache, lru_cache
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 from .errors import Error
-from .interface import Finished, Input, Output
+from .interface import Entered, Finished, Input, Output
 from .machine import Settings
+from .names import Status
 
 V = TypeVar("V")
-HEARS = {told: "_on_" + told.__name__.lower() for told in get_args(Input)}
-PLAIN = {bool, bytes, float, int, str, tuple, type(None)}  # nearly all values, passed at once
+ATOMIC_TYPES: set[type] = {bool, bytes, float, int, str, tuple, type(None)}  # nearly all values, passed at once
 
 
 _DECLARED: dict[type, dict[str, Mapping[str, str]]] = {}
@@ -54,7 +54,7 @@ class State:
         """The state as a value that can be hashed: states with equal keys are bisimilar."""
         held, cls = vars(self), cast(Hashable, type(self))
         values = [held[name] for name in state_fields(cls, tuple(held))]
-        return tuple([v if type(v) in PLAIN or not hasattr(v, "key") else v.key() for v in values])
+        return tuple([v if type(v) in ATOMIC_TYPES or not hasattr(v, "key") else v.key() for v in values])
 
     def fork(self) -> Self:
         """A copy that goes its own way."""
@@ -62,7 +62,7 @@ class State:
         held = vars(other)
         held.update(vars(self))
         for name, value in vars(self).items():
-            if type(value) not in PLAIN and hasattr(value, "fork"):
+            if type(value) not in ATOMIC_TYPES and hasattr(value, "fork"):
                 held[name] = value.fork()
         return other
 
@@ -151,28 +151,67 @@ class Answers:
         return None
 
 
+def as_overridden(cls: type, functions: Mapping[Any, Callable[..., Any]]) -> dict[Any, Callable[..., Any]]:
+    """The functions of a table, each as the class has it: a subclass may override what its base's table lists."""
+    return {key: getattr(cls, function.__name__) for key, function in functions.items()}
+
+
 class Endpoint(State, Answers):
-    """One side of a migration. `_on_<input>` hears an input and appends to `_out`; an input without such a method means
-    nothing to this side."""
+    """One side of a migration: `handle(input)` returns what it asks and reports.
+
+    A class lists in `HANDLERS` the methods that handle inputs; an input without one has no effect on this side. A
+    method appends its outputs to `_out`.
+    """
 
     NON_STATE: ClassVar[Mapping[str, str]] = {"_out": "what one call of `handle` returns, empty when that begins"}
+    HANDLERS: ClassVar[Mapping[type, Callable[..., None]]] = {}
+    _handlers: ClassVar[Mapping[type, Callable[..., None]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls._handlers = as_overridden(cls, cls.HANDLERS)
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.status = "none"
+        self.status = Status.NONE
         self.finished: Finished | None = None
         self._out: list[Output] = []
 
     @property
-    def blocked(self) -> Any:
+    def blocked(self) -> object:
         """What holds the process's main loop, so that its monitor is silent; None or False when nothing does."""
         return None
 
+    @property
+    def accepting(self) -> bool:
+        """Of a destination: it would take one more connection from the listening socket now."""
+        return False
+
+    @property
+    def ram_bytes(self) -> int:
+        """Of a destination: bytes of guest memory that have come."""
+        return 0
+
     def handle(self, input: Input) -> list[Output]:
-        """Tell it one thing; what it asks and reports, in order. Never raises for what a peer does."""
+        """Handle one input.
+
+        Returns:
+            What the endpoint asks of its runner, and reports, in order.
+
+        Never raises for what a peer does.
+        """
         self._out = []
         if self.finished is None:
-            hears = getattr(self, HEARS[type(input)], None)
-            if hears is not None:
-                hears(input)
+            handler = self._handlers.get(type(input))
+            if handler is not None:
+                handler(self, input)
         return self._out
+
+    def _report_status(self, status: Status) -> None:
+        """The one writer of `status`."""
+        self.status = status
+        self._out.append(Entered(status))
+
+    def _finish(self, finished: Finished) -> None:
+        """The one writer of `finished`; nothing is handled after it."""
+        self.finished = finished
+        self._out.append(finished)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from .errors import Error
+from .errors import Code, Error
+from .names import Reason, Status
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -36,7 +37,7 @@ class Start(_Value):
 class Cancel(_Value):
     """`migrate_cancel`; `code` is `cancelled` or `deadline` (the manager's own clock)."""
 
-    code: str = "cancelled"
+    code: str = Code.CANCELLED
 
 
 class SwitchToPostcopy(_Value):
@@ -136,7 +137,7 @@ class Applied(_Value):
     memory)."""
 
     error: str = ""
-    code: str = "apply-failed"
+    code: str = Code.APPLY_FAILED
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -313,7 +314,7 @@ class Heard(_Value):
 class Entered(_Value):
     """The status that `query-migrate` shows from here on."""
 
-    status: str
+    status: Status
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -328,20 +329,56 @@ class Finished(_Value):
     """How this side ended. `reason` grades what the manager reads here: none (no text), generic (an errno text),
     specific. `exited`: the process is gone. `listening`: a correct attempt to the same process can follow."""
 
-    status: str  # completed, failed, cancelled, rejected, uncertain
+    status: Status  # completed, failed, cancelled, rejected, uncertain
     text: str = ""
-    reason: str = "none"
+    reason: Reason = Reason.NONE
     errors: tuple[Error, ...] = ()
     exited: bool = False
     listening: bool = False
 
 
 Input = (
-    Start | Cancel | SwitchToPostcopy | Continue | Opened | Secured | TlsFailed | Received | Drained | Ended | Broken
-    | RamCollected | GuestStopped | GuestMoved | Applied | Loaded | GuestRunning | AlarmRang
-)  # fmt: skip
+    Start
+    | Cancel
+    | SwitchToPostcopy
+    | Continue
+    | Opened
+    | Secured
+    | TlsFailed
+    | Received
+    | Drained
+    | Ended
+    | Broken
+    | RamCollected
+    | GuestStopped
+    | GuestMoved
+    | Applied
+    | Loaded
+    | GuestRunning
+    | AlarmRang
+)
 Output = (
-    Open | StartTls | Send | Pause | Resume | End | Drop | StopListening | CollectRam | StopGuest | MoveGuest
-    | SwitchGuest | ResumeGuest | Apply | Load | RunGuest | SetAlarm | StopAlarm | Said | Heard | Entered | Printed
+    Open
+    | StartTls
+    | Send
+    | Pause
+    | Resume
+    | End
+    | Drop
+    | StopListening
+    | CollectRam
+    | StopGuest
+    | MoveGuest
+    | SwitchGuest
+    | ResumeGuest
+    | Apply
+    | Load
+    | RunGuest
+    | SetAlarm
+    | StopAlarm
+    | Said
+    | Heard
+    | Entered
+    | Printed
     | Finished
-)  # fmt: skip
+)

@@ -1,16 +1,20 @@
 """What one side is and holds: machine, memory blocks, devices, migration settings. Values only.
 
-A device's facts are those of its VMState description (`-dump-vmstate`, and the JSON at the end of a v1 stream).
+A device's facts are those of its VMState description (`-dump-vmstate`, and the JSON at the end of a v1 stream). The
+metadata of fields says how v2 sends them (`v2/wire.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
 class Subsection:
     """Optional state. `needed`: always, maybe or never sent, as far as its sender can say."""
+
+    IS_ROW: ClassVar[bool] = True  # on the wire
 
     name: str
     version: int = 1
@@ -30,28 +34,28 @@ class Subsection:
 class Device:
     """One entry of the inventory: (id, instance) names it on the wire."""
 
-    id: str
+    id: str = field(metadata={"clean": 256})
     instance: int = 0
     version: int = 1
     minimum_version: int = 1  # the lowest that this binary loads
-    size_bytes: int = 64  # of its state; v1 sends no length, so each side goes by its own
+    size_bytes: int = field(default=64, metadata={"unsent": 0})  # of its state: each side goes by its own
     subsections: tuple[Subsection, ...] = ()
     nested: tuple[tuple[str, int, int], ...] = ()  # name, version, minimum version: not on the v1 wire
     schema: str = ""  # digest of the fields
     described: bool = True  # has a VMState description at all
     migratable: bool = True
     features: tuple[str, ...] = ()  # negotiated with the guest (virtio)
-    post_load: str = ""  # why loading this state would fail here; known only by trying
+    post_load: str = field(default="", metadata={"unsent": ""})  # why loading it would fail here; known by trying
 
 
 @dataclass(frozen=True, slots=True)
 class RamBlock:
     """One block of guest memory, as v1 lists it in the RAM section."""
 
-    name: str
-    size_bytes: int
-    page_bytes: int = 4096
-    resizable: bool = False
+    name: str = field(metadata={"clean": 256})
+    size_bytes: int = field(metadata={"key": "size"})
+    page_bytes: int = field(default=4096, metadata={"key": "page-size"})
+    resizable: bool = field(default=False, metadata={"unsent": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,15 @@ class Machine:
     """What a side knows of the machine that it runs or would run: all that a verdict goes by."""
 
     type: str = "pc-i440fx-7.2"
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = field(default=(), metadata={"unsent": ()})
     arch: str = "x86_64"
     page_bits: int = 12
     vcpus: int = 1
     cpu: str = "qemu64"
     cpu_features: tuple[str, ...] = ()
     uuid: str = ""  # 32 hex digits, or empty
-    ram_blocks: tuple[RamBlock, ...] = (RamBlock("pc.ram", 128 << 20),)
-    devices: tuple[Device, ...] = ()
+    ram_blocks: tuple[RamBlock, ...] = field(default=(RamBlock("pc.ram", 128 << 20),), metadata={"unsent": ()})
+    devices: tuple[Device, ...] = field(default=(), metadata={"unsent": ()})
 
     def __hash__(self) -> int:
         """Not of the devices: there are many, a search hashes a machine often, and few machines differ in them only."""

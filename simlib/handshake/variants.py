@@ -42,13 +42,13 @@ from .interface import (
     Start,
     StartTls,
     StopAlarm,
-)  # fmt: skip
+)
 from .machine import Settings
 from .v1.destination import Destination as V1Destination
 from .v1.source import Source as V1Source
+from .v2.config import Identity
 from .v2.destination import Destination as V2Destination
 from .v2.frames import ALPN
-from .v2.messages import Identity
 from .v2.source import Source as V2Source
 
 PROBE, ACK2, ANSWER, GREET = b"\x89QMP\r\n\x1a\n", b"\x89QMK\r\n\x1a\n", b"\x89QMA\r\n\x1a\n", b"\x89QMG\r\n\x1a\n"

@@ -11,9 +11,10 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from .. import host
+from ..case.guest import Guest
 from ..handshake import interface as i
-from ..host import Endpoint, Guest
+from ..process import host
+from ..process.host import Endpoint
 from ..record.trace import Packet, Trace
 from .address import Address, AddressError, connect, given, listen
 from .link import Link, words
@@ -29,10 +30,19 @@ class Host(host.Host):
     pretends to be long. `record` gives what crosses the wire to `trace.keep`."""
 
     def __init__(
-        self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest, *, peer: Address | None = None,
-        credentials: Credentials | None = None, names: Names | None = None, zero_s: float | None = None,
-        trip_s: float = 0.0, record: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        side: str,
+        endpoint: Endpoint,
+        trace: Trace,
+        guest: Guest,
+        *,
+        peer: Address | None = None,
+        credentials: Credentials | None = None,
+        names: Names | None = None,
+        zero_s: float | None = None,
+        trip_s: float = 0.0,
+        record: str = "",
+    ) -> None:
         super().__init__(side, endpoint, trace, guest)
         self.loop = asyncio.get_running_loop()
         self.zero_s = self.loop.time() if zero_s is None else zero_s

@@ -30,9 +30,12 @@ class Link(asyncio.Protocol):
     `forget` is called when nothing of it is left."""
 
     def __init__(
-        self, conn: int, tell: Callable[[i.Input], None], record: Callable[[bool, str, bytes, int], None],
+        self,
+        conn: int,
+        tell: Callable[[i.Input], None],
+        record: Callable[[bool, str, bytes, int], None],
         forget: Callable[[], object],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.conn, self.tell, self.record, self.forget = conn, tell, record, forget
         self.transport: Any = None
         self.sock: socket.socket | None = None

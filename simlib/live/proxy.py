@@ -16,23 +16,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..case.faults import Fault
+from ..case.faults import Fault, LinkEffect
+from ..case.guest import MIB
 from ..case.registry import DELAYS
 from ..case.scenario import Scenario
-from ..host import MIB
+from ..process.shaper import NEVER, Shaper
 from .address import Address, bound, connect, listen
 from .host import Names
 from .link import RESET_ON_CLOSE
-
-LIMIT = float("inf")
-
-
-class _Shaper:
-    """What faults do to the data of one direction."""
-
-    def __init__(self) -> None:
-        self.swallow_after = self.stall_after = self.cut_after = LIMIT
-        self.passed = 0.0
 
 
 class _Leg(asyncio.Protocol):
@@ -64,23 +55,22 @@ class _Leg(asyncio.Protocol):
 
     def _shape(self, data: bytes) -> None:
         shaper = self.proxy.shapers[self.to_destination]
-        for limit in (shaper.swallow_after, shaper.stall_after, shaper.cut_after):
-            if shaper.passed < limit < shaper.passed + len(data):
-                at = int(limit - shaper.passed)
-                self._shape(data[:at])
-                data = data[at:]
-        if shaper.passed >= shaper.stall_after:
+        if (room := shaper.room(len(data))) < len(data):
+            self._shape(data[:room])
+            self._shape(data[room:])
+            return
+        if shaper.has_begun(LinkEffect.STALL):
             self.stalled = True
             self._flow()
             return
-        if shaper.passed >= shaper.swallow_after:
+        if shaper.has_begun(LinkEffect.BLACKHOLE):
             return
         shaper.passed += len(data)
         self.on_its_way += len(data)
         self._flow()
         self._later(len(data), lambda: self._deliver(data))
-        if shaper.passed >= shaper.cut_after:
-            shaper.cut_after = LIMIT
+        if shaper.has_begun(LinkEffect.CUT):
+            shaper.after[LinkEffect.CUT] = NEVER
             self.proxy.cut()
 
     def eof_received(self) -> bool:
@@ -92,7 +82,7 @@ class _Leg(asyncio.Protocol):
     def swallowed(self) -> bool:
         """The destination's end with its answers: who swallows these closes when the source does."""
         shaper = self.proxy.shapers[self.to_destination]
-        return not self.to_destination and shaper.passed >= shaper.swallow_after
+        return not self.to_destination and shaper.has_begun(LinkEffect.BLACKHOLE)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -133,7 +123,7 @@ class _Leg(asyncio.Protocol):
         proxy = self.proxy
         now_s = proxy.loop.time()
         self.busy_until_s = max(now_s, self.busy_until_s) + size / proxy.rate_bytes_s
-        if not size or self.hold_until_s < LIMIT:  # what is held for ever never arrives, but the end does
+        if not size or self.hold_until_s < NEVER:  # what is held for ever never arrives, but the end does
             self.last_s = max(self.last_s, self.busy_until_s + proxy.delay(), self.hold_until_s if size else 0.0)
             self.flight.append((self.busy_until_s, call))  # timers of one moment ring in any order
             proxy._at(self.last_s, lambda: self.flight.popleft()[1]())
@@ -167,7 +157,7 @@ class Proxy:
         self.delay = partial(DELAYS.get(scenario.link.delay_law).sampler(scenario.link), self.rng)
         self.rate_bytes_s = scenario.link.rate_mib_s * MIB
         self.buffer_bytes = scenario.link.buffer_kib << 10
-        self.shapers = {True: _Shaper(), False: _Shaper()}
+        self.shapers = {True: Shaper(), False: Shaper()}
         self.late_s: dict[str, float] = {}
         self.hold_until_s: dict[str, float] = {}
         self.legs: list[_Leg] = []
@@ -187,9 +177,8 @@ class Proxy:
     def at(self, at_s: float, call: Callable[[], None]) -> None:
         self._at(self.zero_s + at_s, call)
 
-    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
-        shaper = self.shapers[direction == "to-destination"]
-        setattr(shaper, f"{effect}_after", shaper.passed if after_bytes is None else after_bytes)
+    def shape(self, effect: LinkEffect, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+        self.shapers[direction == "to-destination"].begin(effect, after_bytes)
 
     def delay_accept(self, connection: str, for_s: float) -> None:
         self.late_s[connection] = for_s
@@ -255,7 +244,7 @@ class Proxy:
     async def _join(self, sock: socket.socket, near: _Leg, far: _Leg, name: str) -> None:
         await self.loop.connect_accepted_socket(lambda: near, sock)
         wait_s = 3 * self.delay() + self.late_s.get(name, 0.0)
-        if wait_s == LIMIT:
+        if wait_s == NEVER:
             return
         await asyncio.sleep(wait_s)
         try:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..case.endpoints import Setup
+from ..case.faults import LinkEffect
 from ..case.intruders import Intruder
 from ..case.registry import ScenarioError
 from ..case.scenario import Scenario
 from ..handshake.interface import Start
-from ..management import Management
-from ..record.result import Result, row
+from ..process.ending import row
+from ..process.management import Management
+from ..record.result import Result
 from ..record.trace import Trace
 from .address import Address, bound, intrude
 from .host import Host, Names
@@ -78,8 +80,17 @@ class _Run:
         label = str(self.setup.settings(side == "source").parameter("tls-creds", ""))
         credentials = self._credentials(label) if label else None
         trip_s = 2 * self.scenario.link.delay_ms / 1e3 if self.far else 0.0
-        host = Host(side, endpoint, self.trace, self.setup.guest(side == "source"), credentials=credentials,
-                    names=self.names, zero_s=self.zero_s, trip_s=trip_s, record="sent")  # fmt: skip
+        host = Host(
+            side,
+            endpoint,
+            self.trace,
+            self.setup.guest(side == "source"),
+            credentials=credentials,
+            names=self.names,
+            zero_s=self.zero_s,
+            trip_s=trip_s,
+            record="sent",
+        )
         host.on_status = lambda status: self.management.reported(host, status)
         host.on_exit = lambda: self.management.exited(host)
         return host
@@ -193,7 +204,7 @@ class _Run:
     def reset(self, connection: str) -> None:
         self._link.reset(connection)
 
-    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+    def shape(self, effect: LinkEffect, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
         self._link.shape(effect, direction, after_bytes)
 
     def delay_accept(self, connection: str, for_s: float) -> None:

@@ -30,9 +30,17 @@ UNEXPECTED = "An unexpected TLS packet was received."  # as GnuTLS, and so QEMU,
 CUT_SHORT = "The TLS connection was non-properly terminated."
 # OpenSSL's names for a peer that does not speak TLS at all
 _NOT_TLS = {
-    "wrong version number", "http request", "https proxy request", "unexpected message", "packet length too long",
-    "record overflow", "bad record type", "unknown protocol", "invalid alert", "record layer failure",
-}  # fmt: skip
+    "wrong version number",
+    "http request",
+    "https proxy request",
+    "unexpected message",
+    "packet length too long",
+    "record overflow",
+    "bad record type",
+    "unknown protocol",
+    "invalid alert",
+    "record layer failure",
+}
 
 
 class TlsError(Exception):
@@ -57,9 +65,10 @@ class Credentials:
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         steps: tuple[tuple[str, Callable[[str], object]], ...] = (
-            ("ca-cert.pem", context.load_verify_locations), (f"{name}-cert.pem", context.use_certificate_chain_file),
+            ("ca-cert.pem", context.load_verify_locations),
+            (f"{name}-cert.pem", context.use_certificate_chain_file),
             (f"{name}-key.pem", context.use_privatekey_file),
-        )  # fmt: skip
+        )
         for file, load in steps:
             path = self.folder / file
             if not path.is_file():

@@ -23,16 +23,71 @@ from .profile import Binary, Monitor, of_command_line
 
 # Options that only the first may have: with a value, and without.
 DROPPED = {
-    "-incoming", "-qmp", "-qmp-pretty", "-mon", "-monitor", "-pidfile", "-vnc", "-spice", "-display", "-D", "-d",
-    "-gdb", "-name", "-runas", "-run-with", "-chroot", "-mem-path", "-loadvm", "-debugcon", "-add-fd", "-msg", "-trace",
-    "-audio", "-plugin", "-overcommit", "-watchdog-action", "-action", "-sandbox",
-}  # fmt: skip
-DROPPED_ALONE = {"-daemonize", "-S", "-s", "-snapshot", "-mem-prealloc", "-no-shutdown", "-no-reboot", "-nographic",
-                 "-curses", "-full-screen", "-no-quit"}  # fmt: skip
-ALONE = {"-nodefaults", "-no-user-config", "-enable-kvm", "-no-acpi", "-no-hpet", "-no-fd-bootchk", "-usb",
-         "-only-migratable", "-semihosting"}  # fmt: skip
-PASSED_THROUGH = ("vfio-", "usb-host", "scsi-block", "scsi-generic", "vhost-vdpa", "vhost-user-", "vhost-scsi",
-                  "vhost-vsock", "ivshmem", "igd-")  # fmt: skip
+    "-incoming",
+    "-qmp",
+    "-qmp-pretty",
+    "-mon",
+    "-monitor",
+    "-pidfile",
+    "-vnc",
+    "-spice",
+    "-display",
+    "-D",
+    "-d",
+    "-gdb",
+    "-name",
+    "-runas",
+    "-run-with",
+    "-chroot",
+    "-mem-path",
+    "-loadvm",
+    "-debugcon",
+    "-add-fd",
+    "-msg",
+    "-trace",
+    "-audio",
+    "-plugin",
+    "-overcommit",
+    "-watchdog-action",
+    "-action",
+    "-sandbox",
+}
+DROPPED_ALONE = {
+    "-daemonize",
+    "-S",
+    "-s",
+    "-snapshot",
+    "-mem-prealloc",
+    "-no-shutdown",
+    "-no-reboot",
+    "-nographic",
+    "-curses",
+    "-full-screen",
+    "-no-quit",
+}
+ALONE = {
+    "-nodefaults",
+    "-no-user-config",
+    "-enable-kvm",
+    "-no-acpi",
+    "-no-hpet",
+    "-no-fd-bootchk",
+    "-usb",
+    "-only-migratable",
+    "-semihosting",
+}
+PASSED_THROUGH = (
+    "vfio-",
+    "usb-host",
+    "scsi-block",
+    "scsi-generic",
+    "vhost-vdpa",
+    "vhost-user-",
+    "vhost-scsi",
+    "vhost-vsock",
+    "ivshmem",
+    "igd-",
+)
 UNKNOWN_BYTES = 1 << 30
 QCOW2 = b"QFI\xfb"
 

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..case.endpoints import Setup
-from ..case.faults import MIB, Freeze, Stopping, Stranger
+from ..case.faults import (
+    Freeze,
+    Stopping,
+    Stranger,
+)
+from ..case.guest import MIB
 from ..case.scenario import Scenario, Side
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, intrude
@@ -74,8 +79,16 @@ class Beside:
         ours, theirs = self.scenario.source, self.scenario.destination
         there = await settings(self.destination, self.setup.settings(False).machine, _wish(theirs))
         more: dict[str, Any] = {"names": self.names, "zero_s": self.zero_s}
-        to = destination_agent(there, _wish(theirs), secrets.token_bytes(32), self.trace, self.destination, self.folder,
-                               **more, credentials=self._credentials(theirs))  # fmt: skip
+        to = destination_agent(
+            there,
+            _wish(theirs),
+            secrets.token_bytes(32),
+            self.trace,
+            self.destination,
+            self.folder,
+            **more,
+            credentials=self._credentials(theirs),
+        )
         stack.callback(to.close)
         self.agents.append(to)
         self.real = await listen(to, Address("tcp", "127.0.0.1:0"))
@@ -84,8 +97,17 @@ class Beside:
         stack.callback(self.proxy.close)
         near = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
         here = await settings(self.source, self.setup.settings(True).machine, _wish(ours))
-        agent = source_agent(here, _wish(ours), secrets.token_bytes(32), self.trace, self.source, self.folder, near,
-                             **more, credentials=self._credentials(ours))  # fmt: skip
+        agent = source_agent(
+            here,
+            _wish(ours),
+            secrets.token_bytes(32),
+            self.trace,
+            self.source,
+            self.folder,
+            near,
+            **more,
+            credentials=self._credentials(ours),
+        )
         stack.callback(agent.close)
         self.agents.insert(0, agent)
         faults = [f for f in self.scenario.faults if isinstance(f, (Stranger, Stopping))]
@@ -111,8 +133,11 @@ class Beside:
     ) -> None:
         """Until the source has ended, or long enough."""
         told = self.scenario.management
-        given = ((told.cancel_at_s, Cancel("cancelled")), (told.deadline_s, Cancel("deadline")),
-                 (told.postcopy_at_s, SwitchToPostcopy()))  # fmt: skip
+        given = (
+            (told.cancel_at_s, Cancel("cancelled")),
+            (told.deadline_s, Cancel("deadline")),
+            (told.postcopy_at_s, SwitchToPostcopy()),
+        )
         orders = sorted(((min(at_s, 6.0), order) for at_s, order in given if at_s >= 0), key=lambda o: o[0])
         assert self.proxy is not None
         until_s = self.loop.time() + min(told.observe_s, OBSERVE_S)
@@ -158,18 +183,41 @@ class Beside:
         ended = there.endpoint.finished
         facts = Facts(end, ended, runs_here, runs_there, dead, right, True, not self.source.alive)
         return Row(
-            self.scenario.name, self.setup.protocol, self.setup.manager, *self.setup.versions, self.setup.seed,
+            self.scenario.name,
+            self.setup.protocol,
+            self.setup.manager,
+            *self.setup.versions,
+            self.setup.seed,
             classify(facts),
-            end.status if end else here.endpoint.status, "gone" if dead else there.endpoint.status, guest_at(facts),
-            end.reason if end else "none", " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "",
-            here.finished_s, None, None, there.moved_bytes, None, end.text if end else "", self.destination.stderr,
-            spoken=self.setup.protocol, spoken_right=True,
-        )  # fmt: skip
+            end.status if end else here.endpoint.status,
+            "gone" if dead else there.endpoint.status,
+            guest_at(facts),
+            end.reason if end else "none",
+            " ".join(dict.fromkeys(e.code for e in end.errors)) if end else "",
+            here.finished_s,
+            None,
+            None,
+            there.moved_bytes,
+            None,
+            end.text if end else "",
+            self.destination.stderr,
+            spoken=self.setup.protocol,
+            spoken_right=True,
+        )
 
 
 def _wish(side: Side) -> Wish:
     capabilities = tuple(c for c in side.capabilities if c != "multifd")
     given = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
     channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
-    return Wish(channels, capabilities, given, side.require, side.forbid, side.on_maybe, side.session,
-                "tls-creds" in side.parameters, side.memory_limit_mib << 20)  # fmt: skip
+    return Wish(
+        channels,
+        capabilities,
+        given,
+        side.require,
+        side.forbid,
+        side.on_maybe,
+        side.session,
+        "tls-creds" in side.parameters,
+        side.memory_limit_mib << 20,
+    )

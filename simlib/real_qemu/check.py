@@ -134,14 +134,20 @@ def simulated(world: World, scenario: Scenario, version: str, protocol: str, wan
 
 
 def work(
-    scenarios: Iterable[Scenario], binaries: dict[str, str], protocols: tuple[str, ...] = ("v1",),
+    scenarios: Iterable[Scenario],
+    binaries: dict[str, str],
+    protocols: tuple[str, ...] = ("v1",),
     versions: tuple[str, ...] = (),
-) -> list[Work]:  # fmt: skip
+) -> list[Work]:
     """Each scenario with each of its pairs of versions that is here, or with those named, and each protocol."""
     return [
-        (s, v, p) for p in protocols for s in scenarios if p in s.protocols
-        for v in versions or s.versions if set(pair(v)) <= binaries.keys()
-    ]  # fmt: skip
+        (s, v, p)
+        for p in protocols
+        for s in scenarios
+        if p in s.protocols
+        for v in versions or s.versions
+        if set(pair(v)) <= binaries.keys()
+    ]
 
 
 def left_out(scenario: Scenario, protocol: str) -> str:
@@ -189,11 +195,16 @@ class Checker:
             rows.append(result.row)
         real = tuple(dict.fromkeys(map(ending, rows)))
         return Cell(
-            scenario.name, version, protocol, simulated(self.world, scenario, version, protocol, set(real)), real,
+            scenario.name,
+            version,
+            protocol,
+            simulated(self.world, scenario, version, protocol, set(real)),
+            real,
             " / ".join(dict.fromkeys(r.source_text for r in rows)),
-            " / ".join(dict.fromkeys(r.destination_text for r in rows)), _median(r.time_to_outcome_s for r in rows),
+            " / ".join(dict.fromkeys(r.destination_text for r in rows)),
+            _median(r.time_to_outcome_s for r in rows),
             int(_median(r.guest_bytes_sent for r in rows) or 0),
-        )  # fmt: skip
+        )
 
 
 def _without_runs(work: Work, left_out: str = "", error: str = "") -> Cell:
@@ -234,8 +245,17 @@ def table(cells: Sequence[Cell]) -> list[str]:
     rows = [("scenario", "protocol", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
     for c in cells:
         word = "left out" if c.left_out else "ERROR" if c.error else "yes" if c.agrees else "NO"
-        rows.append((c.scenario, c.protocol, c.version, word, c.left_out or c.error or told(c.real),
-                     "" if c.agrees else told(c.simulated), c.source_text[:60]))  # fmt: skip
+        rows.append(
+            (
+                c.scenario,
+                c.protocol,
+                c.version,
+                word,
+                c.left_out or c.error or told(c.real),
+                "" if c.agrees else told(c.simulated),
+                c.source_text[:60],
+            )
+        )
     wide = [max(len(r[n]) for r in rows) for n in range(len(rows[0]))]
     lines = ["  ".join(t.ljust(w) for t, w in zip(row, wide, strict=True)).rstrip() for row in rows]
     differ = [c for c in cells if not (c.agrees or c.left_out or c.error)]
@@ -246,9 +266,10 @@ def table(cells: Sequence[Cell]) -> list[str]:
 def summary(cells: list[Cell]) -> str:
     ran = [c for c in cells if not (c.left_out or c.error)]
     agree, broken = sum(c.agrees for c in ran), sum(bool(c.error) for c in cells)
-    return (f"{len(ran)} scenario × version cells ran on real QEMU, {agree} agree, {len(ran) - agree} differ; "
-            f"{len(cells) - len(ran) - broken} could not be run"
-            + (f"; {broken} ended with an error" if broken else ""))  # fmt: skip
+    return (
+        f"{len(ran)} scenario × version cells ran on real QEMU, {agree} agree, {len(ran) - agree} differ; "
+        f"{len(cells) - len(ran) - broken} could not be run" + (f"; {broken} ended with an error" if broken else "")
+    )
 
 
 def write(path: Path, cells: list[Cell]) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..case.guest import Guest
 from ..case.profiles import ProfileError, machine
 from ..handshake.interface import Finished, Start
 from ..handshake.machine import Machine, Settings
+from ..handshake.v2.config import Identity
 from ..handshake.v2.destination import Destination
-from ..handshake.v2.messages import Identity
 from ..handshake.v2.source import Source
-from ..host import Guest
 from ..live.address import Address, bound
 from ..record.trace import Trace
 from .again import of_monitor
@@ -81,23 +81,40 @@ async def _own(qemu: Monitor, found: Machine) -> Machine:
     first, *rest = found.ram_blocks
     aliases = found.aliases if type_ == found.type else ()
     return replace(
-        found, type=type_, aliases=aliases, vcpus=vcpus, uuid=uuid if uuid.strip("0") else "",
+        found,
+        type=type_,
+        aliases=aliases,
+        vcpus=vcpus,
+        uuid=uuid if uuid.strip("0") else "",
         ram_blocks=(replace(first, size_bytes=memory), *rest),
-    )  # fmt: skip
+    )
 
 
 def identity(wish: Wish, entropy: bytes) -> Identity:
     return Identity(
-        entropy, wish.session, on_maybe=wish.on_maybe, require=wish.require, forbid=wish.forbid,
-        memory_limit_bytes=wish.memory_limit_bytes, relays=True,
-    )  # fmt: skip
+        entropy,
+        wish.session,
+        on_maybe=wish.on_maybe,
+        require=wish.require,
+        forbid=wish.forbid,
+        memory_limit_bytes=wish.memory_limit_bytes,
+        relays=True,
+    )
 
 
 def source_agent(
     given: Settings, wish: Wish, entropy: bytes, trace: Trace, qemu: Monitor, folder: Path, peer: Address, **more: Any
 ) -> Agent:
-    agent = Agent("source", Source(given, identity(wish, entropy)), trace, Guest(running=True), qemu=qemu,
-                  folder=folder, peer=peer, **more)  # fmt: skip
+    agent = Agent(
+        "source",
+        Source(given, identity(wish, entropy)),
+        trace,
+        Guest(running=True),
+        qemu=qemu,
+        folder=folder,
+        peer=peer,
+        **more,
+    )
     agent.guest.running = True
     return agent
 
@@ -105,8 +122,9 @@ def source_agent(
 def destination_agent(
     given: Settings, wish: Wish, entropy: bytes, trace: Trace, qemu: Monitor, folder: Path, **more: Any
 ) -> Agent:
-    return Agent("destination", Destination(given, identity(wish, entropy)), trace, Guest(), qemu=qemu, folder=folder,
-                 **more)  # fmt: skip
+    return Agent(
+        "destination", Destination(given, identity(wish, entropy)), trace, Guest(), qemu=qemu, folder=folder, **more
+    )
 
 
 async def until_finished(agent: Agent, stop: asyncio.Event | None = None) -> Finished | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 
+from ..case.failure import Failure
 from ..handshake.errors import clean
 
 PATIENCE_S = 2.0  # a monitor that answers nothing for so long is blocked
@@ -21,7 +22,7 @@ PATIENCE_S = 2.0  # a monitor that answers nothing for so long is blocked
 SAVE_S = 30.0
 
 
-class QemuError(Exception):
+class QemuError(Failure):
     """What was wrong with a QEMU, in one sentence."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..case.profiles import SIZE_LIMIT_BYTES, ProfileError, described
 from ..handshake.capabilities import refusal
-from ..handshake.errors import Error, PeerError
+from ..handshake.errors import Code, Error, PeerError, Retry
 from ..handshake.machine import Device, Machine, RamBlock, Settings, Subsection
 from ..handshake.v2 import manifest
 from ..handshake.v2.features import SHARED, resolve, stances
@@ -72,10 +72,17 @@ def party(word: str) -> Party:
     on = tuple(c.name for c in found.capabilities if c.default)
     types = tuple(name for m in found.machine_types for name in (m.name, m.alias) if name)
     version = ".".join(found.version.split(".")[:2])
-    silent = tuple(what for what, given in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features))
-                   if given is None)  # fmt: skip
-    return Party(word, Settings(version, machine, on), tuple(c.name for c in found.capabilities), types, silent,
-                 tuple(found.notes))  # fmt: skip
+    silent = tuple(
+        what for what, given in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features)) if given is None
+    )
+    return Party(
+        word,
+        Settings(version, machine, on),
+        tuple(c.name for c in found.capabilities),
+        types,
+        silent,
+        tuple(found.notes),
+    )
 
 
 def _of_saved(path: Path) -> Party:
@@ -92,30 +99,45 @@ def _of_saved(path: Path) -> Party:
     if not saved.described:
         raise ProfileError(f"{path}: describes none of its devices, so only loading it would tell")
     note = "no manifest: judged by the stream's own description, which lacks minimum versions and the CPU"
-    return Party(str(path), Settings("", machine_of(saved), saved.capabilities), silent_on=("the CPU", "CPU features"),
-                 notes=(note,))  # fmt: skip
+    return Party(
+        str(path),
+        Settings("", machine_of(saved), saved.capabilities),
+        silent_on=("the CPU", "CPU features"),
+        notes=(note,),
+    )
 
 
 def machine_of(saved: Saved) -> Machine:
     """A saved guest as the engine takes it: what it sent, it surely sends."""
     devices = tuple(
         Device(
-            section.id, section.instance, section.version, section.version, max(section.size_bytes, 1),
+            section.id,
+            section.instance,
+            section.version,
+            section.version,
+            max(section.size_bytes, 1),
             tuple(Subsection(name, version, "always") for name, version in section.subsections),
             tuple(sorted({(name, version, 0) for name, version in sent_nested(entry)})),
         )
         for section, entry in zip(saved.devices, saved.described, strict=True)
-    )  # fmt: skip
+    )
     blocks = tuple(RamBlock(block.name, block.size_bytes) for block in saved.blocks)
     vcpus = sum(d.id == "cpu_common" for d in devices) or 1
-    return Machine(saved.machine_type, page_bits=saved.page_bits or 12, vcpus=vcpus, uuid=saved.uuid, ram_blocks=blocks,
-                   devices=devices)  # fmt: skip
+    return Machine(
+        saved.machine_type,
+        page_bits=saved.page_bits or 12,
+        vcpus=vcpus,
+        uuid=saved.uuid,
+        ram_blocks=blocks,
+        devices=devices,
+    )
 
 
 def answers(guest: Party, hosts: Sequence[Party], wanted: Sequence[str] = (), on_maybe: str = "warn") -> list[Answer]:
     """One for each host. `wanted`: capabilities that the migration shall use, besides those the guest has on."""
-    return [_answer(guest, host, tuple(dict.fromkeys((*guest.settings.capabilities, *wanted))), on_maybe)
-            for host in hosts]  # fmt: skip
+    return [
+        _answer(guest, host, tuple(dict.fromkeys((*guest.settings.capabilities, *wanted))), on_maybe) for host in hosts
+    ]
 
 
 def _answer(guest: Party, host: Party, wanted: tuple[str, ...], on_maybe: str) -> Answer:
@@ -147,18 +169,33 @@ def _refused(guest: Party, wanted: tuple[str, ...]) -> list[Error]:
     asked = replace(guest.settings, capabilities=wanted, transport=transport)
     why = refusal(asked, True) if wanted and not found else ""
     if why:
-        found.append(Error("feature-conflict", "features", " ".join(wanted), "", f"The guest's QEMU refuses it: {why}.",
-                           "Ask for capabilities that go together."))  # fmt: skip
+        found.append(
+            Error(
+                Code.FEATURE_CONFLICT,
+                item="features",
+                source=" ".join(wanted),
+                text=f"The guest's QEMU refuses it: {why}.",
+                hint="Ask for capabilities that go together.",
+            )
+        )
     return found
 
 
 def _unlisted(guest: Party, host: Party, wanted: tuple[str, ...]) -> list[Error]:
     whose = "The guest's own QEMU" if guest is host else "The host's QEMU"
     return [
-        Error("feature-required", f"feature[{name}]", "require", "unknown", f"{whose} has no capability {name}.",
-              f"Do without {name}, or use a QEMU that has it.", "with-version")
-        for name in wanted if name not in host.capabilities
-    ]  # fmt: skip
+        Error(
+            Code.FEATURE_REQUIRED,
+            item=f"feature[{name}]",
+            source="require",
+            destination="unknown",
+            text=f"{whose} has no capability {name}.",
+            hint=f"Do without {name}, or use a QEMU that has it.",
+            retry=Retry.WITH_VERSION,
+        )
+        for name in wanted
+        if name not in host.capabilities
+    ]
 
 
 def _features(guest: Party, host: Party, wanted: tuple[str, ...]) -> tuple[Error, ...]:
@@ -166,10 +203,12 @@ def _features(guest: Party, host: Party, wanted: tuple[str, ...]) -> tuple[Error
     shared = tuple(c for c in wanted if c in SHARED and c in guest.capabilities)
     source = stances(replace(guest.settings, capabilities=wanted), True, require=shared)
     destination = stances(host.settings, False)
-    return resolve(*(
-        tuple(s for s in each if s.feature in (*whose.capabilities, "final-ack"))
-        for each, whose in ((source, guest), (destination, host))
-    )).errors  # fmt: skip
+    return resolve(
+        *(
+            tuple(s for s in each if s.feature in (*whose.capabilities, "final-ack"))
+            for each, whose in ((source, guest), (destination, host))
+        )
+    ).errors
 
 
 def _knowing(error: Error, host: Party) -> Error:
@@ -182,13 +221,19 @@ def _knowing(error: Error, host: Party) -> Error:
 
 def as_json(guest: Party, found: Sequence[Answer]) -> dict[str, Any]:
     return {
-        "guest": guest.name, "machine-type": guest.settings.machine.type, "qemu-version": guest.settings.version,
+        "guest": guest.name,
+        "machine-type": guest.settings.machine.type,
+        "qemu-version": guest.settings.version,
         "takers": [a.host.name for a in found if a.verdict != "no"],
         "hosts": [
             {
-                "host": a.host.name, "qemu-version": a.host.settings.version, "verdict": a.verdict,
-                "findings": [e.body() for e in a.findings], "mends": list(a.mends), "notes": list(a.notes),
+                "host": a.host.name,
+                "qemu-version": a.host.settings.version,
+                "verdict": a.verdict,
+                "findings": [e.body() for e in a.findings],
+                "mends": list(a.mends),
+                "notes": list(a.notes),
             }
             for a in found
         ],
-    }  # fmt: skip
+    }

@@ -27,8 +27,9 @@ def version_of(binary: str) -> str:
     if path is None:
         raise Unavailable(f"{binary}: there is no such program; install QEMU, or name one with --binary")
     try:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=START_S,
-                              check=False)  # fmt: skip
+        told = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=START_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{binary}: can't be run: {error}") from None
     found = re.search(r"version (\d+\.\d+)", told.stdout)
@@ -72,9 +73,15 @@ class Qemu(Monitor):
         with self.log.open("wb") as log:
             try:
                 self.process = await asyncio.create_subprocess_exec(
-                    *self.command, "-qmp", f"unix:{path},server=on,wait=off", cwd=self.folder, stdin=subprocess.DEVNULL,
-                    stdout=log, stderr=log, preexec_fn=die_with_us,
-                )  # fmt: skip
+                    *self.command,
+                    "-qmp",
+                    f"unix:{path},server=on,wait=off",
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=die_with_us,
+                )
             except OSError as error:
                 raise Unavailable(f"{self.command[0]}: can't be run: {error.strerror}") from None
         try:

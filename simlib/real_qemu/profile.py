@@ -29,13 +29,21 @@ from .description import Json, sent_bytes, sent_fields, sent_nested, sent_subsec
 from .saved import Saved, SavedError, read
 
 VIRTIO_SET = (
-    "-device", "virtio-net-pci,addr=0x5",
-    "-blockdev", "driver=null-co,node-name=disk,size=1048576", "-device", "virtio-blk-pci,drive=disk,addr=0x6",
-    "-device", "virtio-rng-pci,addr=0x7",
-    "-device", "virtio-balloon-pci,addr=0x8",
-    "-device", "virtio-serial-pci,addr=0x9",
-    "-device", "virtio-gpu-pci,addr=0xa",
-)  # fmt: skip
+    "-device",
+    "virtio-net-pci,addr=0x5",
+    "-blockdev",
+    "driver=null-co,node-name=disk,size=1048576",
+    "-device",
+    "virtio-blk-pci,drive=disk,addr=0x6",
+    "-device",
+    "virtio-rng-pci,addr=0x7",
+    "-device",
+    "virtio-balloon-pci,addr=0x8",
+    "-device",
+    "virtio-serial-pci,addr=0x9",
+    "-device",
+    "virtio-gpu-pci,addr=0xa",
+)
 
 # Name, machine type, what is added. One that names a machine type the binary lacks is left out.
 CONFIGURATIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -88,9 +96,16 @@ class Binary:
         """What it prints and ends. Raises ProfileError."""
         try:
             found = subprocess.run(
-                [*self.command, *arguments], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-                capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False,
-            )  # fmt: skip
+                [*self.command, *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PATIENCE_S,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ProfileError(f"{self.name}: can't be run: {error}") from None
         if found.returncode:
@@ -123,10 +138,14 @@ class Binary:
             listener.settimeout(0.1)
             try:
                 process = subprocess.Popen(
-                    [*self.command, *arguments, "-qmp", f"unix:{path.name}"], cwd=self.folder,
-                    env=self.environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                    [*self.command, *arguments, "-qmp", f"unix:{path.name}"],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=errors,
+                    stderr=errors,
                     preexec_fn=die_with_us,
-                )  # fmt: skip
+                )
             except OSError as error:
                 raise ProfileError(f"{self.name}: can't be run: {error.strerror}") from None
             try:
@@ -427,8 +446,11 @@ def of_saved(found: Json, guest: Json, saved: Saved, dump: Json, resizable: Coll
         for block in saved.blocks
     ]
     machine = guest | {
-        "parameters": {}, "ram-blocks": blocks, "page-bits": saved.page_bits or 12, "devices": devices(saved, dump),
-    }  # fmt: skip
+        "parameters": {},
+        "ram-blocks": blocks,
+        "page-bits": saved.page_bits or 12,
+        "devices": devices(saved, dump),
+    }
     return {**found, "machines": [machine]}
 
 
@@ -439,9 +461,15 @@ def cpu_flags(binary: Binary) -> set[str]:
 
 def _differences(original: Monitor, copy: Monitor) -> list[str]:
     """What a command line doesn't say: devices that came or went while the guest ran."""
-    one, two = ({p["name"] for place in ("peripheral", "peripheral-anon")
-                 for p in m.ask("qom-list", path=f"/machine/{place}") if p["type"].startswith("child<")}
-                for m in (original, copy))  # fmt: skip
+    one, two = (
+        {
+            p["name"]
+            for place in ("peripheral", "peripheral-anon")
+            for p in m.ask("qom-list", path=f"/machine/{place}")
+            if p["type"].startswith("child<")
+        }
+        for m in (original, copy)
+    )
     told = [f"{n} was plugged in after the start and is not in this profile" for n in sorted(one - two)]
     return told + [f"{n} was unplugged after the start and is still in this profile" for n in sorted(two - one)]
 
@@ -454,16 +482,20 @@ def guest_facts(monitor: Monitor, flags: set[str]) -> Json:
     for name in sorted({p["name"] for p in listed if p["type"] == "bool"} & flags):
         if monitor.ask("qom-get", path=path, property=name):
             features.append(name)
-    model = next(p["type"] for p in monitor.ask("qom-list", path=path.rpartition("/")[0])
-                 if p["name"] == path.rpartition("/")[2])  # fmt: skip
+    model = next(
+        p["type"] for p in monitor.ask("qom-list", path=path.rpartition("/")[0]) if p["name"] == path.rpartition("/")[2]
+    )
     uuid = monitor.ask("query-uuid")["UUID"].replace("-", "")
     arch = monitor.ask("query-target")["arch"]
     model = model.removeprefix("child<").removesuffix(">").removesuffix(f"-{arch}-cpu")
     return {
         "machine-type": monitor.ask("qom-get", path="/machine", property="type").removesuffix("-machine"),
-        "arch": arch, "vcpus": len(cpus), "cpu": model, "uuid": uuid if uuid.strip("0") else "",
+        "arch": arch,
+        "vcpus": len(cpus),
+        "cpu": model,
+        "uuid": uuid if uuid.strip("0") else "",
         **({"cpu-features": features} if flags else {}),
-    }  # fmt: skip
+    }
 
 
 def _resizable(told: str) -> set[str]:

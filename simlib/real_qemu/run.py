@@ -21,10 +21,12 @@ from ..case.faults import Delaying, Freeze, Kill, Order, Stopping, Stranger
 from ..case.registry import USUAL_MANAGER
 from ..case.scenario import Scenario
 from ..handshake.interface import Finished
+from ..handshake.names import Reason, Status
 from ..live.address import Address, intrude, parse
 from ..live.proxy import Proxy
+from ..process.ending import as_asked
 from ..record.outcome import Facts, Row, classify, guest_at
-from ..record.result import Result, as_asked
+from ..record.result import Result
 from ..record.trace import Trace
 from . import beside
 from .guest import BASE, PAGE, count
@@ -39,8 +41,10 @@ SETTLE_S = 1.5  # what the destination still does when the source has ended
 LOAD_S = 4.0  # a saved guest is loaded in less, or never
 OBSERVE_S = 25.0
 ENDED = ("completed", "failed", "cancelled")
-ERRNO = re.compile(r"(Broken pipe|Connection reset by peer|Input/output error|Bad file descriptor|Connection refused"
-                   r"|Channel error|No such file or directory|Transport endpoint is not connected)\W*$")  # fmt: skip
+ERRNO = re.compile(
+    r"(Broken pipe|Connection reset by peer|Input/output error|Bad file descriptor|Connection refused"
+    r"|Channel error|No such file or directory|Transport endpoint is not connected)\W*$"
+)
 
 
 class _Run:
@@ -118,7 +122,7 @@ class _Run:
 
     def _refused(self, side: str, text: str) -> Finished:
         self.note(side, "end", f"rejected: {text}")
-        return Finished("rejected", text, "specific", listening=True)
+        return Finished(Status.REJECTED, text, Reason.SPECIFIC, listening=True)
 
     async def _listen(self, uri: str) -> None:
         more = {} if self.scenario.destination.exit_on_error else {"exit-on-error": False}
@@ -186,7 +190,8 @@ class _Run:
         planned_s = max([at for at, _, _ in orders] + [f.at_s for f in faults], default=0.0)
         reordered = [f for f in self.scenario.faults if isinstance(f, Order)]
         gaps = [f.gap_s * len(f.order) for f in reordered] + [
-            f.for_s for f in self.scenario.faults if isinstance(f, Delaying)]  # fmt: skip
+            f.for_s for f in self.scenario.faults if isinstance(f, Delaying)
+        ]
         planned_s = max([planned_s, *gaps])
         while self.now_s < patience_s + planned_s:
             await asyncio.sleep(0.002 if any(isinstance(f, Stopping) for f in faults) else LOOK_S)
@@ -207,8 +212,11 @@ class _Run:
 
     def _orders(self) -> list[tuple[float, str, str]]:
         told = self.scenario.management
-        given = ((told.cancel_at_s, "migrate_cancel", "Cancel"), (told.deadline_s, "migrate_cancel", "Cancel"),
-                 (told.postcopy_at_s, "migrate-start-postcopy", "SwitchToPostcopy"))  # fmt: skip
+        given = (
+            (told.cancel_at_s, "migrate_cancel", "Cancel"),
+            (told.deadline_s, "migrate_cancel", "Cancel"),
+            (told.postcopy_at_s, "migrate-start-postcopy", "SwitchToPostcopy"),
+        )
         return sorted((min(at_s, QUIET_S + 2), command, word) for at_s, command, word in given if at_s >= 0)
 
     async def _order(self, command: str, word: str) -> None:
@@ -242,8 +250,12 @@ class _Run:
     # --- through a file ---------------------------------------------------------------------------------------------
     async def _save_and_load(self) -> Finished | None:
         link, path = self.scenario.link, self.folder / "stream"
-        save = {"exec-cat": f"exec:cat > {path}", "exec-null": "exec:cat > /dev/null", "exec-true": "exec:true",
-                "file": f"file:{path}"}[link.transport]  # fmt: skip
+        save = {
+            "exec-cat": f"exec:cat > {path}",
+            "exec-null": "exec:cat > /dev/null",
+            "exec-true": "exec:true",
+            "file": f"file:{path}",
+        }[link.transport]
         load = {"exec-cat": f"exec:cat {path}", "exec-none": "exec:cat /nonexistent", "file": f"file:{path}"}
         try:
             await self.source.ask("migrate", uri=save)
@@ -282,7 +294,10 @@ class _Run:
         runs_there = not self.frozen and bool((await self.destination.status()).get("running"))
         dead = not self.destination.alive
         status = "failed" if dead else str(there.get("status", ""))
-        ended = {"failed": Finished("failed", self.destination.stderr), "completed": Finished("completed")}.get(status)
+        ended = {
+            "failed": Finished(Status.FAILED, self.destination.stderr),
+            "completed": Finished(Status.COMPLETED),
+        }.get(status)
         arrived = runs_there and end is not None and end.status == "completed"  # 11.1 lets nobody look before
         complete = arrived and await whole(self.destination, self.scenario)
         settings = self.setup.settings(True), self.setup.settings(False)
@@ -292,20 +307,34 @@ class _Run:
             if line:
                 self.note("source" if line == self.source.stderr else "destination", "print", line)
         return Row(
-            self.scenario.name, self.setup.protocol, self.setup.manager, *self.setup.versions, self.setup.seed,
+            self.scenario.name,
+            self.setup.protocol,
+            self.setup.manager,
+            *self.setup.versions,
+            self.setup.seed,
             classify(facts),
             end.status if end else str(here.get("status", "none")),
             "gone" if dead else str(there.get("status", "none")),
-            guest_at(facts), end.reason if end else "none", "", self.ended_s, None, None, self.tap.guest_bytes, None,
-            end.text if end else "", self.destination.stderr, spoken=self.setup.protocol, spoken_right=True,
-        )  # fmt: skip
+            guest_at(facts),
+            end.reason if end else "none",
+            "",
+            self.ended_s,
+            None,
+            None,
+            self.tap.guest_bytes,
+            None,
+            end.text if end else "",
+            self.destination.stderr,
+            spoken=self.setup.protocol,
+            spoken_right=True,
+        )
 
     def _end(self, found: dict[str, Any]) -> Finished | None:
         status, text = str(found.get("status", "")), str(found.get("error-desc", ""))
         if status not in ENDED:
             return None
-        reason = "none" if not text else "generic" if ERRNO.search(text) else "specific"
-        return Finished(status, text, reason if status == "failed" else "none")
+        reason = Reason.NONE if not text else Reason.GENERIC if ERRNO.search(text) else Reason.SPECIFIC
+        return Finished(Status(status), text, reason if status == Status.FAILED else Reason.NONE)
 
 
 async def play(setup: Setup, binaries: dict[str, str]) -> Result:
@@ -323,9 +352,14 @@ async def play(setup: Setup, binaries: dict[str, str]) -> Result:
 
 
 def run(
-    scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = USUAL_MANAGER, seed: int = 1,
+    scenario: Scenario,
+    *,
+    protocol: str = "v1",
+    version: str = "",
+    manager: str = USUAL_MANAGER,
+    seed: int = 1,
     binaries: dict[str, str],
-) -> Result:  # fmt: skip
+) -> Result:
     """One run of a scenario with two QEMU processes. Raises QemuError, ValueError."""
     if manager != USUAL_MANAGER:
         raise ValueError(f"the manager {manager!r} is simulated only; real QEMUs are watched by a naive one")

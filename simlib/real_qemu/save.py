@@ -124,6 +124,9 @@ def _manifest(path: Path, found: Json, guest: Json, dump: Json, capabilities: tu
 
 def _as_sent(machine: Machine) -> Machine:
     """What was not sent will not come, whatever the device might have sent."""
-    return replace(machine, devices=tuple(
-        replace(d, subsections=tuple(s for s in d.subsections if s.needed == "always")) for d in machine.devices
-    ))  # fmt: skip
+    return replace(
+        machine,
+        devices=tuple(
+            replace(d, subsections=tuple(s for s in d.subsections if s.needed == "always")) for d in machine.devices
+        ),
+    )

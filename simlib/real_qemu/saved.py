@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..case.failure import Failure
 from ..handshake import stream as v1
 from ..handshake.errors import PeerError, clean
 from ..handshake.machine import Machine
@@ -26,7 +27,7 @@ ZERO, XBZRLE, MAPPED_HEADER_BYTES = 0x02, 0x40, 28
 WORD = struct.Struct(">Q")
 
 
-class SavedError(Exception):
+class SavedError(Failure):
     """Why a file can't be read as a saved guest, in one sentence."""
 
 
@@ -301,10 +302,16 @@ class _Walk:
                 at = -1
             else:
                 entry.setdefault("version", int.from_bytes(self.data[behind : behind + 4], "big"))
-        found.devices.append(Section(
-            clean(entry["name"], 255), entry["instance_id"], entry.setdefault("version", 0), size,
-            tuple(sorted(set(sent_subsections(entry)))), at,
-        ))  # fmt: skip
+        found.devices.append(
+            Section(
+                clean(entry["name"], 255),
+                entry["instance_id"],
+                entry.setdefault("version", 0),
+                size,
+                tuple(sorted(set(sent_subsections(entry)))),
+                at,
+            )
+        )
         return at
 
     def _description(self) -> int:

@@ -184,8 +184,15 @@ class Target(TypedDict):
 Status = TypedDict("Status", {"status": str, "error-desc": str}, total=False)
 
 ANSWERS: dict[str, Any] = {
-    "query-version": Version, "query-migrate-capabilities": list[State], "query-migrate-parameters": dict[str, Any],
-    "query-machines": list[Machine], "query-cpus-fast": Annotated[list[Cpu], Meta(min_length=1)],
-    "qom-list": list[Property], "qom-get": str | bool, "query-uuid": Uuid, "query-target": Target,
-    "query-migrate": Status, "human-monitor-command": str,
-}  # fmt: skip
+    "query-version": Version,
+    "query-migrate-capabilities": list[State],
+    "query-migrate-parameters": dict[str, Any],
+    "query-machines": list[Machine],
+    "query-cpus-fast": Annotated[list[Cpu], Meta(min_length=1)],
+    "qom-list": list[Property],
+    "qom-get": str | bool,
+    "query-uuid": Uuid,
+    "query-target": Target,
+    "query-migrate": Status,
+    "human-monitor-command": str,
+}

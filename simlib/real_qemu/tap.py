@@ -9,8 +9,15 @@ from ..case.scenario import Scenario
 from ..handshake import stream
 from ..record.trace import Packet, Trace
 
-RETURN_PATH = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK",
-               7: "SWITCHOVER_ACK"}  # fmt: skip
+RETURN_PATH = {
+    1: "SHUT",
+    2: "PONG",
+    3: "REQ_PAGES_ID",
+    4: "REQ_PAGES",
+    5: "RECV_BITMAP",
+    6: "RESUME_ACK",
+    7: "SWITCHOVER_ACK",
+}
 
 
 class Names(dict[object, str]):
@@ -73,7 +80,8 @@ class Tap:
             if kind not in RETURN_PATH or len(held) < 4 + size:
                 break
             value = struct.unpack_from(">I", held, 4)[0] if size == 4 else None
-            self.trace.note(self.now_s(), "destination", "say", name,
-                            RETURN_PATH[kind] + (f" {value}" if value is not None else ""))  # fmt: skip
+            self.trace.note(
+                self.now_s(), "destination", "say", name, RETURN_PATH[kind] + (f" {value}" if value is not None else "")
+            )
             held = held[4 + size :]
         self.heads[name, False] = held[-512:]

@@ -33,8 +33,13 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     if left_out > 1:
         lines = [*lines[: LIMIT * 2 // 3], *lines[-(LIMIT - LIMIT * 2 // 3) :]]
     height = TOP + ROW * (len(lines) + 2)
-    at = {"source": width * 0.30, "destination": width * 0.72, "stranger": width - 10, "manager": 90,
-          "link": width * 0.51}  # fmt: skip
+    at = {
+        "source": width * 0.30,
+        "destination": width * 0.72,
+        "stranger": width - 10,
+        "manager": 90,
+        "link": width * 0.51,
+    }
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
         f"style='max-width:100%;height:auto' {FONT} font-size='13' role='img'><title>{_safe(trace.title)}</title>"
@@ -95,8 +100,11 @@ def as_html(svg: str, text: str) -> str:
 
 def messages(trace: Trace) -> list[tuple[Step, float | None]]:
     """What was said, and when the other side heard of it (None: never), for charts whose time is to scale."""
-    return [(line.step, line.heard_s) for line in _lines(trace)
-            if line.step.kind == "say" and not line.step.text.startswith("(")]  # fmt: skip
+    return [
+        (line.step, line.heard_s)
+        for line in _lines(trace)
+        if line.step.kind == "say" and not line.step.text.startswith("(")
+    ]
 
 
 def _lines(trace: Trace) -> list[_Line]:
@@ -181,8 +189,11 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
         )
     colour = "#1a7f37" if s.kind == "guest" else "#888"
     anchor, dx = {
-        "source": ("end", -10), "destination": ("start", 10), "manager": ("start", 0), "stranger": ("end", 0),
-    }.get(s.side, ("middle", 0))  # fmt: skip
+        "source": ("end", -10),
+        "destination": ("start", 10),
+        "manager": ("start", 0),
+        "stranger": ("end", 0),
+    }.get(s.side, ("middle", 0))
     text = f"{s.connection} {s.text}".strip()
     if s.kind == "say":  # what it thinks stands where there is room for it, between the sides
         anchor, dx, text = ("start", 10, s.text) if s.side == "source" else ("end", -10, s.text)

@@ -77,9 +77,7 @@ def run_all(runner: Runner, work: list[Job], out: Path, seed: int) -> Iterator[R
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for job in work:
-            result = runner(
-                job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed
-            )  # fmt: skip
+            result = runner(job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed)
             name = file_name(result.row)
             (out / "traces" / f"{name}.txt").write_text(f"{result.trace}\n", encoding="utf-8")
             if job.version == job.scenario.versions[0] and job.manager == job.scenario.managers[0]:
@@ -262,12 +260,7 @@ def matrix_svg(rows: list[Row]) -> str:
 
 
 def _half(
-    names: list[str],
-    columns: list[tuple[str, str]],
-    at: dict[tuple[str, str, str], Row],
-    x0: int,
-    top: int,
-    row_h: int,
+    names: list[str], columns: list[tuple[str, str]], at: dict[tuple[str, str, str], Row], x0: int, top: int, row_h: int
 ) -> Iterator[str]:
     left, cell, many = x0 + 250, 44, len(VERSIONS_SHOWN)
     for i, (protocol, version) in enumerate(columns):

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..case.files import load_all
 from ..case.registry import USUAL_MANAGER
-from ..case.scenario import Scenario, load_all
+from ..case.scenario import Scenario
 from ..record.compare import Runner, jobs
 from ..record.outcome import BAD, Row
 
@@ -58,8 +59,11 @@ class Lab:
         """All versions and managers of a scenario that stands in the library, under one protocol."""
         key = scenario.name, protocol
         if key not in self._rows:
-            self._rows[key] = [self.row(j.scenario, j.protocol, j.version, j.manager) for j in jobs([scenario])
-                               if j.protocol == protocol]  # fmt: skip
+            self._rows[key] = [
+                self.row(j.scenario, j.protocol, j.version, j.manager)
+                for j in jobs([scenario])
+                if j.protocol == protocol
+            ]
         return self._rows[key]
 
     def of(self, protocol: str, *claims: str) -> list[Row]:
@@ -81,9 +85,16 @@ def decide(run: Runner, claims: Mapping[str, Claim], full: bool = False) -> Iter
 
 
 def as_dict(claim: Claim, found: Verdict) -> dict[str, Any]:
-    return {"claim": claim.name, "who": claim.who, "text": claim.text, "verdict": found.verdict,
-            "exception": found.exception, "numbers": list(found.numbers), "command": found.command,
-            "open": found.still_open}  # fmt: skip
+    return {
+        "claim": claim.name,
+        "who": claim.who,
+        "text": claim.text,
+        "verdict": found.verdict,
+        "exception": found.exception,
+        "numbers": list(found.numbers),
+        "command": found.command,
+        "open": found.still_open,
+    }
 
 
 def as_text(claim: Claim, found: Verdict) -> Iterator[str]:

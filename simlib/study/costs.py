@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas
 
+from ..case.files import load_all
 from ..case.registry import BOTH, USUAL_MANAGER
-from ..case.scenario import Scenario, Side, load_all
+from ..case.scenario import Scenario, Side
 from ..record.compare import Runner, jobs
 from ..record.outcome import Row
 
@@ -48,8 +49,11 @@ def prices(run: Runner, rtts_ms: Iterable[float], channels: Iterable[int], versi
 def side_by_side(table: pandas.DataFrame) -> pandas.DataFrame:
     """A row a round trip and number of channels; v1 and v2 beside each other."""
     told = table.assign(ready_ms=table.ready_s * 1e3, downtime_ms=table.downtime_s * 1e3)
-    wide = told.pivot(index=["rtt_ms", "channels"], columns="protocol",
-                      values=["round_trips", "ready_ms", "said_bytes", "downtime_ms"])  # fmt: skip
+    wide = told.pivot(
+        index=["rtt_ms", "channels"],
+        columns="protocol",
+        values=["round_trips", "ready_ms", "said_bytes", "downtime_ms"],
+    )
     return wide.rename_axis(columns=["", ""])
 
 
@@ -77,14 +81,16 @@ def moved_bytes(row: Row) -> float:
     return min(float(row.guest_bytes_sent), knows_s(row) * RATE_MIB_S * (1 << 20))
 
 
-def savings(run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[float],
-            version: str = "10.0") -> pandas.DataFrame:  # fmt: skip
+def savings(
+    run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[float], version: str = "10.0"
+) -> pandas.DataFrame:
     """Each mismatch at each size of the guest: when the source knew, and how much had moved by then."""
     rows = []
     for scenario in scenarios:
         for size_mib in sizes_mib:
-            base = scenario.vary(guest__ram_mib=size_mib, link__rate_mib_s=RATE_MIB_S,
-                                 management__observe_s=600.0 + size_mib / 100)  # fmt: skip
+            base = scenario.vary(
+                guest__ram_mib=size_mib, link__rate_mib_s=RATE_MIB_S, management__observe_s=600.0 + size_mib / 100
+            )
             for protocol in BOTH:
                 row = run(base, protocol=protocol, version=version).row
                 rows.append((scenario.name, protocol, size_mib, row.outcome, knows_s(row), moved_bytes(row)))

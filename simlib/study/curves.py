@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy
 import pandas
 
-from ..case.scenario import find
+from ..case.files import find
 from ..record.outcome import BAD
 from .claims import Lab
 from .detection import GAVE_UP, Kind, cells, kinds, missed, needed_timeout_s, variants
@@ -32,9 +32,14 @@ def grid(lab: Lab, timeouts_s: Sequence[float], rtts_s: Sequence[float], runs: i
     for timeout_s in timeouts_s:
         for rtt_s in rtts_s:
             base = find("detect_new_and_new").vary(
-                detect_timeout_s=timeout_s, guest__ram_mib=1.0, link__delay_ms=rtt_s * 400, link__delay_law="lognormal",
-                link__jitter_ms=rtt_s * 1e3 * JITTER, link__shape=1.0, management__observe_s=60.0,
-            )  # fmt: skip
+                detect_timeout_s=timeout_s,
+                guest__ram_mib=1.0,
+                link__delay_ms=rtt_s * 400,
+                link__delay_law="lognormal",
+                link__jitter_ms=rtt_s * 1e3 * JITTER,
+                link__shape=1.0,
+                management__observe_s=60.0,
+            )
             found = {"c": 0, "a": 0}
             for seed in range(runs):
                 steps = lab.run(base, protocol="c", version="7.2", seed=seed).trace.steps

@@ -28,13 +28,31 @@ from pathlib import Path
 from typing import Any
 
 from ..case import effects
+from ..case.files import (
+    dumps,
+    find,
+    read_table,
+    with_key,
+)
 from ..case.registry import ScenarioError
-from ..case.scenario import Scenario, dumps, find, read_table, with_key
+from ..case.scenario import Scenario
 from ..record.outcome import Row
 
 RUNNERS = ("world", "live", "real-qemu")
-KEYS = {"title", "scenario", "runner", "protocols", "versions", "managers", "repetitions", "seed", "set", "grid",
-        "point", "sample"}  # fmt: skip
+KEYS = {
+    "title",
+    "scenario",
+    "runner",
+    "protocols",
+    "versions",
+    "managers",
+    "repetitions",
+    "seed",
+    "set",
+    "grid",
+    "point",
+    "sample",
+}
 SAMPLERS = ("latin-hypercube", "sobol")
 POINTS_LIMIT, RUNS_LIMIT = 1 << 22, 10**9
 Values = tuple[tuple[str, Any], ...]
@@ -85,17 +103,31 @@ class Design:
             rest, protocol = divmod(group, len(self.protocols))
             rest, manager = divmod(rest, len(self.managers))
             point, version = divmod(rest, len(self.versions))
-            yield Batch(start, point, self.points[point], self.protocols[protocol], self.versions[version],
-                        self.managers[manager], range(repetition, last))  # fmt: skip
+            yield Batch(
+                start,
+                point,
+                self.points[point],
+                self.protocols[protocol],
+                self.versions[version],
+                self.managers[manager],
+                range(repetition, last),
+            )
             start += last - repetition
 
     def told(self) -> dict[str, Any]:
         """All that decides the rows, as JSON values; its digest tells one sweep from another."""
         return {
-            "title": self.title, "scenario": self.base.name, "base": dumps(self.base), "runner": self.runner,
-            "points": [dict(p) for p in self.points], "protocols": self.protocols, "versions": self.versions,
-            "managers": self.managers, "repetitions": self.repetitions, "seed": self.seed,
-        }  # fmt: skip
+            "title": self.title,
+            "scenario": self.base.name,
+            "base": dumps(self.base),
+            "runner": self.runner,
+            "points": [dict(p) for p in self.points],
+            "protocols": self.protocols,
+            "versions": self.versions,
+            "managers": self.managers,
+            "repetitions": self.repetitions,
+            "seed": self.seed,
+        }
 
 
 def derived_seeds(seed: int, values: Values, repetitions: Iterable[int]) -> Iterator[int]:

@@ -10,8 +10,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ..case.files import find
 from ..case.registry import BOTH, PROTOCOLS
-from ..case.scenario import Link, Scenario, Side, find
+from ..case.scenario import (
+    Link,
+    Scenario,
+    Side,
+)
 from ..explore.detection import detects, pairs
 from ..handshake.v2 import manifest
 from ..handshake.v2.inventory import compare
@@ -54,8 +59,12 @@ def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
     """Variants over timeout, round trip and peer; an old source without and with return path."""
     many = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0) if lab.full else (0.1, 1.0, 10.0)
     rtts_s = (0.002, 0.02, 0.2, 2.0) if lab.full else (0.002, 0.2, 2.0)
-    peers = {"both new": (True, True, ()), "old destination": (True, False, ()), "old source": (False, True, ()),
-             "old source, return path": (False, True, ("return-path",))}  # fmt: skip
+    peers = {
+        "both new": (True, True, ()),
+        "old destination": (True, False, ()),
+        "old source": (False, True, ()),
+        "old source, return path": (False, True, ("return-path",)),
+    }
     tls = {"tls-creds": "psk"}
     for variant in chosen:
         needs_tls = PROTOCOLS.get(variant).needs_tls
@@ -65,10 +74,14 @@ def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
                 for rtt_s in rtts_s:
                     source = Side(knows_v2=new_source, capabilities=capabilities, parameters=dict(given))
                     there = replace(source, knows_v2=new_destination, accept="v2-or-v1" if needs_tls else "v2")
-                    found = Scenario(name="detect", title="detect", source=source, destination=there,
-                                     detect_timeout_s=timeout_s).vary(
-                        link__delay_ms=rtt_s * 500, guest__ram_mib=1.0, management__deadline_s=120.0,
-                        management__observe_s=180.0)  # fmt: skip
+                    found = Scenario(
+                        name="detect", title="detect", source=source, destination=there, detect_timeout_s=timeout_s
+                    ).vary(
+                        link__delay_ms=rtt_s * 500,
+                        guest__ram_mib=1.0,
+                        management__deadline_s=120.0,
+                        management__observe_s=180.0,
+                    )
                     result = lab.run(found, protocol=variant, version="7.2", seed=lab.seed)
                     told = [s.text for s in result.trace.steps if s.side == "source" and s.text.startswith("(takes")]
                     mode = "v2" if any(t.startswith(TOOK) for t in told) else "v1"
@@ -95,17 +108,24 @@ def detects_itself(lab: Lab) -> Verdict:
     if timed:
         return Verdict("holds except", f"only ({', '.join(clean)})", numbers, "simlib compare detect_new_and_new")
     if clean:
-        return Verdict("refuted", "", (*numbers, "clean on the whole grid: (f), which asks no clock and needs TLS"),
-                       "simlib compare detect_new_source detect_new_destination detect_slow_path detect_tls_new_source",
-                       "old binaries on real sockets")  # fmt: skip
+        return Verdict(
+            "refuted",
+            "",
+            (*numbers, "clean on the whole grid: (f), which asks no clock and needs TLS"),
+            "simlib compare detect_new_source detect_new_destination detect_slow_path detect_tls_new_source",
+            "old binaries on real sockets",
+        )
     return Verdict("refuted", "", numbers, "simlib compare detect_new_source detect_new_destination detect_slow_path")
 
 
 # --- D1 -------------------------------------------------------------------------------------------------------------
 def no_destination_to_ask(lab: Lab) -> Verdict:
     """Save here, load there: what a manifest refuses before a page is read, against what the live handshake says."""
-    names = ("pc-i440fx-7.2", "pc-q35-7.2",
-             *(f"pc-i440fx-7.2+{more}" for more in ("virtio-rng", "virtio-net", "e1000", "smp2")))  # fmt: skip
+    names = (
+        "pc-i440fx-7.2",
+        "pc-q35-7.2",
+        *(f"pc-i440fx-7.2+{more}" for more in ("virtio-rng", "virtio-net", "e1000", "smp2")),
+    )
     versions = ("7.2", "10.0")
     same = tried = 0
     for ours in names:
@@ -127,10 +147,15 @@ def no_destination_to_ask(lab: Lab) -> Verdict:
         f"saved and restored without a destination to ask: {', '.join(r.outcome for r in kept)}; the stream behind the "
         f"manifest {'has' if kept[0].guest_bytes_sent == kept[1].guest_bytes_sent else 'has not'} v1's bytes "
         f"({kept[1].guest_bytes_sent} of guest memory)",
-    )  # fmt: skip
+    )
     ok = same == tried and held.outcome == "refused" and all(r.outcome == "migrated" for r in kept)
-    return Verdict("holds" if ok else "refuted", "", numbers, "simlib run save_restore_other_device --protocol v2",
-                   "files of real QEMUs other than 7.2 and 10.0")  # fmt: skip
+    return Verdict(
+        "holds" if ok else "refuted",
+        "",
+        numbers,
+        "simlib run save_restore_other_device --protocol v2",
+        "files of real QEMUs other than 7.2 and 10.0",
+    )
 
 
 # --- D2 -------------------------------------------------------------------------------------------------------------
@@ -167,8 +192,9 @@ def needed_timeout_s(kind: Kind, error: float = 1e-6) -> float:
 
 def missed(lab: Lab, kind: Kind, timeout_s: float, runs: int) -> int:
     """How many of so many runs of the real sides take a new destination for an old one."""
-    base = find("detect_new_and_new").vary(link=kind.law, detect_timeout_s=timeout_s, guest__ram_mib=1.0,
-                                           management__observe_s=timeout_s + 0.5)  # fmt: skip
+    base = find("detect_new_and_new").vary(
+        link=kind.law, detect_timeout_s=timeout_s, guest__ram_mib=1.0, management__observe_s=timeout_s + 0.5
+    )
     found = 0
     for seed in range(runs):
         steps = lab.run(base, protocol="c", version="7.2", seed=seed).trace.steps
@@ -205,14 +231,18 @@ def needs_a_timeout(lab: Lab) -> Verdict:
         f"a pipe that answers nothing costs the whole timeout every time ({cost_s:.3g} of 5 s)",
         f"in the world {hits} of {runs} runs miss at 30 ms on lognormal, sigma 2 (closed form {expected * runs:.0f})",
         f"on a path that answers, with no timer, an old and a new destination are taken for: {able}",
-    )  # fmt: skip
+    )
     off = abs(hits - expected * runs) / math.sqrt(expected * (1 - expected) * runs)
     told = all(f == BOTH for f in finds.values())
     if same == len(argued) and off < 4 and told:
         exception = "none is needed over TLS (by ALPN), nor where the path is known to return answers"
-        return Verdict("holds except", exception, numbers,
-                       "simlib sweep data/sweeps/detection.toml --out build/detection.parquet",
-                       "old binaries behind a real pipe")  # fmt: skip
+        return Verdict(
+            "holds except",
+            exception,
+            numbers,
+            "simlib sweep data/sweeps/detection.toml --out build/detection.parquet",
+            "old binaries behind a real pipe",
+        )
     return Verdict("holds" if same == len(argued) else "refuted", "", numbers, "simlib explore --out build/ordering")
 
 
@@ -248,6 +278,10 @@ def told_by_the_manager(lab: Lab) -> Verdict:
         f"{len(silent)} of {len(wrong)} that are not hang, lose, corrupt or mislead ({', '.join(ends)}); "
         f"{sum(r.guest_bytes_sent for _, r in wrong)} guest bytes are sent in them",
     )
-    return Verdict("holds" if moved == len(right) and not silent else "refuted", "", numbers,
-                   "simlib compare told_v2_and_v1 told_v2_and_adaptive told_v2_and_old_binary",
-                   "libvirt's own code; a v1 source at a listener that takes v2 alone")  # fmt: skip
+    return Verdict(
+        "holds" if moved == len(right) and not silent else "refuted",
+        "",
+        numbers,
+        "simlib compare told_v2_and_v1 told_v2_and_adaptive told_v2_and_old_binary",
+        "libvirt's own code; a v1 source at a listener that takes v2 alone",
+    )

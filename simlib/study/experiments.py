@@ -7,23 +7,27 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from statistics import median
 from types import ModuleType
 from typing import Any
 
+from ..case.files import find, load_all
 from ..case.profiles import DATA
-from ..case.registry import USUAL_MANAGER
-from ..case.scenario import Scenario, Side, find, load_all
+from ..case.protocols import V2
+from ..case.registry import PROTOCOLS, USUAL_MANAGER
+from ..case.scenario import Scenario, Side
 from ..explore import Search, search
 from ..explore.models import cases
 from ..explore.mutants import mutants
 from ..handshake.capabilities import known_capabilities
-from ..handshake.errors import CATEGORY
+from ..handshake.errors import Code
 from ..handshake.machine import Settings
-from ..handshake.v2 import features, inventory, messages
+from ..handshake.v2 import features, inventory
+from ..handshake.v2.destination import Destination
+from ..handshake.v2.messages import Hello
+from ..handshake.v2.source import Source
 from ..record.outcome import BAD, Row
 from .claims import Lab, Verdict, bad
 
@@ -53,7 +57,8 @@ def one_phase(lab: Lab) -> Verdict:
                 for loss in (0.0, 0.05) if lab.full or channels == 2 else (0.0,):
                     side = _channels(channels, machine)
                     at = Scenario(name="p1", title="p1", source=side, destination=side).vary(
-                        link__delay_ms=rtt_ms / 2, link__loss=loss, guest__ram_mib=8.0)  # fmt: skip
+                        link__delay_ms=rtt_ms / 2, link__loss=loss, guest__ram_mib=8.0
+                    )
                     two = lab.run(at, protocol="v2", version="10.0", seed=lab.seed)
                     one = lab.row(at, "v1", "10.0")
                     trips.add(two.row.round_trips)
@@ -66,10 +71,15 @@ def one_phase(lab: Lab) -> Verdict:
         f"500 ms) and numbers of channels (up to {many[-1]}), {len(machines)} machines, losses of 0 and 5 %",
         f"{early} guest bytes before READY",
         f"the downtime grows by {median(added):.2g} round trips (median; at most {max(added):.2g})",
-    )  # fmt: skip
+    )
     ok = not early and len(trips) == 1
-    return Verdict("holds" if ok else "refuted", "", numbers, "simlib run matched_multifd --protocol v2",
-                   "between real QEMUs other than 7.2 and 10.0")  # fmt: skip
+    return Verdict(
+        "holds" if ok else "refuted",
+        "",
+        numbers,
+        "simlib run matched_multifd --protocol v2",
+        "between real QEMUs other than 7.2 and 10.0",
+    )
 
 
 def _bytes_before_ready(result: Any) -> int:
@@ -92,7 +102,8 @@ def nothing_set_there(lab: Lab) -> Verdict:
             for at_source in (True, False):
                 odd = Side(capabilities=(name, *NEEDS[name]))
                 one = Scenario(name=f"{name} alone", title="p2").vary(
-                    guest__ram_mib=2.0, **{"source" if at_source else "destination": odd})  # fmt: skip
+                    guest__ram_mib=2.0, **{"source" if at_source else "destination": odd}
+                )
                 both = [lab.row(one, p, version) for p in ("v2", "v1")]
                 if any(r.source_status == "rejected" and not r.error_codes for r in both):
                     continue  # its own QEMU does not take the command
@@ -110,28 +121,35 @@ def nothing_set_there(lab: Lab) -> Verdict:
         f"{len(bad(r for _, r in ours))} end badly; under v1 {wrong} of {len(today)} do not migrate as asked, "
         f"{len(bad(today))} of them hang, lose, corrupt or mislead",
         "refused by v2, with the reason: " + (", ".join(needs) or "none"),
-        "must be set before HELLO: " + ", ".join(f"{name} ({outcome})" for name, outcome in first.items()
-                                                 if outcome != "migrated"),
-    )  # fmt: skip
+        "must be set before HELLO: "
+        + ", ".join(f"{name} ({outcome})" for name, outcome in first.items() if outcome != "migrated"),
+    )
     exception = "its TLS credentials and its channel type must be set there first"
     if needs:
         exception += ", and " + ", ".join(needs) + " can't be agreed on"
     silent = bad(r for _, r in ours)
-    return Verdict("refuted" if silent else "holds except", "" if silent else exception, numbers,
-                   "simlib compare multifd_only_at_destination tls_only_at_source told_v2_and_v1",
-                   "real QEMUs other than 7.2 and 10.0")  # fmt: skip
+    return Verdict(
+        "refuted" if silent else "holds except",
+        "" if silent else exception,
+        numbers,
+        "simlib compare multifd_only_at_destination tls_only_at_source told_v2_and_v1",
+        "real QEMUs other than 7.2 and 10.0",
+    )
 
 
 # --- P3, P6, P7 -----------------------------------------------------------------------------------------------------
-@contextmanager
-def _nobody_tells_a_version() -> Iterator[None]:
-    """Every HELLO reads as if the peer had told no version string."""
-    kept = messages.read_hello
-    messages.read_hello = lambda body, role: replace(kept(body, role), qemu_version="")
-    try:
-        yield
-    finally:
-        messages.read_hello = kept
+class _UnversionedSource(Source):
+    """Reads every HELLO as if the peer had sent no version string."""
+
+    def _hello(self, conn: int, hello: Hello) -> None:
+        super()._hello(conn, replace(hello, qemu_version=""))
+
+
+class _UnversionedDestination(Destination):
+    """The same at the destination."""
+
+    def _hello(self, conn: int, hello: Hello) -> None:
+        super()._hello(conn, replace(hello, qemu_version=""))
 
 
 def no_version_string(lab: Lab) -> Verdict:
@@ -140,18 +158,23 @@ def no_version_string(lab: Lab) -> Verdict:
     chosen = [s for s in load_all() if {"P3", "P6", "P7"} & set(s.claims) and s.covers("v2")]
     runs = [(find("matched"), p) for p in pairs] + [(s, v) for s in chosen for v in s.versions]
     told = [lab.row(s, "v2", v).as_dict() for s, v in runs]
-    with _nobody_tells_a_version():
-        hidden = [lab.row(s, "v2", v).as_dict() for s, v in runs]
+    unversioned = V2.with_endpoints("v2 without version strings", _UnversionedSource, _UnversionedDestination)
+    name = PROTOCOLS.keep(unversioned)
+    hidden = [lab.row(s, name, v).as_dict() | {"protocol": "v2"} for s, v in runs]
     differ = sum(a != b for a, b in zip(told, hidden, strict=True))
     ended = sum(r["outcome"] in BAD for r in told)
     numbers = (
         f"{differ} of {len(runs)} runs change when the peer's version string is hidden ({len(pairs)} pairs of "
         f"versions, {len(chosen)} scenarios of skew)",
         f"{ended} of them end badly",
-    )  # fmt: skip
-    return Verdict("refuted" if differ or ended else "holds", "", numbers,
-                   "simlib compare skew_new_to_old skew_new_feature",
-                   "pairs of real versions other than 7.2 and 10.0")  # fmt: skip
+    )
+    return Verdict(
+        "refuted" if differ or ended else "holds",
+        "",
+        numbers,
+        "simlib compare skew_new_to_old skew_new_feature",
+        "pairs of real versions other than 7.2 and 10.0",
+    )
 
 
 def newer_source_skips(lab: Lab) -> Verdict:
@@ -176,8 +199,13 @@ def newer_source_skips(lab: Lab) -> Verdict:
         f"({skipped} skipped)",
         f"{moved} of {len(rows)} runs of the scenarios of this claim migrate",
     )
-    return Verdict("holds" if exact == pairs and moved == len(rows) else "refuted", "", numbers,
-                   "simlib run skew_new_feature --protocol v2", "versions of QEMU after 11.1")  # fmt: skip
+    return Verdict(
+        "holds" if exact == pairs and moved == len(rows) else "refuted",
+        "",
+        numbers,
+        "simlib run skew_new_feature --protocol v2",
+        "versions of QEMU after 11.1",
+    )
 
 
 @cache
@@ -204,15 +232,21 @@ def newer_destination_understands(lab: Lab) -> Verdict:
     """Frozen offers of old sources, replayed; and older sources to newer destinations in the world."""
     frozen = list(_frozen_offers())
     same = sum(ok for _, ok in frozen)
-    rows = lab.of("v2", "P7") + [lab.row(find("matched"), "v2", f"{old}>{new}") for n, old in enumerate(VERSIONS)
-                                 for new in VERSIONS[n + 1 :]]  # fmt: skip
+    rows = lab.of("v2", "P7") + [
+        lab.row(find("matched"), "v2", f"{old}>{new}") for n, old in enumerate(VERSIONS) for new in VERSIONS[n + 1 :]
+    ]
     moved = sum(r.outcome == "migrated" for r in rows)
     numbers = (
         f"{same} of {len(frozen)} answers to {len({name for name, _ in frozen})} frozen offers are what they were",
         f"{moved} of {len(rows)} runs from an older to a newer version migrate",
     )
-    return Verdict("holds" if same == len(frozen) and moved == len(rows) else "refuted", "", numbers,
-                   "python data/vectors/make.py --check", "sources that are frozen after today")  # fmt: skip
+    return Verdict(
+        "holds" if same == len(frozen) and moved == len(rows) else "refuted",
+        "",
+        numbers,
+        "python data/vectors/make.py --check",
+        "sources that are frozen after today",
+    )
 
 
 # --- P4 -------------------------------------------------------------------------------------------------------------
@@ -231,18 +265,23 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     late = sorted({r.scenario for r in ours if r.outcome == "failed" and r.guest_bytes_sent})
     numbers = (
         f"{len(told)} of {len(ours)} v2 runs that do not migrate tell the source a reason ({len(codes)} of "
-        f"{len(CATEGORY)} codes occur; tests/handshake/test_codes.py injects all); v1: {len(known)} of {len(today)}",
+        f"{len(Code)} codes occur; tests/handshake/test_codes.py injects all); v1: {len(known)} of {len(today)}",
         f"{len(early)} are refused before the guest stops, {sum(r.guest_bytes_sent == 0 for r in early)} of them "
         f"before the first guest byte, after {_ms(median(r.time_to_outcome_s or 0 for r in early))} (median; v1 "
         f"{_ms(median(r.time_to_outcome_s or 0 for r in today))})",
         f"{len(bad(ours))} hang, lose, corrupt or mislead; v1: {len(bad(today))}",
         f"fail after guest memory has moved, with a code: {', '.join(late)}",
-    )  # fmt: skip
+    )
     if bad(ours):
         return Verdict("refuted", "", numbers, "simlib compare")
     exception = "device state that cannot be loaded, and a path or host that dies, are reported late"
-    return Verdict("holds except" if late else "holds", exception if late else "", numbers, "simlib compare",
-                   "the errors of real QEMUs other than 7.2 and 10.0")  # fmt: skip
+    return Verdict(
+        "holds except" if late else "holds",
+        exception if late else "",
+        numbers,
+        "simlib compare",
+        "the errors of real QEMUs other than 7.2 and 10.0",
+    )
 
 
 def early_checks(lab: Lab) -> Verdict:
@@ -276,9 +315,13 @@ def early_checks(lab: Lab) -> Verdict:
     )
     exception = "errors inside a device's state, or in post_load, are found late"
     verdict = "refuted" if wrong else "holds except" if late else "holds"
-    return Verdict(verdict, exception if verdict == "holds except" else "", numbers,
-                   "simlib compare device_size_differs post_load_fails nested_version_differs",
-                   "virtio-gpu 8.2/9.0 and PCIe AER 7.2/8.0, whose profiles are not here")  # fmt: skip
+    return Verdict(
+        verdict,
+        exception if verdict == "holds except" else "",
+        numbers,
+        "simlib compare device_size_differs post_load_fails nested_version_differs",
+        "virtio-gpu 8.2/9.0 and PCIe AER 7.2/8.0, whose profiles are not here",
+    )
 
 
 # --- P5-growth, P8, D4 ----------------------------------------------------------------------------------------------
@@ -301,11 +344,15 @@ def handshake_grows(lab: Lab) -> Verdict:
         "order of events",
         f"{sum(ok for _, ok in frozen)} of {len(frozen)} answers to offers full of unknown things are what they were",
         f"with the rule for unknown keys taken out, {', '.join(caught) or 'nothing'} breaks",
-    )  # fmt: skip
+    )
     ok = not any(broken.values()) and all(ok for _, ok in frozen) and caught
-    return Verdict("holds" if ok else "refuted", "", numbers,
-                   "simlib explore matched --protocol v2; python data/vectors/make.py --check",
-                   "future versions that nobody has thought of")  # fmt: skip
+    return Verdict(
+        "holds" if ok else "refuted",
+        "",
+        numbers,
+        "simlib explore matched --protocol v2; python data/vectors/make.py --check",
+        "future versions that nobody has thought of",
+    )
 
 
 def channels_are_named(lab: Lab) -> Verdict:
@@ -333,16 +380,24 @@ def channels_are_named(lab: Lab) -> Verdict:
         f"{len(bad(lab.of('v1', 'P8')))} of {len(lab.of('v1', 'P8'))}",
     )
     ok = not any(two.values()) and not bad(rows)
-    return Verdict("holds" if ok else "refuted", "", numbers, "simlib explore matched_multifd --protocol v2 --cuts 1 "
-                   "--stranger garbage --stranger replay", "strangers at other QEMUs than 7.2 and 10.0")  # fmt: skip
+    return Verdict(
+        "holds" if ok else "refuted",
+        "",
+        numbers,
+        "simlib explore matched_multifd --protocol v2 --cuts 1 --stranger garbage --stranger replay",
+        "strangers at other QEMUs than 7.2 and 10.0",
+    )
 
 
 def order_alone(lab: Lab) -> Verdict:
     """Whether order after a handshake is enough, or names are needed too: the rules taken out one at a time."""
     plain = {n: _searched(n) for n in ("v2, 1 multifd", "v2, 2 multifd")}
     tls = {n: _searched(n) for n in ("v1 10.0, TLS, 1 multifd", "v1 10.0, TLS, 1 multifd, stranger")}
-    rules = ("a channel proves that it knows the key", "of two that open a channel the first is kept",
-             "CHANNEL_OK must come on every connection of ours")  # fmt: skip
+    rules = (
+        "a channel proves that it knows the key",
+        "of two that open a channel the first is kept",
+        "CHANNEL_OK must come on every connection of ours",
+    )
     caught = {}
     for mutant in mutants():
         if mutant.rule in rules:
@@ -354,7 +409,7 @@ def order_alone(lab: Lab) -> Verdict:
         f"{sum(bool(v) for v in tls.values())} of {len(tls)} of v1 over TLS (one with a stranger)",
         f"without TLS, {sum(caught.values())} of {len(caught)} rules that bind a channel to its session let a stranger "
         "or a copy in when they are taken out",
-    )  # fmt: skip
+    )
     if not clean:
         return Verdict("refuted", "", numbers, "simlib explore --out build/ordering")
     if any(caught.values()):

@@ -65,8 +65,15 @@ def heat_maps(table: pandas.DataFrame, panels: Sequence[tuple[str, str]], limit:
             axis.imshow(wide.to_numpy(), cmap="cividis_r", vmin=0, vmax=1, aspect="auto", origin="lower")
             for y, row in enumerate(wide.to_numpy()):
                 for x, share in enumerate(row):
-                    axis.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=11,
-                              color="white" if share > 0.5 else "black")  # fmt: skip
+                    axis.text(
+                        x,
+                        y,
+                        f"{share:.0%}",
+                        ha="center",
+                        va="center",
+                        fontsize=11,
+                        color="white" if share > 0.5 else "black",
+                    )
             axis.set_xticks(range(wide.shape[1]), [seconds(v) for v in wide.columns])
             axis.set_yticks(range(wide.shape[0]), [seconds(v) for v in wide.index])
             axis.set(xlabel="round trip (median)", ylabel="timeout", title=title)
@@ -78,8 +85,10 @@ def heat_maps(table: pandas.DataFrame, panels: Sequence[tuple[str, str]], limit:
 
 def _limit(axis: Any, wide: pandas.DataFrame, limit: pandas.DataFrame) -> None:
     """The line, on axes whose ticks are the logarithms of their values."""
-    places = [numpy.interp(numpy.log(limit[c]), numpy.log(v), range(len(v)), left=-1, right=len(v))
-              for c, v in (("rtt_s", wide.columns), ("timeout_s", wide.index))]  # fmt: skip
+    places = [
+        numpy.interp(numpy.log(limit[c]), numpy.log(v), range(len(v)), left=-1, right=len(v))
+        for c, v in (("rtt_s", wide.columns), ("timeout_s", wide.index))
+    ]
     axis.plot(*places, color="#bd1f01", marker="o", label="one error in a million")
     axis.set(xlim=(-0.5, wide.shape[1] - 0.5), ylim=(-0.5, wide.shape[0] - 0.5))
     axis.legend(loc="upper left", bbox_to_anchor=(0, -0.15), labelcolor="#bd1f01")
@@ -96,8 +105,15 @@ def error_curves(lines: pandas.DataFrame, points: pandas.DataFrame | None, title
         if points is not None:
             for name, group in points.groupby("path", sort=False):
                 below = (group.missed - group.low).clip(lower=0)
-                axis.errorbar(group.timeout_s, group.missed, [below, group.high - group.missed], fmt="o", ms=6,
-                              color=colours[name], capsize=3)  # fmt: skip
+                axis.errorbar(
+                    group.timeout_s,
+                    group.missed,
+                    [below, group.high - group.missed],
+                    fmt="o",
+                    ms=6,
+                    color=colours[name],
+                    capsize=3,
+                )
         axis.axhline(1e-6, color="#717581", lw=1)
         axis.text(lines.timeout_s.max(), 1.3e-6, "one in a million", color="#717581", ha="right")
         axis.set(xscale="log", yscale="log", ylim=(1e-8, 1.5), xlabel="timeout (s)", ylabel="missed", title=title)
@@ -116,8 +132,12 @@ def tail_curves(table: pandas.DataFrame, title: str) -> SVG:
             for seconds_, text in ((1, "1 s"), (60, "a minute"), (3600, "an hour"), (86400, "a day")):
                 axis.axhline(seconds_, color="#717581", lw=1)
                 axis.text(mine.weight.max(), seconds_ * 1.15, text, color="#717581", ha="right")
-            axis.set(yscale="log", ylim=(table.timeout_s.min() / 2, max(table.timeout_s.max(), 1e5) * 3),
-                     xlabel=f"{family}: heavier tail →", ylabel="timeout for one error in 10⁶ (s)")  # fmt: skip
+            axis.set(
+                yscale="log",
+                ylim=(table.timeout_s.min() / 2, max(table.timeout_s.max(), 1e5) * 3),
+                xlabel=f"{family}: heavier tail →",
+                ylabel="timeout for one error in 10⁶ (s)",
+            )
         figure.suptitle(title, x=0.01, ha="left", fontsize=14)
         return svg(figure, title)
 
@@ -132,14 +152,31 @@ def prices(table: pandas.DataFrame) -> SVG:
             mine = table[table.protocol == protocol]
             for channels, dash in ((fewest, "-"), (most, "--")):
                 line = mine[mine.channels == channels]
-                left.plot(line.rtt_ms, line.ready_s * 1e3, color=colour, marker=marker, ls=dash,
-                          label=f"{label}, {channels} channels")  # fmt: skip
+                left.plot(
+                    line.rtt_ms,
+                    line.ready_s * 1e3,
+                    color=colour,
+                    marker=marker,
+                    ls=dash,
+                    label=f"{label}, {channels} channels",
+                )
             said = mine.groupby("channels").said_bytes.max() / 1024
             right.plot(said.index, said, color=colour, marker=marker)
-            right.annotate(f"{protocol}: {said.iloc[-1]:.1f} KiB", (said.index[-1], said.iloc[-1]), (0, 9),
-                           textcoords="offset points", color=colour, ha="right")  # fmt: skip
-        left.set(xscale="log", yscale="log", xlabel="round trip (ms)", ylabel="first guest byte after (ms)",
-                 title="Time before the guest moves")  # fmt: skip
+            right.annotate(
+                f"{protocol}: {said.iloc[-1]:.1f} KiB",
+                (said.index[-1], said.iloc[-1]),
+                (0, 9),
+                textcoords="offset points",
+                color=colour,
+                ha="right",
+            )
+        left.set(
+            xscale="log",
+            yscale="log",
+            xlabel="round trip (ms)",
+            ylabel="first guest byte after (ms)",
+            title="Time before the guest moves",
+        )
         left.legend(loc="upper left", fontsize=11)
         right.set(xlabel="multifd channels", ylabel="said before (KiB)", title="Bytes before the guest moves")
         right.margins(y=0.15)
@@ -250,8 +287,14 @@ def known_by(table: pandas.DataFrame, title: str) -> SVG:
             known = numpy.sort(table[table.protocol == protocol].knows_s.to_numpy())
             share = numpy.arange(1, len(known) + 1) / len(known)
             ever = known != NEVER
-            axis.step([*known[ever], last], [*share[ever], share[ever].max()], where="post", color=colour, ls=dash,
-                      label=f"{label}: {ever.sum()} of {len(known)} ever")  # fmt: skip
+            axis.step(
+                [*known[ever], last],
+                [*share[ever], share[ever].max()],
+                where="post",
+                color=colour,
+                ls=dash,
+                label=f"{label}: {ever.sum()} of {len(known)} ever",
+            )
         axis.set(
             xscale="log", ylim=(0, 1.03), xlabel="time after the start (s)", ylabel="share that knows", title=title
         )
@@ -278,8 +321,14 @@ def time_space(traces: Mapping[str, Trace], title: str, until_s: float) -> SVG:
             axis.text((memory_s + until_s) * 5e2, 0.5, "guest memory", ha="center", va="center")
             for (start_s, down), words in told.items():
                 text = "\n".join(w if n == 1 else f"{n} × {w}" for w, n in Counter(filter(None, words)).items())
-                axis.annotate(text, (start_s * 1e3, down), (2, 5 if down else -5),
-                              textcoords="offset points", fontsize=10, va="bottom" if down else "top")  # fmt: skip
+                axis.annotate(
+                    text,
+                    (start_s * 1e3, down),
+                    (2, 5 if down else -5),
+                    textcoords="offset points",
+                    fontsize=10,
+                    va="bottom" if down else "top",
+                )
             axis.set_yticks([1, 0], ["source", "destination"])
             axis.set(ylim=(-0.7, 1.7), title=name)
             axis.grid(False)
@@ -320,13 +369,20 @@ def searched(table: pandas.DataFrame, title: str) -> SVG:
             mine = table[table.kind == kind].reset_index()
             for broken, colour, marker in ((False, "#1b6ca8", "o"), (True, "#b3541e", "X")):
                 some = mine[mine.breaks == broken]
-                axis.scatter(some.states, row + (some.index % 5 - 2) * 0.13, c=colour, marker=marker, s=60,
-                             label=None if row else "some order breaks it" if broken else "nothing breaks")  # fmt: skip
+                axis.scatter(
+                    some.states,
+                    row + (some.index % 5 - 2) * 0.13,
+                    c=colour,
+                    marker=marker,
+                    s=60,
+                    label=None if row else "some order breaks it" if broken else "nothing breaks",
+                )
             told = f"{int(mine.breaks.sum())} of {len(mine)} break"
             axis.text(1.01, row, told, transform=axis.get_yaxis_transform(), va="center")
         axis.set_yticks(range(len(kinds)), kinds[::-1])
-        axis.set(xscale="log", ylim=(-0.6, len(kinds) - 0.4), xlabel="states: every order of events, each once",
-                 title=title)  # fmt: skip
+        axis.set(
+            xscale="log", ylim=(-0.6, len(kinds) - 0.4), xlabel="states: every order of events, each once", title=title
+        )
         axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
         return svg(figure, title)
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pandas
 
+from ..case.files import find
 from ..case.registry import BOTH
-from ..case.scenario import find
 from ..explore import search
 from ..explore.models import v2
 from ..explore.peers import Future, NewerDestination, NewerSource
 from ..explore.story import replay, to_the_end
 from ..handshake.endpoint import reducible
 from ..handshake.v2 import frames
-from ..handshake.v2.answers import CONTROL
 from ..handshake.v2.destination import Destination
+from ..handshake.v2.messages import Hello, Message, Offer
 from ..handshake.v2.source import Source
 from ..record.compare import Runner
 
@@ -60,28 +60,29 @@ class OnlyLaterSource(Source):
 class Observer(Source):
     """A role that nobody here has heard of."""
 
-    def _frame(self, type: int, told: dict[str, Any]) -> bytes:
-        return super()._frame(type, told | ({"role": "observer"} if type == frames.HELLO else {}))
+    def _content(self, message: Message) -> dict[str, Any]:
+        return super()._content(message) | ({"role": "observer"} if isinstance(message, Hello) else {})
 
 
 @reducible
 class Demanding(Source):
     """Cannot do without a feature of its own time."""
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        if type == frames.OFFER:
-            told = told | {"features": [*told["features"], {"name": "warm-cache", "need": "require"}]}
-        return super()._say(conn, type, told, before, note)
+    def _content(self, message: Message) -> dict[str, Any]:
+        content = super()._content(message)
+        if isinstance(message, Offer):
+            content["features"].append({"name": "warm-cache", "need": "require"})
+        return content
 
 
 @reducible
 class CriticalFrame(Source):
     """Sends a frame that nobody here knows, and says that it may not be skipped."""
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        if conn == CONTROL and type == frames.OFFER:
+    def _say(self, conn: int, message: Message, before: bytes = b"", note: str = "") -> bytes:
+        if isinstance(message, Offer):
             before += frames.frame(0x70, b"later")
-        return super()._say(conn, type, told, before, note)
+        return super()._say(conn, message, before, note)
 
 
 PEERS = (
@@ -94,7 +95,7 @@ PEERS = (
     ("source: requires a feature that is unknown here", Demanding),
     ("source: a frame that may not be skipped", CriticalFrame),
     ("source: a key that may not be skipped", Future),
-)  # fmt: skip
+)
 
 
 def peers() -> pandas.DataFrame:
@@ -107,8 +108,9 @@ def peers() -> pandas.DataFrame:
         trace, ended = replay(model, to_the_end(model, ()))
         end = next((s.text for s in reversed(trace.steps) if s.kind == "end" and s.side == "source"), "")
         ways = ", ".join(sorted({e.source for e in found.endings}))
-        rows.append((told, found.states, ", ".join(found.violations) or "nothing", ways, ended.guest_at,
-                     end.partition(": ")[2]))  # fmt: skip
+        rows.append(
+            (told, found.states, ", ".join(found.violations) or "nothing", ways, ended.guest_at, end.partition(": ")[2])
+        )
     columns = ["the other side is newer", "states", "breaks", "ends, in every order", "guest at", "the source is told"]
     return pandas.DataFrame(rows, columns=columns).set_index(columns[0])
 

@@ -68,8 +68,13 @@ def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str
     for found, colour, marker, label in ((plain, PLAIN, "s", "plain"), (reduced, REDUCED, "o", "reduced")):
         axes.plot(list(found), [f.states for f in found.values()], color=colour, marker=marker, label=label)
         last = max(found)
-        axes.annotate(f"{label}: {found[last].states:,}", (last, found[last].states), (6, 6),
-                      textcoords="offset points", color=colour)  # fmt: skip
+        axes.annotate(
+            f"{label}: {found[last].states:,}",
+            (last, found[last].states),
+            (6, 6),
+            textcoords="offset points",
+            color=colour,
+        )
     axes.set(yscale="log", xlabel="multifd channels", ylabel="states", title=title)
     axes.margins(x=0.2, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)

@@ -51,10 +51,16 @@ def costs(found: pandas.DataFrame) -> pandas.DataFrame:
     one, two = (kept[kept.protocol == p].set_index(KEY) for p in ("v1", "v2"))
     both = one.join(two, lsuffix="_v1", rsuffix="_v2", how="inner")
     both = both[both.outcome_v2.isin(["refused"]) & ~both.outcome_v1.isin(["refused", "migrated"])]
-    mib = pandas.DataFrame({
-        "v1 ends": both.outcome_v1, "v1 s": both.time_to_end_s_v1, "v1 MiB": both.moved_bytes_v1 / (1 << 20),
-        "v2 s": both.time_to_end_s_v2, "v2 MiB": both.moved_bytes_v2 / (1 << 20), "v2 says": both.source_text_v2,
-    })  # fmt: skip
+    mib = pandas.DataFrame(
+        {
+            "v1 ends": both.outcome_v1,
+            "v1 s": both.time_to_end_s_v1,
+            "v1 MiB": both.moved_bytes_v1 / (1 << 20),
+            "v2 s": both.time_to_end_s_v2,
+            "v2 MiB": both.moved_bytes_v2 / (1 << 20),
+            "v2 says": both.source_text_v2,
+        }
+    )
     return mib.sort_values("v1 MiB", ascending=False)
 
 

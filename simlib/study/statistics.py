@@ -56,8 +56,12 @@ def quantile(values: Sequence[float], at: float, seed: int = 1, resamples: int =
     return Interval(float(numpy.quantile(array, at)), float(low), float(high))
 
 
-def sensitivity(ranges: Mapping[str, tuple[float, float]], measure: Callable[[Mapping[str, float]], float],
-                points: int = 256, seed: int = 1) -> dict[str, tuple[Interval, Interval]]:  # fmt: skip
+def sensitivity(
+    ranges: Mapping[str, tuple[float, float]],
+    measure: Callable[[Mapping[str, float]], float],
+    points: int = 256,
+    seed: int = 1,
+) -> dict[str, tuple[Interval, Interval]]:
     """How much of the variance of `measure` each parameter explains alone, and with all others (Sobol, by SALib).
 
     Runs `measure` points * (parameters + 2) times; `points` is a power of two."""
@@ -149,9 +153,10 @@ def attempts(first_s: float, factor: float, most: int = 12) -> tuple[float, ...]
 
 def with_loss(delay: Survival, loss: float, sent_s: Sequence[float]) -> Survival:
     """One direction with independent losses: sum over k of p^k (1-p) S(T - t_k), and p^n for none."""
-    return lambda s: math.fsum(
-        loss**k * (1 - loss) * (delay(s - t) if s > t else 1.0) for k, t in enumerate(sent_s)
-    ) + loss ** len(sent_s)  # fmt: skip
+    return lambda s: (
+        math.fsum(loss**k * (1 - loss) * (delay(s - t) if s > t else 1.0) for k, t in enumerate(sent_s))
+        + loss ** len(sent_s)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from ..case.failure import Failure
 from ..record.outcome import Row
 
 SPAN = struct.Struct(">QQI")  # first run, run after the last, bytes
@@ -33,7 +34,7 @@ SEAL = b"blake2b of all other bytes: "
 NO_SEAL = b"0" * 32
 
 
-class StoreError(Exception):
+class StoreError(Failure):
     """What is wrong with what is on the disk, in one sentence."""
 
 
@@ -46,8 +47,12 @@ def packed(rows: list[tuple[Any, ...]]) -> bytes:
 def _same(column: tuple[Any, ...]) -> bool:
     """Whether one value says them all: to Python 1, 1.0 and True are equal, in a result they are not."""
     first, last = column[0], column[-1]
-    return (first == last and type(first) is not list and column.count(first) == len(column)
-            and len({*map(type, column)}) == 1)  # fmt: skip
+    return (
+        first == last
+        and type(first) is not list
+        and column.count(first) == len(column)
+        and len({*map(type, column)}) == 1
+    )
 
 
 def _sealed(first: int, after: int, body: bytes) -> bytes:
@@ -92,8 +97,9 @@ class Log:
             raise StoreError(f"{self.path}: is not a sweep's; remove it, or choose another --out")
         told = json.dumps(identity).encode()
         if size > len(MAGIC) + 8 + len(told):
-            raise StoreError(f"{self.path}: its head is damaged, so nobody can say whose rows these are; remove it to "
-                             "begin anew")  # fmt: skip
+            raise StoreError(
+                f"{self.path}: its head is damaged, so nobody can say whose rows these are; remove it to begin anew"
+            )
         self.file.truncate(0)  # it died before it had begun
         self._write(MAGIC + struct.pack(">II", len(told), zlib.crc32(told)) + told)
         return identity
@@ -142,8 +148,10 @@ class Log:
         except OSError as error:
             with suppress(OSError):
                 self.file.truncate(offset)
-            raise StoreError(f"{self.path}: {error.strerror}; {self.done:,} rows are kept: once there is room, the "
-                             "same command goes on") from None  # fmt: skip
+            raise StoreError(
+                f"{self.path}: {error.strerror}; {self.done:,} rows are kept: once there is room, the "
+                "same command goes on"
+            ) from None
         return offset
 
     def gaps(self, runs: int) -> Iterator[tuple[int, int]]:
@@ -226,8 +234,9 @@ def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise StoreError(f"{out}: {error.strerror or error}; all rows are kept: once there is room, the same command "
-                         "goes on") from None  # fmt: skip
+        raise StoreError(
+            f"{out}: {error.strerror or error}; all rows are kept: once there is room, the same command goes on"
+        ) from None
     return made
 
 

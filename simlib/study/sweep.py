@@ -41,10 +41,10 @@ from typing import Any
 from .. import __version__
 from ..case.registry import ALL
 from ..case.scenario import Scenario
-from ..extras import install_command
 from ..record.compare import Runner
 from ..record.outcome import Row
 from .design import TOLD, Batch, Design, applied, columns, derived_seeds
+from .extras import install_command
 from .store import Log, StoreError, intact, metadata_of, packed, schema, write
 
 CHUNK_S = 0.2
@@ -54,7 +54,7 @@ CLUSTER_S = 5.0  # until a Dask scheduler has answered
 _told = attrgetter(*TOLD)
 _READ: dict[bytes, Any] = {}  # a sweep's pickles and what they hold: its scenario, and what the user has added
 HERE = Path(__file__).resolve().parents[1]
-Tell = Callable[[int, int, float], None]  # runs done, runs in all, runs a second
+ProgressCallback = Callable[[int], object]  # takes how many rows there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,13 @@ def compute(run: Runner, task: Task) -> tuple[bytes, float]:
 
 def _one(run: Runner, base: Scenario, batch: Batch, seed: int) -> Row | Exception:
     try:
-        return run(_scenario(base, batch.values), protocol=batch.protocol, version=batch.version,
-                   manager=batch.manager, seed=seed).row  # fmt: skip
+        return run(
+            _scenario(base, batch.values),
+            protocol=batch.protocol,
+            version=batch.version,
+            manager=batch.manager,
+            seed=seed,
+        ).row
     except Exception as error:  # whatever it is: one bad point is a row, not the end
         return error
 
@@ -258,11 +263,10 @@ def cluster(address: str) -> Iterator[Place]:
 
 
 # --- a sweep --------------------------------------------------------------------------------------------------------
-def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lambda *_: None) -> None:
+def sweep(run: Runner, design: Design, place: Place, log: Log, progress: ProgressCallback = lambda done: None) -> None:
     """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
     todo, (base, added) = _chunks(design, log), _by_value(design.base)
     flying: dict[Future[Any], tuple[int, int]] = {}
-    began_s, before = time.monotonic(), log.done
     size = _Size()
     next(todo)
     try:
@@ -276,15 +280,16 @@ def sweep(run: Runner, design: Design, place: Place, log: Log, tell: Tell = lamb
             if not flying:
                 return
             _keep(wait(flying, return_when=FIRST_COMPLETED).done, flying, log, size)
-            done = log.done
-            tell(done, design.runs, (done - before) / max(time.monotonic() - began_s, 1e-9))
+            progress(log.done)
     except KeyboardInterrupt:
         left = {f for f in flying if not f.cancel()}
         _keep(wait(left, timeout=10).done, flying, log, size)
         raise
     except (BrokenExecutor, CancelledError):
-        raise StoreError(f"a worker died (killed, out of memory, or its scheduler gone?); {log.done:,} rows are kept, "
-                         "and the same command goes on") from None  # fmt: skip
+        raise StoreError(
+            f"a worker died (killed, out of memory, or its scheduler gone?); {log.done:,} rows are kept, "
+            "and the same command goes on"
+        ) from None
 
 
 def _keep(done: set[Future[Any]], flying: dict[Future[Any], tuple[int, int]], log: Log, size: _Size) -> None:
@@ -341,8 +346,14 @@ def _source(entry: Any) -> str:
 
 def metadata(design: Design, identified: dict[str, Any], command: str) -> dict[str, Any]:
     """What travels with the rows."""
-    found = {"command": command, "seed": design.seed, "commit": commit(), "python": platform.python_version(),
-             **identified, "sweep": {**identified["sweep"], "points": len(design.points)}}  # fmt: skip
+    found = {
+        "command": command,
+        "seed": design.seed,
+        "commit": commit(),
+        "python": platform.python_version(),
+        **identified,
+        "sweep": {**identified["sweep"], "points": len(design.points)},
+    }
     for name in ("simpy", "pyarrow", "scipy"):
         try:
             found[name] = version(name)
@@ -367,8 +378,9 @@ def complete(design: Design, identified: dict[str, Any], out: Path) -> bool:
         return False
     if not out.is_file():
         raise StoreError(f"{out}: is no file; choose another --out")
-    damaged = StoreError(f"{out}: is damaged: its bytes are not those that were written; remove it, and the same "
-                         "command makes it anew")  # fmt: skip
+    damaged = StoreError(
+        f"{out}: is damaged: its bytes are not those that were written; remove it, and the same command makes it anew"
+    )
     whole = intact(out)
     if whole is False:
         raise damaged
@@ -387,8 +399,10 @@ def opened(identified: dict[str, Any], out: Path) -> Log:
     log = Log(log_path(out), identified)
     if digest(log.identity) != digest(identified):
         log.close()
-        raise StoreError(f"{log.path}: is half done, begun by {_differs(log.identity, identified)}; go on with that, "
-                         "or remove the file to begin anew")  # fmt: skip
+        raise StoreError(
+            f"{log.path}: is half done, begun by {_differs(log.identity, identified)}; go on with that, "
+            "or remove the file to begin anew"
+        )
     return log
 
 

@@ -8,8 +8,8 @@ import pandas
 
 from ..case.registry import PROTOCOLS
 from ..case.scenario import Scenario
-from ..comparison import Comparison
 from ..record.compare import Runner, group_names, group_of
+from ..record.comparison import Comparison
 from ..record.outcome import OUTCOMES
 
 

@@ -16,18 +16,22 @@ from typing import Any
 import ipywidgets
 
 from ..case.faults import Fault
+from ..case.files import find, load_all
 from ..case.protocols import Protocol
 from ..case.registry import MANAGERS, PROTOCOLS, ScenarioError, require
-from ..case.scenario import Scenario, Side, find, load_all
+from ..case.scenario import Scenario, Side
 from ..record.chart import as_html, sequence_svg
 from ..record.compare import Run, Runner
 from ..record.outcome import OUTCOMES
 
 VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")
 LAWS = {
-    "exponential": ("exponential", 1.0), "lognormal, sigma 1": ("lognormal", 1.0),
-    "lognormal, sigma 2": ("lognormal", 2.0), "Pareto, alpha 1.5": ("pareto", 1.5), "Pareto, alpha 1": ("pareto", 1.0),
-}  # fmt: skip
+    "exponential": ("exponential", 1.0),
+    "lognormal, sigma 1": ("lognormal", 1.0),
+    "lognormal, sigma 2": ("lognormal", 2.0),
+    "Pareto, alpha 1.5": ("pareto", 1.5),
+    "Pareto, alpha 1": ("pareto", 1.0),
+}
 FAULTS = {
     "nothing more": None,
     "a silent stranger comes first": Fault("stranger", says="silent", at_s=0.0),
@@ -50,8 +54,14 @@ class Explorer:
     found: Run | None
     still: str
 
-    def __init__(self, run: Runner, situation: str | Scenario = "matched", protocol: str | Protocol = "v1",
-                 version: str = "10.0", seed: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self,
+        run: Runner,
+        situation: str | Scenario = "matched",
+        protocol: str | Protocol = "v1",
+        version: str = "10.0",
+        seed: int = 1,
+    ) -> None:
         self.library = {s.name: s for s in load_all()}
         if isinstance(situation, Scenario):  # of one's own
             self.library[situation.name] = situation
@@ -131,7 +141,11 @@ def _sentence(text: str, colour: str) -> str:
 def _controls(situations: list[str]) -> dict[str, Any]:
     many = {"layout": {"width": "275px"}, "style": {"description_width": "116px"}}
     choice, number, real, log = (
-        ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider)  # fmt: skip
+        ipywidgets.Dropdown,
+        ipywidgets.IntSlider,
+        ipywidgets.FloatSlider,
+        ipywidgets.FloatLogSlider,
+    )
     return {
         "situation": choice(options=situations, description="situation", **many),
         "protocol": choice(options=[(PROTOCOLS.get(p).label, p) for p in PROTOCOLS], description="protocol", **many),
@@ -157,11 +171,14 @@ def _values(scenario: Scenario) -> dict[str, Any]:
     """Where the sliders stand for a situation as the library has it."""
     link = scenario.link
     return {
-        "fault": "nothing more", "round_trip_ms": 2 * link.delay_ms, "jitter_ms": link.jitter_ms,
+        "fault": "nothing more",
+        "round_trip_ms": 2 * link.delay_ms,
+        "jitter_ms": link.jitter_ms,
         "law": next((n for n, law in LAWS.items() if law == (link.delay_law, link.shape)), "exponential"),
-        "loss_percent": 100 * link.loss, "detect_timeout_s": scenario.detect_timeout_s,
+        "loss_percent": 100 * link.loss,
+        "detect_timeout_s": scenario.detect_timeout_s,
         "channels": max(_channels(scenario.source), _channels(scenario.destination)),
-    }  # fmt: skip
+    }
 
 
 def varied(scenario: Scenario, moved: dict[str, Any], values: dict[str, Any]) -> Scenario:

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from ..case.faults import LinkEffect
 from ..case.intruders import Intruder
 from .strangers import Stranger
-
-if TYPE_CHECKING:
-    from .run import World
-
-
-def arrange(world: World) -> None:
-    """Lay every fault into the world before it runs."""
-    rig = Rig(world)
-    for number, fault in enumerate(world.scenario.faults):
-        fault.arrange(rig, number)
+from .world import World
 
 
 class Rig:
@@ -24,6 +15,14 @@ class Rig:
 
     def __init__(self, world: World) -> None:
         self.world, self.net = world, world.net
+        self.arranged = False
+
+    def arrange(self) -> None:
+        """Lay every fault of the scenario into the world, once."""
+        if not self.arranged:
+            self.arranged = True
+            for number, fault in enumerate(self.world.scenario.faults):
+                fault.arrange(self, number)
 
     def at(self, at_s: float, call: Callable[[], None]) -> None:
         self.world.env.call(at_s, call)
@@ -34,23 +33,20 @@ class Rig:
     def reset(self, connection: str) -> None:
         self.net.reset(connection)
 
-    def shape(self, effect: str, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
+    def shape(self, effect: LinkEffect, direction: str, after_bytes: int | None, timeout_s: float = 0.0) -> None:
         net, to_destination = self.net, direction == "to-destination"
         shaper, other = net.shapers[to_destination], net.shapers[not to_destination]
-        net.on_cut, shaper.idle = net.cut, False
-        if effect == "lose":
+        net.on_cut = net.cut
+        shaper.begin(effect, after_bytes)
+        if effect == LinkEffect.PACKET_LOSS:
             shaper.lost_timeout_s = timeout_s
-        if after_bytes is None:
-            setattr(shaper, f"{effect}_after", shaper.passed)
-            return
-        setattr(shaper, f"{effect}_after", after_bytes)
-        if effect == "lose":
+        if effect == LinkEffect.PACKET_LOSS and after_bytes is not None:
             watched = net.packet
 
             def lose_both(made: object, from_source: bool, kind: str, data: bytes, fill: int) -> None:
                 watched(made, from_source, kind, data, fill)  # type: ignore[arg-type]
-                if shaper.passed >= shaper.lose_after:
-                    other.lose_after, other.idle = min(other.lose_after, other.passed), False
+                if shaper.has_begun(effect) and not other.has_begun(effect):
+                    other.begin(effect, None)
 
             net.packet = lose_both
 

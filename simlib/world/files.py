@@ -6,14 +6,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..handshake.interface import Ended, Finished, Opened, Received, Start
+from ..handshake.names import Reason, Status
 from ..handshake.v2 import manifest
 from .net import PIPE, Connection, End
-
-if TYPE_CHECKING:
-    from .run import World
+from .world import World
 
 
 class File:
@@ -68,7 +65,7 @@ class File:
             world.trace.note(world.env.now, "destination", "print", "manifest", f"{e.code}: {e.text}")
         wrong = tuple(e for e in errors if e.severity == "error")
         if wrong:
-            world.management.refused = Finished("rejected", str(wrong[0]), "specific", wrong, listening=True)
+            world.management.refused = Finished(Status.REJECTED, str(wrong[0]), Reason.SPECIFIC, wrong, listening=True)
         return bool(wrong)
 
     def load(self) -> None:

@@ -11,18 +11,22 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from .. import host
+from ..case.guest import Guest
 from ..case.intruders import TLS_HEADER_BYTES
 from ..handshake import interface as i
-from ..host import Endpoint, Guest
+from ..process import host
+from ..process.host import Endpoint
 from ..record.trace import Trace
 from .clock import Alarm
 from .net import End, Net
 
 CLIENT_HELLO, SERVER_HELLO, ACKNOWLEDGED, SERVER_DONE, CLIENT_DONE = (
-    b"\x16\x03\x01\x01\x28" + bytes(291), b"\x16\x03\x03\x00\xa1" + bytes(161), b"\x14\x03\x03\x00\x01\x01",
-    b"\x17\x03\x03\x02\x00" + bytes(512), b"\x17\x03\x03\x00\x45" + bytes(69),
-)  # fmt: skip
+    b"\x16\x03\x01\x01\x28" + bytes(291),
+    b"\x16\x03\x03\x00\xa1" + bytes(161),
+    b"\x14\x03\x03\x00\x01\x01",
+    b"\x17\x03\x03\x02\x00" + bytes(512),
+    b"\x17\x03\x03\x00\x45" + bytes(69),
+)
 NO_ALPN = bytes(32)
 LABEL, ALPN = slice(5, 21), slice(21, 53)  # where the stand-in's hellos say whose CA, and what is offered (RFC 7301)
 UNEXPECTED = "An unexpected TLS packet was received."

@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from ..case.faults import LinkEffect
 from ..case.scenario import Timing
+from ..process.shaper import NEVER, Shaper
 from .clock import Clock
 from .shared_rate import SharedRate
 
+CUT, STALL, BLACKHOLE, PACKET_LOSS = LinkEffect  # in hot loops
 SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
 SYN_ACK_GAP_S = 1.0
 FIRST_RTO_S = 0.2
@@ -108,28 +111,6 @@ class Connection:
         self.established = False  # at the server
 
 
-@dataclass(slots=True)
-class Shaper:
-    """What faults do to data in one direction. Bytes are counted over all connections."""
-
-    swallow_after: float = float("inf")  # a proxy reads and discards
-    stall_after: float = float("inf")  # a proxy stops reading
-    lose_after: float = float("inf")  # no packet arrives any more
-    cut_after: float = float("inf")
-    lost_timeout_s: float = 924.6  # tcp_retries2 = 15
-    calls: list[tuple[int, Callable[[], object]]] = field(default_factory=list)  # each after so many bytes, once
-    passed: int = 0
-    idle: bool = True  # no fault of this direction is set
-
-    def room(self, size: int) -> int:
-        """How much of `size` may pass as one piece: up to where something begins to happen."""
-        calls = (after for after, _ in self.calls)
-        for limit in (self.swallow_after, self.stall_after, self.lose_after, self.cut_after, *calls):
-            if self.passed < limit < self.passed + size:
-                size = int(limit - self.passed)
-        return size
-
-
 class Net:
     """All connections between the two hosts."""
 
@@ -150,8 +131,9 @@ class Net:
         self.packet: Callable[[Connection, bool, str, bytes, int], None] = lambda *_: None
 
     # --- set-up -----------------------------------------------------------------------------------------------------
-    def connect(self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None],
-                start_s: float = 0.0) -> End:  # fmt: skip
+    def connect(
+        self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None], start_s: float = 0.0
+    ) -> End:
         """A connection attempt after `start_s`; `done(end, "")` or `done(end, error)` tells the client how it went."""
         made = Connection(len(self.connections), name, client, server)
         self.connections.append(made)
@@ -165,8 +147,9 @@ class Net:
         lost = there.syn_loss and self.rng.random() < there.syn_loss
         self.env.call(first, lambda: self._syn_arrives(made, attempt, second, bool(lost), done))
 
-    def _syn_arrives(self, made: Connection, attempt: int, back_s: float, lost: bool,
-                     done: Callable[[End, str], None]) -> None:  # fmt: skip
+    def _syn_arrives(
+        self, made: Connection, attempt: int, back_s: float, lost: bool, done: Callable[[End, str], None]
+    ) -> None:
         if not made.client.open:
             return
         if not self.listening and not lost:
@@ -237,7 +220,7 @@ class Net:
             data, fill, whole, depth = end.queue[0]
             outstanding = end.in_flight + peer.unread
             flowing = peer.reading and end.connection.accepted
-            if not shaper.idle and shaper.passed >= min(shaper.stall_after, shaper.lose_after):
+            if not shaper.idle and (shaper.has_begun(STALL) or shaper.has_begun(PACKET_LOSS)):
                 flowing = False
             size = left = len(data) + fill
             if not flowing or 0 < outstanding >= path.buffer_bytes:
@@ -256,8 +239,8 @@ class Net:
                 part_fill = size - len(part)
                 end.queue[0] = data[size:], fill - part_fill, whole, depth
                 self._transmit(end, part, part_fill, depth)
-            if shaper.passed >= shaper.cut_after:
-                shaper.cut_after = float("inf")
+            if not shaper.idle and shaper.has_begun(CUT):
+                shaper.after[CUT] = NEVER
                 self.env.call(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
             for entry in [c for c in shaper.calls if c[0] <= shaper.passed]:
                 shaper.calls.remove(entry)
@@ -273,8 +256,8 @@ class Net:
     def _transmit(self, end: End, data: bytes, fill: int, depth: int) -> None:
         shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
         size = len(data) + fill
-        swallowed = shaper.passed >= shaper.swallow_after
-        lost = shaper.passed >= shaper.lose_after
+        swallowed = not shaper.idle and shaper.has_begun(BLACKHOLE)
+        lost = not shaper.idle and shaper.has_begun(PACKET_LOSS)
         shaper.passed += size
         delay_s = path.delay(self.rng)
         if path.loss:
@@ -328,7 +311,7 @@ class Net:
                 return
             peer.depth = max(peer.depth, depth)
             shaper = self.shapers[end.from_source]
-            stalled = not shaper.idle and shaper.stall_after <= shaper.passed - end.in_flight
+            stalled = not shaper.idle and shaper.after[STALL] <= shaper.passed - end.in_flight
             if peer.reading and end.connection.accepted and not peer.held and not stalled:
                 peer.owner.arrived(peer, data, fill)
             else:
@@ -340,7 +323,7 @@ class Net:
     def read(self, end: End) -> None:
         """`end` reads again: hand over what was held back."""
         stalled = self.shapers[end.peer.from_source]
-        if stalled.stall_after < float("inf") and stalled.passed >= stalled.stall_after:
+        if stalled.has_begun(STALL):
             return
         while end.held and end.reading and end.open and end.connection.accepted:
             data, fill = end.held.popleft()
@@ -381,7 +364,7 @@ class Net:
         self.packet(end.connection, end.from_source, "rst", b"", 0)
         path = self.paths[end.from_source]
         arrival = max(self._scheduled(end, self.env.now + path.delay(self.rng)), end.last_arrival)
-        if self.shapers[end.from_source].lose_after <= self.shapers[end.from_source].passed:
+        if self.shapers[end.from_source].has_begun(PACKET_LOSS):
             return
         end.last_arrival = arrival
         self._fly(end, self.env._now, self._break, peer, RESET)
@@ -405,7 +388,7 @@ class Net:
     def _swallowed(self, end: End) -> bool:
         """A proxy that swallows what the destination says closes only when the source does."""
         shaper = self.shapers[end.peer.from_source]
-        return not end.peer.from_source and shaper.passed >= shaper.swallow_after
+        return not end.peer.from_source and shaper.has_begun(BLACKHOLE)
 
     def reset(self, name: str) -> None:
         """The same with one connection, by its name."""

@@ -1,131 +1,41 @@
-"""Builds a world from a scenario and a seed, runs it dry, and says how it ended."""
+"""Runs a scenario in the simulated world until nothing more happens, and says how it ended."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from typing import Any
-
-from ..case.endpoints import Setup
-from ..case.registry import DELAYS
-from ..case.scenario import Link, Scenario
-from ..handshake.interface import Start
-from ..host import MIB
-from ..management import Management
-from ..record.outcome import Facts, Row
-from ..record.result import Result, facts, row
-from ..record.trace import Packet, Trace
-from . import faults
-from .clock import Clock
+from ..case.scenario import Scenario
+from ..record.result import Result
+from .faults import Rig
 from .files import File
-from .host import Host
-from .net import Net, Path
-
-
-class World:
-    """Everything of one run, so that faults and managers can reach it."""
-
-    def __init__(self, scenario: Scenario, protocol: str, version: str, manager: str, seed: int) -> None:
-        self.setup = Setup(scenario, protocol, version, manager, seed)
-        self.scenario = scenario
-        self.env = Clock()
-        self.rng = random.Random(f"{seed} {scenario.name}")
-        named = f"{self.setup.protocol}, {version}, {self.setup.manager} manager"
-        self.trace = Trace(f"{scenario.name}: {named}, seed {seed}")
-        link = scenario.link
-        path = _path(link)
-        self.net = Net(self.env, self.rng, path, path)
-        self.net.packet = self._packet
-        self.net.schedule = {t.connection: t for t in scenario.schedule}
-        self.source = self._host("source", self.setup.source())
-        self.destination = self._host("destination", self.setup.destination())
-        self.source.other, self.destination.other = self.destination, self.source
-        self.source.guest.running = True
-        self.net.on_established = self.destination.accept
-        self.file = None if link.has_listener else File(self)
-        self.net.backlog = self.setup.definition.backlog(self.setup)
-        self.management = Management(self.setup, self)
-        self.watched_until_s = 0.0
-        self.arranged = False  # the faults are
-
-    def _host(self, side: str, endpoint: Any) -> Host:
-        host = Host(side, endpoint, self.net, self.trace, self.setup.guest(side == "source"), self.rng)
-        host.on_status = lambda status: self.management.reported(host, status)
-        host.on_exit = lambda: self.management.exited(host)
-        return host
-
-    def _packet(self, made: Any, from_source: bool, kind: str, data: bytes, fill: int) -> None:
-        told = (self.env._now, made.number, from_source, kind, data, fill)
-        self.trace.packets.append(tuple.__new__(Packet, told))  # half the time of Packet()
-
-    # --- the run ----------------------------------------------------------------------------------------------------
-    def run(self) -> Result:
-        if self.file is not None:
-            faults.arrange(self)
-        self.management.begin()
-        if self.management.refused is None and self.source.endpoint.finished is None:  # QMP has refused nothing
-            self._watch()
-        self.management.end()
-        return Result(self._row(), self.trace)
-
-    def _watch(self) -> None:
-        """As long after each `migrate` as the scenario says; who reads a file begins after that."""
-        while self.env.now < self.watched_until_s:
-            self.env.run(until=self.watched_until_s)
-        if self.file is not None:
-            self.file.load()
-            self.env.run(until=self.env.now + self.scenario.management.observe_s)
-
-    # --- what its manager needs (management.Stage) ------------------------------------------------------------------
-    def host(self, side: str) -> Host:
-        return self.source if side == "source" else self.destination
-
-    def later(self, delay_s: float, call: Callable[[], None]) -> None:
-        self.env.call(delay_s, call)
-
-    def renew(self, side: str, endpoint: Any) -> None:
-        """Faults hit the first attempt only."""
-        if side == "source":
-            self.source = self._host("source", endpoint)
-            self.source.guest.running = True
-        else:
-            if not self.destination.dead:
-                self.destination.die("is replaced")
-            self.destination = self._host("destination", endpoint)
-            self.net.on_established = self.destination.accept
-        self.source.other, self.destination.other = self.destination, self.source
-        for shaper in self.net.shapers.values():
-            shaper.__init__()  # type: ignore[misc]
-
-    def begin(self, side: str) -> None:
-        if side == "source":
-            self.watched_until_s = self.env.now + self.scenario.management.observe_s
-            self.source.feed(Start())
-        else:
-            self.destination.feed(Start())
-            self.net.listening = self.destination.endpoint.finished is None
-            if not self.arranged:
-                self.arranged = True
-                faults.arrange(self)
-
-    # --- how it ended -----------------------------------------------------------------------------------------------
-    def facts(self) -> Facts:
-        return facts(self.setup, self.source, self.destination, self.management.refused)
-
-    def _row(self) -> Row:
-        source = self.source
-        trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
-        return row(self.setup, source, self.destination, self.management.refused, trips)
-
-
-def _path(link: Link) -> Path:
-    size = 208 << 10 if link.transport == "unix" else 64 << 10 if link.transport.startswith("exec") else 0
-    delay = (lambda _: 1e-5) if link.local else DELAYS.get(link.delay_law).sampler(link)
-    return Path(delay, link.rate_mib_s * MIB, link.loss, link.syn_loss, size or link.buffer_kib << 10)
+from .world import World
 
 
 def run(
     scenario: Scenario, *, protocol: str = "v1", version: str = "", manager: str = "naive", seed: int = 1
 ) -> Result:
     """One run of a scenario in the simulated world: same arguments, same trace."""
-    return World(scenario, protocol, version or scenario.versions[0], manager, seed).run()
+    return play(World(scenario, protocol, version or scenario.versions[0], manager, seed))
+
+
+def play(world: World) -> Result:
+    """Run a world with its scenario's faults until nothing more happens."""
+    rig = Rig(world)
+    if world.scenario.link.has_listener:
+        world.on_listening = rig.arrange
+        file = None
+    else:
+        file = File(world)
+        rig.arrange()
+    world.management.begin()
+    if world.management.refused is None and world.source.endpoint.finished is None:  # QMP has refused nothing
+        _watch(world, file)
+    world.management.end()
+    return Result(world.row(), world.trace)
+
+
+def _watch(world: World, file: File | None) -> None:
+    """As long after each `migrate` as the scenario says; who reads a file begins after that."""
+    while world.env.now < world.watched_until_s:
+        world.env.run(until=world.watched_until_s)
+    if file is not None:
+        file.load()
+        world.env.run(until=world.env.now + world.scenario.management.observe_s)

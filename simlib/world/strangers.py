@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..case.intruders import Intruder
 from .net import End
-
-if TYPE_CHECKING:
-    from .run import World
+from .world import World
 
 
 class Stranger:

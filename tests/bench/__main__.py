@@ -16,10 +16,16 @@ BUILD = ROOT / "build" / "bench"
 RESULTS = ROOT / "data" / "results" / "bench.md"
 WORDS = Path(__file__).with_name("misses.md")  # what the misses are about: written by people, beside the numbers
 PARTS: dict[str, Callable[[int], Iterator[Line | Missing]]] = {
-    "handshake": handshake.lines, "clocks": clocks.lines, "seedloop": peers.lines, "engine": engine.lines,
-    "search": search.lines, "startup": startup.lines, "sweeps": sweeps.lines,
-    "promises": promises.lines, "widget": widget.lines,
-}  # fmt: skip
+    "handshake": handshake.lines,
+    "clocks": clocks.lines,
+    "seedloop": peers.lines,
+    "engine": engine.lines,
+    "search": search.lines,
+    "startup": startup.lines,
+    "sweeps": sweeps.lines,
+    "promises": promises.lines,
+    "widget": widget.lines,
+}
 
 
 def main() -> int:

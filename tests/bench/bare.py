@@ -11,9 +11,9 @@ from simlib.case.scenario import Scenario, Side
 from simlib.handshake import interface as i
 from simlib.handshake.v1.destination import Destination as V1Destination
 from simlib.handshake.v1.source import Source as V1Source
+from simlib.handshake.v2.config import Identity
 from simlib.handshake.v2.destination import Destination as V2Destination
 from simlib.handshake.v2.frames import Limits
-from simlib.handshake.v2.messages import Identity
 from simlib.handshake.v2.source import Source as V2Source
 
 VERSION = "10.0"

@@ -14,8 +14,8 @@ from typing import Any
 import trustme
 
 from simlib.handshake import stream
-from simlib.handshake.v2 import body, features, frames, inventory, messages
-from simlib.handshake.v2.messages import Identity
+from simlib.handshake.v2 import body, features, frames, inventory, messages, wire
+from simlib.handshake.v2.config import Identity
 
 from .bare import pair, pump, scenario
 from .handshake import devices
@@ -41,10 +41,7 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 def tls_handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
     """Both sides, in memory, to the end."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [
-        client.wrap_bio(back, there, server_hostname="host"),
-        server.wrap_bio(there, back, server_side=True),
-    ]
+    sides = [client.wrap_bio(back, there, server_hostname="host"), server.wrap_bio(there, back, server_side=True)]
     waiting = list(sides)
     while waiting:
         for side in list(waiting):
@@ -59,34 +56,53 @@ def tls_handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 def against_tls(times: int) -> Iterator[Line]:
     contexts = tls_contexts()
     make, small = pair("v2", 0), pair("v2", 0, devices(0))
-    found = rounds({
-        "ours": lambda: pump(*make(), until="active"), "small": lambda: pump(*small(), until="active"),
-        "tls": partial(tls_handshake, *contexts),
-    }, times)  # fmt: skip
-    yield Line(4, "v2 from the first byte to READY, 47 devices, both sides", "TLS 1.3 in memory (P-256), both sides",
-               over(found, "ours", "tls"), 1.0, 0.5,
-               note=f"{middle(found, 'ours') * 1e6:.0f} us; {ssl.OPENSSL_VERSION}")  # fmt: skip
-    yield Line(4, "v2 from the first byte to READY, no devices, both sides", "TLS 1.3 in memory (P-256), both sides",
-               over(found, "small", "tls"), note=f"{middle(found, 'small') * 1e6:.0f} us")  # fmt: skip
+    found = rounds(
+        {
+            "ours": lambda: pump(*make(), until="active"),
+            "small": lambda: pump(*small(), until="active"),
+            "tls": partial(tls_handshake, *contexts),
+        },
+        times,
+    )
+    yield Line(
+        4,
+        "v2 from the first byte to READY, 47 devices, both sides",
+        "TLS 1.3 in memory (P-256), both sides",
+        over(found, "ours", "tls"),
+        1.0,
+        0.5,
+        note=f"{middle(found, 'ours') * 1e6:.0f} us; {ssl.OPENSSL_VERSION}",
+    )
+    yield Line(
+        4,
+        "v2 from the first byte to READY, no devices, both sides",
+        "TLS 1.3 in memory (P-256), both sides",
+        over(found, "small", "tls"),
+        note=f"{middle(found, 'small') * 1e6:.0f} us",
+    )
+
+
+OFFER = messages.Offer.TYPE
 
 
 def offered(count: int) -> tuple[bytes, Any]:
     """An OFFER of so many devices as bytes, and its sender's settings."""
     settings = replace(scenario(0).settings(True, "10.0"), machine=devices(count))
-    told = messages.offer(settings, Identity(), features.stances(settings, True, (), ()))
-    return body.dump(told), settings
+    offer = messages.offer(settings, Identity(), features.stances(settings, True, (), ()))
+    return body.dump(wire.to_body(offer)), settings
 
 
 def parse(payload: bytes, limits: frames.Limits) -> Any:
     """Frames of at most their limit, put together again; the body checked against its shape."""
     parts = [payload[n : n + limits.frame_bytes] for n in range(0, len(payload), limits.frame_bytes)]
     more = frames.CRITICAL | frames.MORE
-    data = b"".join(frames.frame(frames.OFFER, p, more) for p in parts[:-1]) + frames.frame(frames.OFFER, parts[-1])
+    data = b"".join(frames.frame(OFFER, p, more) for p in parts[:-1]) + frames.frame(OFFER, parts[-1])
     reader = frames.Reader(frames.INITIATOR, limits, got_preface=True)
     for at in range(0, len(data), CHUNK_BYTES):
         reader, item = reader.add(data[at : at + CHUNK_BYTES]).next()
         if isinstance(item, frames.Frame):
-            return messages.read_offer(body.load(item.payload, messages.SHAPES[frames.OFFER], "OFFER"))
+            content = body.load(item.payload, messages.SHAPES[OFFER], "OFFER")
+            return messages.whole_machine(messages.read(OFFER, content))
     raise AssertionError("no OFFER")
 
 
@@ -101,30 +117,48 @@ def loaded(data: bytes, make: Callable[[], stream.Loader]) -> None:
 
 def parsers(times: int) -> Iterator[Line]:
     payload, settings = offered(4096)
-    parsed = parse(payload, frames.Limits()).machine
+    parsed = parse(payload, frames.Limits())
     small, _ = offered(47)
-    found = rounds({
-        "offer": partial(parse, payload, frames.Limits()), "json": partial(json.loads, payload),
-        "small": partial(parse, small, frames.Limits()), "small json": partial(json.loads, small),
-        "verdict": partial(inventory.compare, parsed, settings.machine),
-    }, times)  # fmt: skip
+    found = rounds(
+        {
+            "offer": partial(parse, payload, frames.Limits()),
+            "json": partial(json.loads, payload),
+            "small": partial(parse, small, frames.Limits()),
+            "small json": partial(json.loads, small),
+            "verdict": partial(inventory.compare, parsed, settings.machine),
+        },
+        times,
+    )
     rate = f"{len(payload) / 1e6 / middle(found, 'offer'):.1f} MB/s, {len(payload):,} bytes"
-    yield Line(4, "an OFFER of 4,096 devices, read and checked", "json.loads of it", over(found, "offer", "json"),
-               note=rate)  # fmt: skip
+    yield Line(
+        4, "an OFFER of 4,096 devices, read and checked", "json.loads of it", over(found, "offer", "json"), note=rate
+    )
     rate = f"{len(small) / 1e6 / middle(found, 'small'):.1f} MB/s, {len(small):,} bytes"
-    yield Line(4, "an OFFER of 47 devices, read and checked", "json.loads of it", over(found, "small", "small json"),
-               note=rate)  # fmt: skip
-    yield Line(4, "the verdict on 4,096 devices against 4,096", "json.loads of them", over(found, "verdict", "json"),
-               note=f"{middle(found, 'verdict') * 1e3:.1f} ms; {len(inventory.compare(parsed, settings.machine))} "
-               "findings")  # fmt: skip
-    told = stream.header(settings) + b"".join(d + bytes(fill) for d, fill in stream.device_state(
-        3, settings.machine)) + stream.end_of_stream(b"")  # fmt: skip
-    found = rounds({
-        "loader": partial(loaded, told, lambda: stream.Loader(settings)),
-        "json": partial(json.loads, payload),
-    }, times)  # fmt: skip
-    yield Line(4, "v1's loader on 4,096 devices' state", "json.loads of their OFFER", over(found, "loader", "json"),
-               note=f"{len(told) / 1e6 / middle(found, 'loader'):.1f} MB/s, {len(told):,} bytes")  # fmt: skip
+    yield Line(
+        4, "an OFFER of 47 devices, read and checked", "json.loads of it", over(found, "small", "small json"), note=rate
+    )
+    yield Line(
+        4,
+        "the verdict on 4,096 devices against 4,096",
+        "json.loads of them",
+        over(found, "verdict", "json"),
+        note=f"{middle(found, 'verdict') * 1e3:.1f} ms; {len(inventory.compare(parsed, settings.machine))} findings",
+    )
+    told = (
+        stream.header(settings)
+        + b"".join(d + bytes(fill) for d, fill in stream.device_state(3, settings.machine))
+        + stream.end_of_stream(b"")
+    )
+    found = rounds(
+        {"loader": partial(loaded, told, lambda: stream.Loader(settings)), "json": partial(json.loads, payload)}, times
+    )
+    yield Line(
+        4,
+        "v1's loader on 4,096 devices' state",
+        "json.loads of their OFFER",
+        over(found, "loader", "json"),
+        note=f"{len(told) / 1e6 / middle(found, 'loader'):.1f} MB/s, {len(told):,} bytes",
+    )
 
 
 def lines(times: int) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from simlib.case.profiles import machine
 from simlib.handshake import interface as i
 from simlib.record.trace import Trace
 from simlib.world import run
-from simlib.world.run import World
+from simlib.world.world import World
 
 from .bare import VERSION, pair, pump, scenario
 from .clocks import raw_heap
@@ -75,36 +75,62 @@ def over_bare(times: int) -> Iterator[Line]:
         for channels in (0, 2, 8, 64):
             make = pair(protocol, channels)
             again, _ = replayed(protocol, channels)
-            found = rounds({
-                "bare": partial(_pumped, make),
-                "world": partial(run, scenario(channels), protocol=protocol, version=VERSION),
-                "replay": again,
-            }, times)  # fmt: skip
+            found = rounds(
+                {
+                    "bare": partial(_pumped, make),
+                    "world": partial(run, scenario(channels), protocol=protocol, version=VERSION),
+                    "replay": again,
+                },
+                times,
+            )
             goal = (must, stretch) if channels == 8 else (None, None)
-            note = f"bare {middle(found, 'bare') * 1e6:.0f} us; the engine on the world's own inputs, which come in " \
-                   f"more pieces: {middle(found, 'replay') / middle(found, 'bare'):.2f} x bare"  # fmt: skip
-            yield Line(1, f"{protocol}, {channels} channels, 47 devices: world", "both endpoints pumped bare",
-                       over(found, "world", "bare"), *goal, note=note)  # fmt: skip
+            note = (
+                f"bare {middle(found, 'bare') * 1e6:.0f} us; the engine on the world's own inputs, which come in "
+                f"more pieces: {middle(found, 'replay') / middle(found, 'bare'):.2f} x bare"
+            )
+            yield Line(
+                1,
+                f"{protocol}, {channels} channels, 47 devices: world",
+                "both endpoints pumped bare",
+                over(found, "world", "bare"),
+                *goal,
+                note=note,
+            )
 
 
 def added(times: int) -> Iterator[Line]:
     for protocol in ("v1", "v2"):
         again, calls = replayed(protocol, 8)
-        found = rounds({
-            "world": lambda p=protocol: run(scenario(8), protocol=p, version=VERSION),  # type: ignore[misc]
-            "engine": again, "heap": partial(raw_heap, MESSAGES, 30),
-        }, times)  # fmt: skip
+        found = rounds(
+            {
+                "world": lambda p=protocol: run(scenario(8), protocol=p, version=VERSION),  # type: ignore[misc]
+                "engine": again,
+                "heap": partial(raw_heap, MESSAGES, 30),
+            },
+            times,
+        )
         prices = tuple((r["world"] - r["engine"]) / calls / (r["heap"] / MESSAGES) for r in found)
-        yield Line(1, f"{protocol}, 8 channels: what the world adds to one engine call", "one message on a raw heap",
-                   prices, 4, 2.5, note=f"{calls} engine calls a run")  # fmt: skip
+        yield Line(
+            1,
+            f"{protocol}, 8 channels: what the world adds to one engine call",
+            "one message on a raw heap",
+            prices,
+            4,
+            2.5,
+            note=f"{calls} engine calls a run",
+        )
 
 
 def traced(times: int) -> Iterator[Line]:
     for protocol in ("v1", "v2"):
-        found = rounds({
-            "off": lambda p=protocol: world(p, 8, False).run(), "on": lambda p=protocol: world(p, 8).run(),
-            "digest": lambda p=protocol: world(p, 8).run().trace.digest(),
-        }, times)  # type: ignore[misc]  # fmt: skip
+        found = rounds(
+            {
+                "off": lambda p=protocol: world(p, 8, False).run(),
+                "on": lambda p=protocol: world(p, 8).run(),
+                "digest": lambda p=protocol: world(p, 8).run().trace.digest(),
+            },
+            times,
+        )  # type: ignore[misc]
         yield Line(1, f"{protocol}, 8 channels: trace on", "trace off", over(found, "on", "off"), 1.10, 1.05)
         yield Line(1, f"{protocol}, 8 channels: trace and digest", "trace off", over(found, "digest", "off"), 1.45, 1.2)
 
@@ -139,27 +165,48 @@ def growth(times: int) -> Iterator[Line]:
     found = rounds(calls, times)
     linear = tuple(r["4096"] / r["512"] / (4096 / 512) for r in found)
     cost = ", ".join(f"{n}: {middle(found, str(n)) * 1e3:.1f} ms" for n in sizes)
-    yield Line(3, "v2: a handshake with 4,096 devices, a device", "with 512 devices, a device", linear, 1.10, 1.0,
-               note=cost)  # fmt: skip
+    yield Line(
+        3, "v2: a handshake with 4,096 devices, a device", "with 512 devices, a device", linear, 1.10, 1.0, note=cost
+    )
     memory = {n: peak_bytes(calls[str(n)]) for n in sizes[1:]}
-    yield Line(3, "v2: peak memory with 4,096 devices, a device", "with 512 devices, a device",
-               (memory[4096] / memory[512] / 8,), 1.10, 1.0, exact=True,
-               note=f"{memory[4096] / 2**20:.1f} MiB")  # fmt: skip
+    yield Line(
+        3,
+        "v2: peak memory with 4,096 devices, a device",
+        "with 512 devices, a device",
+        (memory[4096] / memory[512] / 8,),
+        1.10,
+        1.0,
+        exact=True,
+        note=f"{memory[4096] / 2**20:.1f} MiB",
+    )
     for protocol, far in MOST:
         told = {str(n): partial(run, scenario(n), protocol=protocol, version=VERSION) for n in (1, 16, 64, far)}
         found = rounds(told, times)
         linear = tuple(r[str(far)] / r["16"] / (far / 16) for r in found)
         cost = ", ".join(f"{n}: {middle(found, n) * 1e3:.1f} ms" for n in told)
-        yield Line(3, f"{protocol}: a world's run with {far} channels, a channel", "with 16 channels, a channel",
-                   linear, 1.10, 1.0, note=f"{far} is the most that is allowed; {cost}")  # fmt: skip
+        yield Line(
+            3,
+            f"{protocol}: a world's run with {far} channels, a channel",
+            "with 16 channels, a channel",
+            linear,
+            1.10,
+            1.0,
+            note=f"{far} is the most that is allowed; {cost}",
+        )
     rng = random.Random(1)
     trace = Trace()
     for _ in range(20_000):
         trace.note(20_000 * rng.random(), "source", "say", "main", "RAM")
     short = Trace(steps=trace.steps[:2_000])
     found = rounds({"far": trace.digest, "near": short.digest}, times)
-    yield Line(3, "digest of 20,000 steps, a step", "of 2,000 steps, a step",
-               tuple(r["far"] / r["near"] / 10 for r in found), 1.10, 1.0)  # fmt: skip
+    yield Line(
+        3,
+        "digest of 20,000 steps, a step",
+        "of 2,000 steps, a step",
+        tuple(r["far"] / r["near"] / 10 for r in found),
+        1.10,
+        1.0,
+    )
 
 
 def lines(times: int) -> Iterator[Line]:

@@ -12,9 +12,14 @@ from typing import Any
 from .measure import Line, Missing
 
 ITEMS = {
-    1: "World / bare engine", 2: "The clock and the world / other simulators", 3: "Growth", 4: "Engine", 5: "Explore",
-    6: "Sweep and start-up", 7: "Widget",
-}  # fmt: skip
+    1: "World / bare engine",
+    2: "The clock and the world / other simulators",
+    3: "Growth",
+    4: "Engine",
+    5: "Explore",
+    6: "Sweep and start-up",
+    7: "Widget",
+}
 
 
 def machine() -> str:
@@ -69,12 +74,15 @@ def markdown(found: list[Line | Missing], rounds: int, words: str) -> str:
     lines = [f for f in found if isinstance(f, Line) and f.must is not None]
     counts = {v: sum(line.verdict == v for line in lines) for v in ("stretch", "met", "MISSED")}
     told = [
-        "# How close to the limit", "",
+        "# How close to the limit",
+        "",
         "Written by `make bench-results`. Each number is ours / anchor, both measured in turn within one round: CPU "
-        f"time, the median of {rounds} rounds and their spread.", f"Measured on {machine()}.", "",
+        f"time, the median of {rounds} rounds and their spread.",
+        f"Measured on {machine()}.",
+        "",
         f"Of {len(lines)} lines with a goal {counts['stretch']} meet the stretch goal, {counts['met']} more what they "
         f"must, {counts['MISSED']} miss it.",
-    ]  # fmt: skip
+    ]
     for item, title in ITEMS.items():
         told += ["", f"## {item}. {title}", ""]
         rows = [f for f in found if f.item == item]
@@ -93,12 +101,13 @@ def markdown(found: list[Line | Missing], rounds: int, words: str) -> str:
 
 def as_json(found: list[Line | Missing], rounds: int) -> dict[str, Any]:
     return {
-        "machine": machine(), "rounds": rounds,
+        "machine": machine(),
+        "rounds": rounds,
         "lines": [
             asdict(f) | ({"value": f.value, "verdict": f.verdict} if isinstance(f, Line) else {"missing": True})
             for f in found
         ],
-    }  # fmt: skip
+    }
 
 
 def plot(found: list[Line | Missing], path: Path) -> None:

@@ -89,8 +89,12 @@ def _venv() -> tuple[Path | None, str]:
         if base is None:
             return None, "seedloop wants Python 3.12 or newer, and none is installed"
         subprocess.run([base, "-m", "venv", str(VENV)], check=True)
-        made = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *WANTS],
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        made = subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *WANTS],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if made.returncode:
             shutil.rmtree(VENV)
             return None, f"seedloop could not be installed: {made.stderr.strip().splitlines()[-1]}"
@@ -104,8 +108,14 @@ def lines(times: int) -> Iterator[Any]:
     if python is None:
         yield Missing(2, "a world's run / seedloop", why)
         return
-    got = subprocess.run([python, "-m", "tests.bench.peers", str(times)], cwd=ROOT, capture_output=True, text=True,
-                         check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    got = subprocess.run(
+        [python, "-m", "tests.bench.peers", str(times)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     if got.returncode:
         yield Missing(2, "a world's run / seedloop", f"it failed: {got.stderr.strip().splitlines()[-1]}")
         return
@@ -113,10 +123,24 @@ def lines(times: int) -> Iterator[Any]:
     for name, found in told["found"].items():
         count, where = told["messages"][name], f"Python {told['python']}, both"
         anchor = f"seedloop, {count} messages"
-        yield Line(2, f"runs a second of a whole {name} world, {count} messages, engine inside", anchor,
-                   over(found, "seedloop", "world"), 3, 4, more_is_better=True, note=where)  # fmt: skip
-        yield Line(2, f"runs a second of {count} messages with timers: our clock alone", anchor,
-                   over(found, "seedloop", "clock"), more_is_better=True, note=where)  # fmt: skip
+        yield Line(
+            2,
+            f"runs a second of a whole {name} world, {count} messages, engine inside",
+            anchor,
+            over(found, "seedloop", "world"),
+            3,
+            4,
+            more_is_better=True,
+            note=where,
+        )
+        yield Line(
+            2,
+            f"runs a second of {count} messages with timers: our clock alone",
+            anchor,
+            over(found, "seedloop", "clock"),
+            more_is_better=True,
+            note=where,
+        )
 
 
 if __name__ == "__main__":

@@ -12,17 +12,32 @@ from .measure import Line, Missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN_BY = (
-    (5, "reduced = unreduced verdicts and endings: tests that fail",
-     ("tests/explore/test_search.py", "-k", "reductions or plain_search")),
-    (6, "digests equal in other processes, for other hash seeds and versions of Python: tests that fail",
-     ("tests/world/test_cost.py", "-k", "same or process or version_of_python")),
-    (6, "digests equal in a browser (WebAssembly, Python 3.14): tests that fail",
-     ("tests/browser/test_browser.py", "-k", "without_a_server")),
-    (6, "rows equal for other chunks, processes and Dask workers: tests that fail",
-     ("tests/study/test_sweep.py", "-k", "chunks_and_processes or dask_cluster or runs_it_again")),
-    (6, "closed forms against the world, within 4 sigma (data/results/oracles.md: a million runs): tests that fail",
-     ("tests/study/test_statistics.py", "-k", "closed_form or main_comes_first")),
-)  # fmt: skip
+    (
+        5,
+        "reduced = unreduced verdicts and endings: tests that fail",
+        ("tests/explore/test_search.py", "-k", "reductions or plain_search"),
+    ),
+    (
+        6,
+        "digests equal in other processes, for other hash seeds and versions of Python: tests that fail",
+        ("tests/world/test_cost.py", "-k", "same or process or version_of_python"),
+    ),
+    (
+        6,
+        "digests equal in a browser (WebAssembly, Python 3.14): tests that fail",
+        ("tests/browser/test_browser.py", "-k", "without_a_server"),
+    ),
+    (
+        6,
+        "rows equal for other chunks, processes and Dask workers: tests that fail",
+        ("tests/study/test_sweep.py", "-k", "chunks_and_processes or dask_cluster or runs_it_again"),
+    ),
+    (
+        6,
+        "closed forms against the world, within 4 sigma (data/results/oracles.md: a million runs): tests that fail",
+        ("tests/study/test_statistics.py", "-k", "closed_form or main_comes_first"),
+    ),
+)
 
 
 def lines(times: int) -> Iterator[Line | Missing]:

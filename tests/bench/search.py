@@ -85,20 +85,37 @@ def against_copies(times: int) -> Iterator[Line]:
         found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
         rate = plain.states / middle(found, "memo")
         note = f"{plain.states:,} states, {plain.transitions:,} transitions; {rate:,.0f} states/s"
-        yield Line(5, f"{name}, unreduced, states a second: steps remembered", "a deep copy for each step",
-                   over(found, "copies", "memo"), 5, 8, more_is_better=True, note=note)  # fmt: skip
+        yield Line(
+            5,
+            f"{name}, unreduced, states a second: steps remembered",
+            "a deep copy for each step",
+            over(found, "copies", "memo"),
+            5,
+            8,
+            more_is_better=True,
+            note=note,
+        )
 
 
 def reductions(times: int) -> Iterator[Line]:
     model = v1("v1", "10.0", side(1))
     plain, reduced = search(model, plain=True), search(model)
     assert set(plain.violations) == set(reduced.violations) and set(plain.endings) == set(reduced.endings)
-    calls = {"copies": partial(copying, model), "plain": partial(search, model, plain=True),
-             "reduced": partial(search, model)}  # fmt: skip
+    calls = {
+        "copies": partial(copying, model),
+        "plain": partial(search, model, plain=True),
+        "reduced": partial(search, model),
+    }
     found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
     note = f"{plain.states:,} states against {reduced.states:,}, the same verdict and endings"
-    yield Line(5, "v1 10.0, 1 multifd, time to the verdict: reduced", "unreduced, deep copies",
-               over(found, "copies", "reduced"), more_is_better=True, note=note)  # fmt: skip
+    yield Line(
+        5,
+        "v1 10.0, 1 multifd, time to the verdict: reduced",
+        "unreduced, deep copies",
+        over(found, "copies", "reduced"),
+        more_is_better=True,
+        note=note,
+    )
     model = v1("v1", "10.0", side(4))
     reduced = search(model)
     plain = search(model, plain=True, limit=UNREDUCED_STATES)  # how many there are, at our own rate
@@ -107,13 +124,27 @@ def reductions(times: int) -> Iterator[Line]:
     share = plain.states / COPIED_STATES
     ratios = tuple(r["copies"] * share / r["reduced"] for r in found)
     more = "" if plain.complete else "more than "
-    yield Line(5, "v1 10.0, 4 multifd, time to the verdict: reduced", "unreduced, deep copies, at "
-               f"the rate of its first {COPIED_STATES:,} states", ratios, 100, 500,
-               more_is_better=True, note=f"{more}{plain.states:,} states against {reduced.states:,}")  # fmt: skip
+    yield Line(
+        5,
+        "v1 10.0, 4 multifd, time to the verdict: reduced",
+        f"unreduced, deep copies, at the rate of its first {COPIED_STATES:,} states",
+        ratios,
+        100,
+        500,
+        more_is_better=True,
+        note=f"{more}{plain.states:,} states against {reduced.states:,}",
+    )
     eight = v2("v2", 8)
     found = [{"s": one(partial(search, eight), 1)} for _ in range(times)]
-    yield Line(5, "v2, main and 8 multifd, exhaustive, reduced: CPU", "one second", tuple(r["s"] for r in found), 1.0,
-               0.1, note=f"{search(eight).states:,} states")  # fmt: skip
+    yield Line(
+        5,
+        "v2, main and 8 multifd, exhaustive, reduced: CPU",
+        "one second",
+        tuple(r["s"] for r in found),
+        1.0,
+        0.1,
+        note=f"{search(eight).states:,} states",
+    )
 
 
 # --- Spin -----------------------------------------------------------------------------------------------------------
@@ -159,8 +190,9 @@ class AcceptSystem:
         queued = {"arrive": n + 1 << BITS * (CONNECTIONS + waiting)}
         return [
             (kind, (known.index(new) - known.index(local) << BITS * n) + queued.get(kind, 0))
-            for kind, new in moves(local) if kind != "accept"
-        ]  # fmt: skip
+            for kind, new in moves(local)
+            if kind != "accept"
+        ]
 
     def key(self, state: int) -> int:
         return state
@@ -203,8 +235,11 @@ def accepts() -> Found:
 def built() -> Path:
     """Spin's verifier of the model, compiled as Spin's manual says for a plain safety search."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    told = {"connections": CONNECTIONS, "fragments": FRAGMENTS,
-            "options": "\n".join(OPTIONS.format(n) for n in range(CONNECTIONS))}  # fmt: skip
+    told = {
+        "connections": CONNECTIONS,
+        "fragments": FRAGMENTS,
+        "options": "\n".join(OPTIONS.format(n) for n in range(CONNECTIONS)),
+    }
     (BUILD / "accept.pml").write_text(SPIN % told)
     for command in (["spin", "-a", "accept.pml"], ["cc", "-O2", "-DSAFETY", "-DNOREDUCE", "-o", "pan", "pan.c"]):
         subprocess.run(command, cwd=BUILD, check=True, capture_output=True)
@@ -223,9 +258,16 @@ def against_spin(times: int) -> Iterator[Line | Missing]:
     assert mine.states == theirs, f"ours has {mine.states} states, Spin's {theirs}"
     calls = {"spin": lambda: subprocess.run(pan, cwd=BUILD, check=True, capture_output=True), "ours": accepts}
     found = [{k: one(call, 1, cpu_s) for k, call in calls.items()} for _ in range(times)]
-    yield Line(5, what, "Spin, depth first, -O2 -DSAFETY -DNOREDUCE", over(found, "spin", "ours"), 0.15, 0.25,
-               more_is_better=True, note=f"the same {theirs:,} states in both; "
-               f"{theirs / middle(found, 'ours'):,.0f} states/s")  # fmt: skip
+    yield Line(
+        5,
+        what,
+        "Spin, depth first, -O2 -DSAFETY -DNOREDUCE",
+        over(found, "spin", "ours"),
+        0.15,
+        0.25,
+        more_is_better=True,
+        note=f"the same {theirs:,} states in both; {theirs / middle(found, 'ours'):,.0f} states/s",
+    )
 
 
 def lines(times: int) -> Iterator[Line | Missing]:

@@ -154,23 +154,59 @@ def rates(times: int) -> Iterator[Line]:
     def rows(name: str) -> str:
         return f"{RUNS / middle(took, name):,.0f} rows a second"
 
-    yield Line(6, f"{what} on two processes: CPU", "two forked halves", over(cpu, "two", "halves"), 1.10, 1.05,
-               note=f"{rows('two')}; {plain}")  # fmt: skip
+    yield Line(
+        6,
+        f"{what} on two processes: CPU",
+        "two forked halves",
+        over(cpu, "two", "halves"),
+        1.10,
+        1.05,
+        note=f"{rows('two')}; {plain}",
+    )
     added = tuple((r["ms-two"] - r["ms-halves"]) / MS_RUNS * 1e6 for r in cpu)
-    yield Line(6, f"a sweep of {MS_RUNS:,} runs that take 1 ms of CPU each, on two processes: CPU added to a run",
-               "one microsecond", added, 20, 5)  # fmt: skip
+    yield Line(
+        6,
+        f"a sweep of {MS_RUNS:,} runs that take 1 ms of CPU each, on two processes: CPU added to a run",
+        "one microsecond",
+        added,
+        20,
+        5,
+    )
     yield Line(6, f"{what} on one process: CPU", "two forked halves", over(cpu, "one", "halves"), note=rows("one"))
-    yield Line(6, f"{what} on two processes: CPU", "joblib, rows in a list", over(cpu, "two", "joblib"),
-               note=f"joblib: {rows('joblib')}")  # fmt: skip
-    yield Line(6, f"{what} on Dask, two workers: CPU", "two forked halves", over(cpu, "dask", "halves"),
-               note=rows("dask"))  # fmt: skip
+    yield Line(
+        6,
+        f"{what} on two processes: CPU",
+        "joblib, rows in a list",
+        over(cpu, "two", "joblib"),
+        note=f"joblib: {rows('joblib')}",
+    )
+    yield Line(
+        6, f"{what} on Dask, two workers: CPU", "two forked halves", over(cpu, "dask", "halves"), note=rows("dask")
+    )
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
 def nothing(scenario: Scenario, *, protocol: str, version: str, manager: str, seed: int) -> Result:
     """A run that costs nothing, with a row like any other."""
-    row = Row(scenario.name, protocol, manager, version, version, seed, "migrated", "completed", "completed",
-              "destination", "none", "", seed / 7, None, None, 0, None)  # fmt: skip
+    row = Row(
+        scenario.name,
+        protocol,
+        manager,
+        version,
+        version,
+        seed,
+        "migrated",
+        "completed",
+        "completed",
+        "destination",
+        "none",
+        "",
+        seed / 7,
+        None,
+        None,
+        0,
+        None,
+    )
     return Result(row, Trace())
 
 
@@ -193,8 +229,16 @@ def peak_mib(rows: int) -> float:
 
 def memory() -> Iterator[Line]:
     few, many = (float(fresh(f"memory={rows}")) for rows in (FEW, MANY))
-    yield Line(6, f"peak memory of a sweep of {MANY:,} rows", f"of {FEW:,} rows", (many / few,), 1.10, 1.05, exact=True,
-               note=f"{few:.0f} and {many:.0f} MiB; data/results/million.md has a million")  # fmt: skip
+    yield Line(
+        6,
+        f"peak memory of a sweep of {MANY:,} rows",
+        f"of {FEW:,} rows",
+        (many / few,),
+        1.10,
+        1.05,
+        exact=True,
+        note=f"{few:.0f} and {many:.0f} MiB; data/results/million.md has a million",
+    )
 
 
 def lines(times: int) -> Iterator[Line | Missing]:

@@ -37,7 +37,7 @@ def test_a_handshake_beside_tls_ends_at_ready() -> None:
 
 def test_an_offer_is_read_whole_and_without_findings() -> None:
     payload, settings = engine.offered(100)
-    read = engine.parse(payload, engine.frames.Limits()).machine
+    read = engine.parse(payload, engine.frames.Limits())
     assert len(read.devices) == 100 and not engine.inventory.compare(read, settings.machine)
 
 
@@ -62,7 +62,10 @@ def test_the_most_channels_of_the_growth_lines_can_be_run() -> None:
 
 
 def test_a_miss_is_said_in_words() -> None:
-    found = [Line(1, "ours", "theirs", (2.0, 3.0, 2.5), 2.0, 1.0), Line(1, "a", "b", (3.0,), 2.0, 4.0, True),
-             Missing(5, "spin", "it is not installed")]  # fmt: skip
+    found = [
+        Line(1, "ours", "theirs", (2.0, 3.0, 2.5), 2.0, 1.0),
+        Line(1, "a", "b", (3.0,), 2.0, 4.0, True),
+        Missing(5, "spin", "it is not installed"),
+    ]
     told = page.table(found) + page.markdown(list(found), 3, "why")
     assert "**MISSED**" in told and "NOT MEASURED: spin: it is not installed" in told and told.count("| met |") == 1

@@ -27,12 +27,22 @@ ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "build" / "site"
 SCREENS = ROOT / "build" / "screens"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-domain-reliability")  # fmt: skip
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-domain-reliability",
+)
 LOCAL = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
 # What Chromium asks for by itself, on an empty page too. No page of ours may, but its own requests are noted apart.
-OWN = re.compile(r"([a-z\d-]+\.)+google\.com|(update|safebrowsing|[a-z]+-(autofill|pa))\.googleapis\.com|"
-                 r"[a-z0-9-]+\.gvt1\.com")  # fmt: skip
+OWN = re.compile(
+    r"([a-z\d-]+\.)+google\.com|(update|safebrowsing|[a-z]+-(autofill|pa))\.googleapis\.com|"
+    r"[a-z0-9-]+\.gvt1\.com"
+)
 AREA = ".jp-OutputArea-output:has(.widget-slider)"  # the output in which a slider and its chart stand
 HANDLE = f"{AREA} .widget-slider .noUi-handle"
 CHART = f"{AREA} svg"
@@ -187,14 +197,29 @@ def make_lab(folder: Path, notebooks: Iterable[Path], chosen: Mapping[str, Any])
         file = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(values))
-    places = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
-              "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}  # fmt: skip
+    places = {
+        name: str(folder / name.lower())
+        for name in (
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+            "IPYTHONDIR",
+        )
+    }
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     token = secrets.token_hex(8)
     url = f"http://127.0.0.1:{port}"
-    command = [*makes("lab"), "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-               f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
+    command = [
+        *makes("lab"),
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     environment = {**os.environ, **places, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
     with (
         (folder / "log").open("w") as log,
@@ -243,8 +268,12 @@ def run_all(page: Any, seconds: float = 180) -> None:
 
 def failures(page: Any) -> list[str]:
     """What went wrong in cells: the kernel's word for it."""
-    return [e.inner_text() for e in page.query_selector_all(".jp-OutputArea-output[data-mime-type*='error'], "
-                                                            ".jp-RenderedText[data-mime-type*='stderr']")]  # fmt: skip
+    return [
+        e.inner_text()
+        for e in page.query_selector_all(
+            ".jp-OutputArea-output[data-mime-type*='error'], .jp-RenderedText[data-mime-type*='stderr']"
+        )
+    ]
 
 
 def move(page: Any, steps: int = 1) -> tuple[str, str]:

@@ -24,8 +24,12 @@ def measured(url: str, moves: int) -> dict[str, Any]:
         drive.redraws(found.page, 3)  # warm
         times = sorted(drive.redraws(found.page, moves))
         found.page.goto("about:blank")
-    return {"median_ms": round(statistics.median(times), 1), "p95_ms": round(times[int(len(times) * 0.95)], 1),
-            "most_ms": round(times[-1], 1), "moves": moves}  # fmt: skip
+    return {
+        "median_ms": round(statistics.median(times), 1),
+        "p95_ms": round(times[int(len(times) * 0.95)], 1),
+        "most_ms": round(times[-1], 1),
+        "moves": moves,
+    }
 
 
 def main() -> int:

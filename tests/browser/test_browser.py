@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import pytest
 
 from simlib import world
-from simlib.case.scenario import load_all
+from simlib.case.files import load_all
 from simlib.record import compare
 from tests.browser import drive
 
@@ -31,8 +31,9 @@ def site() -> Iterator[str]:
     drive.SITE.parent.mkdir(exist_ok=True)
     with (drive.SITE.parent / "site.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one build, whoever of pytest's processes comes first
-        made = subprocess.run([sys.executable, drive.ROOT / "notebooks/lite/build.py", drive.SITE],
-                              capture_output=True, text=True)  # fmt: skip
+        made = subprocess.run(
+            [sys.executable, drive.ROOT / "notebooks/lite/build.py", drive.SITE], capture_output=True, text=True
+        )
     if "npm is missing" in made.stderr:
         pytest.skip("NO npm HERE, so the site was not built and not tried (Debian: apt-get install npm)")
     assert made.returncode == 0, made.stderr
@@ -58,8 +59,10 @@ def test_the_site_runs_the_lab_without_a_server(page: drive.Watched, site: str) 
     page.look("site-try-it")
     assert before.startswith("<svg") and after.startswith("<svg") and before != after
     assert drive.failures(page.page) == []
-    results = [world.run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1)
-               for j in compare.jobs(load_all())]  # fmt: skip
+    results = [
+        world.run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1)
+        for j in compare.jobs(load_all())
+    ]
     matrix = compare.matrix_svg([r.row for r in results])
     here, there = (drive.titles(svg) for svg in (matrix, drive.pictures(page.page)))
     assert here <= there  # each run ends in a browser as it ends here

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simlib.case.endpoints import Setup
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.explore import PROPERTIES, Faults, Model, Property, System, search
 from simlib.explore.state import SOURCE, State
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from simlib import world
-from simlib.case.scenario import dumps, load
+from simlib.case.files import dumps, load
 from simlib.explore import Faults, Model, Search, search
 from simlib.explore.detection import detects, pairs
 from simlib.explore.models import Case, cases, v1_cases, v1_mismatches, v2, variant_cases

@@ -19,6 +19,7 @@ from simlib.explore.system import System
 from simlib.handshake.endpoint import State as Held
 from simlib.handshake.endpoint import Table, declared, state_fields
 from simlib.handshake.v2.destination import Destination
+from simlib.handshake.v2.messages import ChannelOpen, Go
 
 MODELS = {
     "v2": v2("v2", 1),
@@ -167,16 +168,16 @@ def outputs(system: System, state: State, at: int, endpoint: Any, action: Any) -
 class HiddenInLink(Destination):
     """Keeps one bit of the past in a field of a connection that means something else, and misbehaves by it."""
 
-    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+    def _channel_open(self, conn: int, opening: ChannelOpen) -> None:
         early = self.state == "started" and self.applied
-        super()._heard_channel_open(conn, told)
+        super()._channel_open(conn, opening)
         if conn in self.links and early:
             link = self.links[conn]
             self._set(conn, reader=link.reader._replace(ignored=link.reader.ignored + 1))
 
-    def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
+    def _go(self, conn: int, go: Go) -> None:
         if not any(link.reader.ignored > 1 for link in self.links.values()):
-            super()._heard_go(conn, told)
+            super()._go(conn, go)
 
 
 class NewField(Destination):
@@ -184,13 +185,13 @@ class NewField(Destination):
 
     early = False
 
-    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
+    def _channel_open(self, conn: int, opening: ChannelOpen) -> None:
         self.early = self.early or (self.state == "started" and self.applied)
-        super()._heard_channel_open(conn, told)
+        super()._channel_open(conn, opening)
 
-    def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
+    def _go(self, conn: int, go: Go) -> None:
         if not self.early:
-            super()._heard_go(conn, told)
+            super()._go(conn, go)
 
 
 @pytest.mark.parametrize("variant", [HiddenInLink, NewField])

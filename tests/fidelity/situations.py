@@ -43,10 +43,15 @@ def _side(machine: str, args: list[str], capabilities: dict[str, bool], paramete
     if "tls-creds" in kept:
         kept["tls-creds"] = "psk2" if "dir=psk2" in str(args) else "psk"
     return Side(
-        machine=configuration, machine_type=machine, edit=edit, cpu=told.get("-cpu", "qemu64"),
-        uuid=told.get("-uuid", "").replace("-", ""), memory_mib=int(mem.rstrip("M")) if mem else 0,
-        capabilities=tuple(k for k, v in capabilities.items() if v), parameters=kept,
-    )  # fmt: skip
+        machine=configuration,
+        machine_type=machine,
+        edit=edit,
+        cpu=told.get("-cpu", "qemu64"),
+        uuid=told.get("-uuid", "").replace("-", ""),
+        memory_mib=int(mem.rstrip("M")) if mem else 0,
+        capabilities=tuple(k for k, v in capabilities.items() if v),
+        parameters=kept,
+    )
 
 
 def _guest(name: str) -> GuestFacts:
@@ -73,16 +78,22 @@ def scenario(row: dict[str, Any]) -> Scenario:
         source_caps["return-path"] = True
     channels = {"multifd-channels": st["multifd-channels"]} if "multifd-channels" in st else {}
     numbers = re.search(r"channel count (\d) vs (\d)", text)
-    one, two = (dict(channels), dict(channels)) if not numbers else (
-        {"multifd-channels": int(numbers[1])}, {"multifd-channels": int(numbers[2])})  # fmt: skip
+    one, two = (
+        (dict(channels), dict(channels))
+        if not numbers
+        else ({"multifd-channels": int(numbers[1])}, {"multifd-channels": int(numbers[2])})
+    )
     if st.get("tls"):
         one["tls-creds"] = two["tls-creds"] = "psk"
     machine = st.get("machine", "pc-i440fx-7.2")
     source = _side(machine, st.get("src_args", []), source_caps, {**one, **st.get("src_params", {})}, st.get("mem", ""))
     destination = _side(
-        st.get("dst_machine", machine), st.get("dst_args", []), destination_caps, {**two, **st.get("dst_params", {})},
+        st.get("dst_machine", machine),
+        st.get("dst_args", []),
+        destination_caps,
+        {**two, **st.get("dst_params", {})},
         st.get("dst_mem", st.get("mem", "")),
-    )  # fmt: skip
+    )
     off = st.get("exit_on_error") is False or st.get("exit-on-error") is False
     switched = st.get("during") == "to_postcopy" or ("switched to postcopy" in text and "never" not in text)
     switched = switched or "postcopy switched early" in text or name.startswith(("I-postcopy-x", "I-preempt-x"))
@@ -93,11 +104,15 @@ def scenario(row: dict[str, Any]) -> Scenario:
         guest = GuestFacts(ram_mib=1.1)
     observe = 1300.0 if "1300 s" in text else 300.0 if "300 s" in text else 60.0 if "60 s" in text else 30.0
     made = Scenario(
-        name=name, title=text, source=source, destination=Side(**{**vars(destination), "exit_on_error": not off}),
-        guest=guest, link=Link(rate_mib_s=20.0 if switched else 1200.0),
+        name=name,
+        title=text,
+        source=source,
+        destination=Side(**{**vars(destination), "exit_on_error": not off}),
+        guest=guest,
+        link=Link(rate_mib_s=20.0 if switched else 1200.0),
         management=Management(observe_s=observe, postcopy_at_s=1.0 if switched else -1.0),
         faults=_faults(row, source_caps),
-    )  # fmt: skip
+    )
     return _transport(made, st)
 
 
@@ -106,12 +121,17 @@ def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
     number = int(st.get("multifd-channels", 2))
     multifd = [f"multifd[{n}]" for n in range(number)] if caps.get("multifd") else []
     words = {
-        "control: in order": ["main", *multifd], "all multifd first": [*multifd, "main"],
-        "main-last": [*multifd, "main"], "main last": [*multifd, "main"], "fully reversed": [*multifd[::-1], "main"],
-        "one multifd, then main": [*multifd[:1], "main", *multifd[1:]], "main first, multifd channels in reversed": [
-            "main", *multifd[::-1]], "control: main then preempt": ["main", "preempt"],
-        "reaches dst before main": ["preempt", "main"], "just before main": ["preempt", "main"],
-    }  # fmt: skip
+        "control: in order": ["main", *multifd],
+        "all multifd first": [*multifd, "main"],
+        "main-last": [*multifd, "main"],
+        "main last": [*multifd, "main"],
+        "fully reversed": [*multifd[::-1], "main"],
+        "one multifd, then main": [*multifd[:1], "main", *multifd[1:]],
+        "main first, multifd channels in reversed": ["main", *multifd[::-1]],
+        "control: main then preempt": ["main", "preempt"],
+        "reaches dst before main": ["preempt", "main"],
+        "just before main": ["preempt", "main"],
+    }
     if "order" in st:
         # the proxy counts connections as they were opened; preempt comes before multifd
         all_of_them = ["main", *(["preempt"] if caps.get("postcopy-preempt") else []), *multifd]
@@ -127,8 +147,12 @@ def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
         return (Fault("hold", connection="main", for_s=3.0),)
     if "preempt connection never" in text:
         return (Fault("late", connection="preempt"),)
-    if "nothing dst->src" in text or "dst->src swallowed" in text or "swallows everything dst->src" in text or (
-            "d2s-swallowed" in text):  # fmt: skip
+    if (
+        "nothing dst->src" in text
+        or "dst->src swallowed" in text
+        or "swallows everything dst->src" in text
+        or ("d2s-swallowed" in text)
+    ):
         return (Fault("swallow", direction="to-source", after_mib=0.0),)
     if "aborted" in text:
         return (Fault("cut", after_mib=after if mib else 1e-6),)
@@ -160,8 +184,12 @@ def _transport(made: Scenario, st: dict[str, Any]) -> Scenario:
     if "save" not in st and "mapped-ram file" not in made.title:
         return made
     save, load = st.get("save", "file:FILE"), st.get("load", "exec:cat FILE")
-    kinds = {"exec:cat > FILE": "exec-cat", "exec:cat > /dev/null": "exec-null", "exec:true": "exec-true",
-             "file:FILE": "file"}  # fmt: skip
+    kinds = {
+        "exec:cat > FILE": "exec-cat",
+        "exec:cat > /dev/null": "exec-null",
+        "exec:true": "exec-true",
+        "file:FILE": "file",
+    }
     loads = {"exec:cat FILE": "exec-cat", "exec:cat /nonexistent": "exec-none", "file:FILE": "file"}
     return made.vary(link__transport=kinds[save], link__load_transport=loads[load], management__loads_anyway=True)
 
@@ -169,8 +197,13 @@ def _transport(made: Scenario, st: dict[str, Any]) -> Scenario:
 def outcome_class(facts: Facts, destination_status: str) -> str:
     """The measurement's word for how a run ended."""
     source = facts.source
-    there = "running" if facts.destination_runs else "dies" if facts.destination_dead else (
-        "failed" if destination_status == "failed" else "waits")  # fmt: skip
+    there = (
+        "running"
+        if facts.destination_runs
+        else "dies"
+        if facts.destination_dead
+        else ("failed" if destination_status == "failed" else "waits")
+    )
     if source is None:
         return {"running": "src_hangs+dst_running", "dies": "src_hangs+dst_dies"}.get(there, "both_hang")
     if source.status == "completed":

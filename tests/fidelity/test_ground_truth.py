@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from simlib.case.profiles import DATA
-from simlib.world.run import World
+from simlib.world.run import play
+from simlib.world.world import World
 
 spec = importlib.util.spec_from_file_location("situations", Path(__file__).parent / "situations.py")
 assert spec and spec.loader
@@ -27,13 +28,19 @@ SEEDS = (1, 2, 3)
 # Where we differ, what we say instead, and what we know of the reason.
 DIFFERENT = {
     "B-b4-multifd-preempt-main-last-7.2": (
-        "both_hang", "7.2 goes to postcopy-paused after the reset of main although it is blocked in a multifd write"),
+        "both_hang",
+        "7.2 goes to postcopy-paused after the reset of main although it is blocked in a multifd write",
+    ),
     "C-compression-src-none-dst-zlib-10.0": (
-        "src_failed(generic)+dst_dies", "real 10.0 was seen to hang in 3 of 3 runs where its own error should end it; "
-        "with a return path 11.1 fails as we say"),
+        "src_failed(generic)+dst_dies",
+        "real 10.0 was seen to hang in 3 of 3 runs where its own error should end it; "
+        "with a return path 11.1 fails as we say",
+    ),
     "I-mainlast-unix-7.2": (
-        "both_hang", "over unix sockets the source fails at once where over TCP it hangs; the cause is not known"),
-}  # fmt: skip
+        "both_hang",
+        "over unix sockets the source fails at once where over TCP it hangs; the cause is not known",
+    ),
+}
 NOT_EXPRESSIBLE = {"D-machine-missing-pc-i440fx-10.0-10.0to7.2", "I-retry-incoming-noexit-10.0"}
 
 
@@ -45,7 +52,7 @@ def simulated(name: str) -> frozenset[str]:
     found = set()
     for seed in SEEDS:
         world = World(scenario, "v1", version, "naive", seed)
-        world.run()
+        play(world)
         found.add(situations.outcome_class(world.facts(), world.destination.endpoint.status))
     return frozenset(found)
 

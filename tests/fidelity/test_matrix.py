@@ -11,7 +11,8 @@ from simlib.handshake import stream
 from simlib.handshake.interface import Drop, Ended, Opened, Output, Received, Start
 from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination
-from simlib.world.run import World
+from simlib.world.run import play
+from simlib.world.world import World
 
 MF2, MF4 = ({"capabilities": ("multifd",), "parameters": {"multifd-channels": n}} for n in (2, 4))
 ZLIB = {"capabilities": ("multifd",), "parameters": {"multifd-compression": "zlib"}}
@@ -31,24 +32,40 @@ MATRIX: dict[str, tuple[dict[str, Any], dict[str, Any], float, tuple[Any, Any, A
     "zlib and none": (ZLIB, MF2, 64, (FAILED, FAILED, FAILED, {WAITS, "failed/gone"})),
     "none and zlib": (MF2, ZLIB, 64, ({LOST, FAILED}, FAILED, FAILED, {WAITS, "failed/gone"})),
     "postcopy-ram at the source": (
-        {"capabilities": ("postcopy-ram",)}, {}, 64, (FAILED, FAILED, FAILED, "failed/gone")),
+        {"capabilities": ("postcopy-ram",)},
+        {},
+        64,
+        (FAILED, FAILED, FAILED, "failed/gone"),
+    ),
     "postcopy-ram at the destination": ({}, {"capabilities": ("postcopy-ram",)}, 16, (OK, OK, OK, OK)),
     "xbzrle at the source": ({"capabilities": ("xbzrle",)}, {}, 16, (OK, OK, OK, OK)),
     "ignore-shared at the source": (
-        {"capabilities": ("x-ignore-shared",)}, {}, 64, (FAILED, FAILED, FAILED, "failed/gone")),
+        {"capabilities": ("x-ignore-shared",)},
+        {},
+        64,
+        (FAILED, FAILED, FAILED, "failed/gone"),
+    ),
     "ignore-shared at the destination": (
-        {}, {"capabilities": ("x-ignore-shared",)}, 64, (FAILED, FAILED, FAILED, "failed/gone")),
+        {},
+        {"capabilities": ("x-ignore-shared",)},
+        64,
+        (FAILED, FAILED, FAILED, "failed/gone"),
+    ),
     "TLS at the source": (TLS, {}, 64, (FAILED, FAILED, FAILED, "failed/gone")),
     "TLS at the destination": ({}, TLS, 64, (WAITS, WAITS, WAITS, WAITS)),
     "machine type": ({}, {"machine_type": "pc-i440fx-7.1"}, 64, (FAILED, FAILED, FAILED, "failed/gone")),
     "RAM size": ({"memory_mib": 256}, {"memory_mib": 128}, 64, (FAILED, FAILED, FAILED, "failed/gone")),
     "device at the source": (
-        RNG, {}, 16, ({"completed/failed", FAILED}, FAILED, {"completed/failed", FAILED}, "completed/gone")),
+        RNG,
+        {},
+        16,
+        ({"completed/failed", FAILED}, FAILED, {"completed/failed", FAILED}, "completed/gone"),
+    ),
     "device at the destination": ({}, RNG, 16, (OK, OK, OK, OK)),
     "mapped-ram over tcp": ({"capabilities": ("mapped-ram",)}, {}, 16, (REJECTED, REJECTED, REJECTED, None)),
     "UUID, plain": (*UUIDS, 16, (OK, OK, OK, OK)),
     "UUID, multifd": ({**MF2, **UUIDS[0]}, {**MF2, **UUIDS[1]}, 64, (FAILED, FAILED, FAILED, WAITS)),
-}  # fmt: skip
+}
 COLUMNS = (("11.1", False), ("11.1", True), ("10.0", False), ("7.2", False))
 
 
@@ -70,11 +87,12 @@ def test_v1_ends_as_the_matrix_says(mismatch: str, version: str, return_path: bo
         pytest.skip(f"QEMU {version} has no such capability")
     extra = ("return-path",) if return_path else ()
     source = {**source, "capabilities": (*source.get("capabilities", ()), *extra)}
-    scenario = Scenario(name="matrix", title=mismatch, source=Side(**source),
-                        destination=Side(**destination, exit_on_error=False))  # fmt: skip
+    scenario = Scenario(
+        name="matrix", title=mismatch, source=Side(**source), destination=Side(**destination, exit_on_error=False)
+    )
     scenario = scenario.vary(guest__ram_mib=mib, management__observe_s=20.0)  # as long as the measurement
     world = World(scenario, "v1", version, "naive", 1)
-    world.run()
+    play(world)
     assert ending(world) in ({wanted} if isinstance(wanted, str) else wanted)
 
 

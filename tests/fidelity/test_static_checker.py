@@ -80,10 +80,15 @@ def _device(name: str, entry: Dump) -> Device:
     description = entry.get("Description", {})
     shape = json.dumps(_shape(description), sort_keys=True).encode()
     return Device(
-        name, 0, entry["version_id"], entry["minimum_version_id"], 1,
-        tuple(Subsection(*s) for s in sorted(set(_subsections(description)))), tuple(sorted(set(_nested(description)))),
+        name,
+        0,
+        entry["version_id"],
+        entry["minimum_version_id"],
+        1,
+        tuple(Subsection(*s) for s in sorted(set(_subsections(description)))),
+        tuple(sorted(set(_nested(description)))),
         hashlib.sha256(shape).hexdigest()[:16],
-    )  # fmt: skip
+    )
 
 
 def _shape(description: Dump) -> Any:
@@ -188,11 +193,20 @@ def lose_the_device(told: Dump) -> str:
     return name
 
 
-@pytest.mark.parametrize(("change", "at_source", "verdict"), [
-    (raise_version, True, "no"), (raise_minimum_there, False, "no"), (lose_a_field, False, "maybe"),
-    (lose_a_field, True, "maybe"), (grow_a_field, True, "maybe"), (lose_a_subsection, False, "maybe"),
-    (raise_a_nested_minimum, True, "no"), (raise_a_nested_minimum, False, "no"), (lose_the_device, False, "no"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "at_source", "verdict"),
+    [
+        (raise_version, True, "no"),
+        (raise_minimum_there, False, "no"),
+        (lose_a_field, False, "maybe"),
+        (lose_a_field, True, "maybe"),
+        (grow_a_field, True, "maybe"),
+        (lose_a_subsection, False, "maybe"),
+        (raise_a_nested_minimum, True, "no"),
+        (raise_a_nested_minimum, False, "no"),
+        (lose_the_device, False, "no"),
+    ],
+)
 def test_one_changed_thing_is_found_by_both(change: Callable[[Dump], str], at_source: bool, verdict: str) -> None:
     source, destination = copy.deepcopy(dump("10.0")), copy.deepcopy(dump("10.0"))
     name = change(source if at_source else destination)

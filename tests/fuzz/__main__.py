@@ -47,8 +47,13 @@ def main() -> int:
             for number, line in enumerate(kept(target)):
                 (OUT / target / f"kept-{number}").write_bytes(bytes.fromhex(line))
             log = (OUT / f"{target}.log").open("w")
-            flags = [f"-max_total_time={options.minutes * 60:.0f}", f"-artifact_prefix={OUT}/broken-{target}-",
-                     f"-max_len={LONGEST_BYTES}", "-timeout=60", "-rss_limit_mb=2048"]  # fmt: skip
+            flags = [
+                f"-max_total_time={options.minutes * 60:.0f}",
+                f"-artifact_prefix={OUT}/broken-{target}-",
+                f"-max_len={LONGEST_BYTES}",
+                "-timeout=60",
+                "-rss_limit_mb=2048",
+            ]
             given = command(target, *flags, OUT / target)
             running[target] = subprocess.Popen(given, stdout=log, stderr=subprocess.STDOUT)
         time.sleep(0.2)
@@ -58,8 +63,10 @@ def main() -> int:
                 broken += [target] if process.returncode else []
                 told = (OUT / f"{target}.log").read_text().splitlines()
                 done = next((line for line in reversed(told) if "cov:" in line), "").split("\t")
-                print(f"{target}: {'BROKEN, see build/fuzz' if process.returncode else 'nothing'}; {' '.join(done)}",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{target}: {'BROKEN, see build/fuzz' if process.returncode else 'nothing'}; {' '.join(done)}",
+                    flush=True,
+                )
     for target in options.targets if options.keep else ():
         keep(target)
     return 1 if broken else 0

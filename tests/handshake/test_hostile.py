@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.handshake import interface as i
 from simlib.handshake.detect import Adaptive
 from simlib.handshake.errors import PeerError
@@ -18,10 +18,11 @@ from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination as V1Destination
 from simlib.handshake.v1.source import Source as V1Source
 from simlib.handshake.v2 import body, frames, messages, states
+from simlib.handshake.v2.config import Identity
 from simlib.handshake.v2.destination import Destination
-from simlib.handshake.v2.messages import Identity
 from simlib.handshake.v2.source import Source
-from simlib.world.run import World
+from simlib.world.run import play
+from simlib.world.world import World
 
 TCP = Settings(machine=Machine())
 MULTIFD = Settings(machine=Machine(), capabilities=("multifd", "return-path"))
@@ -45,7 +46,7 @@ QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 def conversation(name: str, protocol: str) -> list[tuple[bool, bytes]]:
     """The bytes of a good run on its first connection: (from the source, bytes)."""
     world = World(find(name), protocol, "10.0", "naive", 1)
-    world.run()
+    play(world)
     return [(p.from_source, p.data) for p in world.trace.packets if p.connection == 0 and p.data]
 
 
@@ -68,10 +69,15 @@ def test_garbage_never_raises_and_starts_no_guest(name: str, start: bytes, data:
     assert not any(isinstance(o, i.Finished) and o.status == "completed" for o in out)
 
 
-@pytest.mark.parametrize(("name", "protocol", "from_source"), [
-    ("v2 destination", "v2", True), ("v2 source", "v2", False), ("v1 destination, 10.0", "v1", True),
-    ("adaptive destination", "v2", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "protocol", "from_source"),
+    [
+        ("v2 destination", "v2", True),
+        ("v2 source", "v2", False),
+        ("v1 destination, 10.0", "v1", True),
+        ("adaptive destination", "v2", True),
+    ],
+)
 @QUICK
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.integers(1, 5000), drop=st.booleans())
 def test_a_good_conversation_with_one_byte_wrong_never_raises(
@@ -111,26 +117,28 @@ def test_a_peer_that_never_completes_anything_is_not_stored_without_end() -> Non
 @pytest.mark.parametrize("role", [states.SOURCE, states.DESTINATION])
 @pytest.mark.parametrize("type", sorted(messages.SHAPES))
 def test_every_message_is_legal_or_refused_in_every_state(role: str, type: int) -> None:
-    for state in states.TRANSITIONS[role]:
+    for state in states.SourceState if role == states.SOURCE else states.DestinationState:
         endpoint: Any = ENDPOINTS[f"v2 {role}"]()
         endpoint.handle(i.Start())
         endpoint.handle(i.Opened(0))
         magic = frames.RESPONDER if role == states.SOURCE else frames.INITIATOR
         endpoint.handle(i.Received(0, frames.preface(magic, bytes(16))))
         endpoint.state = state
+        if state == states.SourceState.PACKAGE_LOADED:
+            endpoint.stage = states.Stage.PACKAGE
         if role == states.DESTINATION:
             endpoint.control = 0
             endpoint.links[0] = endpoint.links[0]._replace(kind="control")
         out = endpoint.handle(i.Received(0, frames.frame(type, b"{}")))
-        if states.next_state(role, state, type) is None:
+        if endpoint.next_state(state, messages.MESSAGES[type]) is None:
             said = " ".join(o.text for o in out if isinstance(o, i.Said))
             if role == states.SOURCE:
                 assert endpoint.finished, state
-            elif state == "going":  # the guest may run: it is printed, and nothing is ended
+            elif state == states.DestinationState.GOING:  # the guest may run: it is printed, and nothing is ended
                 assert [o.__class__ for o in out] == [i.Printed], out
             else:
                 assert said.startswith(("REJECT", "ERROR")), (state, out)
-        assert not any(isinstance(o, i.RunGuest) for o in out) or (state, type) == ("loaded", frames.GO)
+        assert not any(isinstance(o, i.RunGuest) for o in out) or (state, type) == ("loaded", messages.Go.TYPE)
 
 
 @pytest.mark.parametrize("name", [n for n in ENDPOINTS if "adaptive" not in n])
@@ -149,11 +157,11 @@ def test_a_fork_goes_its_own_way_and_equal_histories_have_equal_keys(name: str) 
 def test_cut_anywhere_never_loses_the_guest_nor_runs_two() -> None:
     scenario = find("matched_multifd").vary(guest__ram_mib=1)
     quiet = World(scenario, "v2", "10.0", "naive", 1)
-    quiet.run()
+    play(quiet)
     for step in {round(s.time_s + shift, 6) for s in quiet.trace.steps for shift in (0, 2e-5)}:
         world = World(scenario, "v2", "10.0", "naive", 1)
         world.env.call(step, world.net.cut)
-        row = world.run().row
+        row = play(world).row
         assert row.outcome in ("migrated", "refused", "failed", "uncertain"), (step, row)
         assert row.guest_at != "nowhere", (step, row)
 
@@ -161,18 +169,37 @@ def test_cut_anywhere_never_loses_the_guest_nor_runs_two() -> None:
 def test_cancel_anywhere_never_loses_the_guest_nor_runs_two() -> None:
     scenario = find("matched_multifd").vary(guest__ram_mib=1)
     quiet = World(scenario, "v2", "10.0", "naive", 1)
-    quiet.run()
+    play(quiet)
     for step in {round(s.time_s + shift, 6) for s in quiet.trace.steps for shift in (0, 2e-5)}:
-        row = World(scenario.vary(management__cancel_at_s=step), "v2", "10.0", "naive", 1).run().row
+        row = play(World(scenario.vary(management__cancel_at_s=step), "v2", "10.0", "naive", 1)).row
         assert row.outcome in ("migrated", "refused", "failed"), (step, row)
 
 
 # --- bodies ---------------------------------------------------------------------------------------------------------
-ODD = st.sampled_from((
-    "x", "\u00e9", "\ud800", 'a "quoted" word', "s" * 4096, "s" * 4097, 0, True, None, 1.5, (1 << 64) - 1, 1 << 64,
-    -(1 << 63), -(1 << 63) - 1, [], {}, [[[[1]]]], {"?a": {"b": ["c"]}}, [0] * 8193,
-    *(json.loads("[" * n + "]" * n) for n in range(12, 18)),
-)).map(deepcopy)  # fmt: skip
+ODD = st.sampled_from(
+    (
+        "x",
+        "\u00e9",
+        "\ud800",
+        'a "quoted" word',
+        "s" * 4096,
+        "s" * 4097,
+        0,
+        True,
+        None,
+        1.5,
+        (1 << 64) - 1,
+        1 << 64,
+        -(1 << 63),
+        -(1 << 63) - 1,
+        [],
+        {},
+        [[[[1]]]],
+        {"?a": {"b": ["c"]}},
+        [0] * 8193,
+        *(json.loads("[" * n + "]" * n) for n in range(12, 18)),
+    )
+).map(deepcopy)
 LEAF: dict[Any, Any] = {str: "name", int: 7, bool: False, None: [1, "two", {"three": None}]}
 
 

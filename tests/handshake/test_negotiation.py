@@ -15,17 +15,23 @@ PARAMETERS = st.fixed_dictionaries({}, optional={"channels": RANGES, "compressio
 NAMES = ("multifd", "postcopy-ram", "postcopy-preempt", "xbzrle", "zero-copy-send", "mapped-ram", "x-colo")  # they meet
 STANCE = st.builds(
     lambda name, need, given: Stance(name, need, tuple(sorted(given.items()))),
-    st.sampled_from(NAMES), st.sampled_from((ALLOW, PREFER, *NEEDS)), PARAMETERS,
-)  # fmt: skip
+    st.sampled_from(NAMES),
+    st.sampled_from((ALLOW, PREFER, *NEEDS)),
+    PARAMETERS,
+)
 SIDE = st.lists(STANCE, min_size=2, max_size=5, unique_by=lambda s: s.feature).map(tuple)
 MILDER = {REQUIRE: PREFER, PREFER: ALLOW, FORBID: ALLOW, ALLOW: ALLOW}
 
 
 def wider(stance: Stance) -> Stance:
     """The same stance, content with all that it was content with, and more."""
-    return replace(stance, parameters=tuple(
-        (key, (value[0], int(value[1]) + 3) if isinstance(value[0], int) else (*value, "xyz"))
-        for key, value in stance.parameters))  # fmt: skip
+    return replace(
+        stance,
+        parameters=tuple(
+            (key, (value[0], int(value[1]) + 3) if isinstance(value[0], int) else (*value, "xyz"))
+            for key, value in stance.parameters
+        ),
+    )
 
 
 @settings(max_examples=400)

@@ -9,8 +9,8 @@ import pytest
 
 from simlib.handshake import interface as i
 from simlib.handshake.machine import Machine, Settings
+from simlib.handshake.v2.config import Identity
 from simlib.handshake.v2.destination import Destination
-from simlib.handshake.v2.messages import Identity
 from simlib.handshake.v2.source import Source
 
 SETTINGS = Settings(machine=Machine(), capabilities=("postcopy-ram",))
@@ -25,8 +25,10 @@ class Pair:
     """Both endpoints, and the control connection's messages in flight; a value that can be forked."""
 
     def __init__(self, postcopy: bool) -> None:
-        self.sides: list[Any] = [Source(SETTINGS, Identity(relays=True)),
-                                 Destination(SETTINGS, Identity(bytes(range(32)), relays=True))]  # fmt: skip
+        self.sides: list[Any] = [
+            Source(SETTINGS, Identity(relays=True)),
+            Destination(SETTINGS, Identity(bytes(range(32)), relays=True)),
+        ]
         self.wires: list[list[tuple[int, bytes]]] = [[], []]  # on the way from each
         self.told = [list(told) for told in TOLD[postcopy]]
         self.asked: list[set[str]] = [set(), set()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from simlib.case.scenario import Fault, Scenario, find
+from simlib.case.files import find
+from simlib.case.scenario import Fault, Scenario
 from simlib.handshake.v1.versions import BEHAVIOURS
 from simlib.world import run
 

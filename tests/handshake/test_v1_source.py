@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.handshake import interface as i
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
 from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
-from simlib.world.run import World
+from simlib.world.run import play
+from simlib.world.world import World
 
 MACHINE = Machine(ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(Device("timer"),))
 PREEMPT = ("postcopy-ram", "postcopy-preempt", "return-path")
@@ -50,8 +51,16 @@ def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> N
     out = told(found, i.RamCollected(8192, True))
     assert found.status == "postcopy-paused" and {o.conn for o in out if isinstance(o, i.Drop)} == {0, 1}
     shut = bytes.fromhex("0001000400000001")
-    out = told(found, i.Drained(0), i.Received(0, shut), i.RamCollected(0, True), i.Ended(0), i.Broken(0, "reset"),
-               i.SwitchToPostcopy(), i.Cancel())  # fmt: skip
+    out = told(
+        found,
+        i.Drained(0),
+        i.Received(0, shut),
+        i.RamCollected(0, True),
+        i.Ended(0),
+        i.Broken(0, "reset"),
+        i.SwitchToPostcopy(),
+        i.Cancel(),
+    )
     assert not [o for o in out if isinstance(o, i.Send | i.ResumeGuest | i.Finished)] and found.finished is None
 
 
@@ -59,12 +68,13 @@ def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> N
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_who_asks_for_postcopy_when_the_guest_is_on_its_way_is_too_late(protocol: str, version: str) -> None:
     """At every moment of the move either a package goes, or the devices at its end: never neither."""
-    scenario = find("matched_postcopy").vary(guest__dirty_mib_s=50.0, guest__working_set_mib=8.0,
-                                             link__rate_mib_s=50.0, guest__jitter_ms=30.0)  # fmt: skip
+    scenario = find("matched_postcopy").vary(
+        guest__dirty_mib_s=50.0, guest__working_set_mib=8.0, link__rate_mib_s=50.0, guest__jitter_ms=30.0
+    )
     seen = set()
     for step in range(40):
         world = World(scenario.vary(management__postcopy_at_s=1.25 + step / 100), protocol, version, "naive", 1)
-        assert world.run().row.outcome == "migrated"
+        assert play(world).row.outcome == "migrated"
         said = b"".join(p.data for p in world.trace.packets if p.from_source)
         assert b"cpu_common" in said or "devices" in " ".join(s.text for s in world.trace.steps if s.side == "source")
         seen.add("postcopy-active" in {s.text for s in world.trace.steps if s.side == "source"})
@@ -99,11 +109,15 @@ def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
     assert text(found) == expected
 
 
-@pytest.mark.parametrize(("version", "tls", "expected"), [
-    ("7.2", False, ("", "none")), ("7.2", True, ("", "none")),
-    ("10.0", False, ("Channel error: Input/output error", "generic")),
-    ("10.0", True, ("Cannot read from TLS channel: The TLS connection was non-properly terminated.", "specific")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "tls", "expected"),
+    [
+        ("7.2", False, ("", "none")),
+        ("7.2", True, ("", "none")),
+        ("10.0", False, ("Channel error: Input/output error", "generic")),
+        ("10.0", True, ("Cannot read from TLS channel: The TLS connection was non-properly terminated.", "specific")),
+    ],
+)
 def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, expected: tuple[str, str]) -> None:
     found = source(version, "return-path", tls=tls)
     told(found, i.Start(), i.Opened(0), *((i.Secured(0),) if tls else ()), i.RamCollected(8192, True), i.GuestStopped())
@@ -111,10 +125,13 @@ def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, ex
     assert text(found) == expected
 
 
-@pytest.mark.parametrize(("version", "expected"), [
-    ("10.0", ("Unable to write to socket: reset", "generic")),
-    ("11.1", ("Cannot uncork TLS output: Error in the push function.", "specific")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("10.0", ("Unable to write to socket: reset", "generic")),
+        ("11.1", ("Cannot uncork TLS output: Error in the push function.", "specific")),
+    ],
+)
 def test_a_write_that_fails_in_tls_has_lost_its_errno_in_11_1(version: str, expected: tuple[str, str]) -> None:
     found = source(version, tls=True)
     told(found, i.Start(), i.Opened(0), i.Secured(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
@@ -161,8 +178,10 @@ def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> No
     found = source(version, "background-snapshot")
     out = told(found, i.Start(), i.Opened(0), i.GuestStopped())
     assert [type(o) for o in out if isinstance(o, i.StopGuest | i.ResumeGuest | i.CollectRam)] == [
-        i.StopGuest, i.ResumeGuest, i.CollectRam,
-    ]  # fmt: skip
+        i.StopGuest,
+        i.ResumeGuest,
+        i.CollectRam,
+    ]
     out = told(found, i.RamCollected(8192, True))
     assert found.finished == i.Finished("completed") and i.StopGuest() not in out
 
@@ -172,17 +191,23 @@ def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> No
     ("source", "return_path", "tls"),
     [
         ("7.2", ("", "none"), ("TLS handshake failed: Error in the pull function.", "specific")),
-        ("10.0", ("Sibling indicated error 1", "specific"),
-         ("TLS handshake failed: Error in the pull function.: Unable to read from socket: Connection reset by peer",
-          "generic")),
+        (
+            "10.0",
+            ("Sibling indicated error 1", "specific"),
+            (
+                "TLS handshake failed: Error in the pull function.: "
+                "Unable to read from socket: Connection reset by peer",
+                "generic",
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_source_s_version_says_what_its_manager_reads_of_11_1_s_refusal(
     source: str, return_path: tuple[str, str], tls: tuple[str, str]
 ) -> None:
     for name, told in (("device_only_at_source_return_path", return_path), ("tls_only_at_source", tls)):
         world = World(find(name), "v1", f"{source}>11.1", "naive", 1)
-        world.run()
+        play(world)
         ended = world.source.endpoint.finished
         assert ended is not None and (ended.text, ended.reason) == told
 
@@ -191,7 +216,7 @@ def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_r
     """5.2 closes its listener when main is in: the preempt connection comes too late, or still stands in the queue."""
     scenario = find("preempt_only_at_source")
     scenario = scenario.vary(link__delay_law="exponential", link__jitter_ms=0.02, guest__jitter_ms=0.3)
-    rows = [World(scenario, "v1", "7.2>5.2", "naive", seed).run().row for seed in range(1, 20)]
+    rows = [play(World(scenario, "v1", "7.2>5.2", "naive", seed)).row for seed in range(1, 20)]
     assert {(r.outcome, r.guest_at, r.source_text) for r in rows} == {
         ("hung", "destination", ""),  # it runs there alone, without the pages that are still here
         ("failed", "source", "Failed to connect: Connection refused"),
@@ -203,55 +228,67 @@ def test_what_fails_once_the_guest_is_stopped_has_no_text_at_an_old_source() -> 
     """A destination that goes away while devices are on the way: a race that either may win."""
     scenario = find("device_only_at_source").vary(link__delay_law="exponential", link__jitter_ms=3, guest__jitter_ms=20)
     for version, reason in (("7.2", "none"), ("10.0", "generic")):
-        rows = [World(scenario, "v1", version, "naive", seed).run().row for seed in range(1, 9)]
+        rows = [play(World(scenario, "v1", version, "naive", seed)).row for seed in range(1, 9)]
         assert {(r.outcome, r.reason_at_source) for r in rows} == {("lost", "none"), ("failed", reason)}
 
 
-@pytest.mark.parametrize(("versions", "outcome"), [
-    ("10.0", "misconfigured"), ("7.2>11.1", "misconfigured"), ("11.1", "lost"), ("11.1>7.2", "lost"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("versions", "outcome"),
+    [("10.0", "misconfigured"), ("7.2>11.1", "misconfigured"), ("11.1", "lost"), ("11.1>7.2", "lost")],
+)
 def test_a_second_cpu_at_the_destination_loses_the_guest_of_a_source_that_sends_hotplug_state(
     versions: str, outcome: str
 ) -> None:
     for name in ("vcpus_1_and_2", "vcpus_2_and_1"):
-        told = World(find(name), "v1", versions, "naive", 1).run()
+        told = play(World(find(name), "v1", versions, "naive", 1))
         assert told.row.outcome == (outcome if name == "vcpus_1_and_2" else "lost")
     lost = outcome == "lost"
-    assert World(find("matched").vary(destination__vcpus=2), "v1", versions, "naive", 1).run().row.outcome == outcome
-    assert World(find("vcpus_1_and_2"), "v2", versions, "naive", 1).run().row.error_codes == ("vcpus" if lost else "")
+    assert play(World(find("matched").vary(destination__vcpus=2), "v1", versions, "naive", 1)).row.outcome == outcome
+    assert play(World(find("vcpus_1_and_2"), "v2", versions, "naive", 1)).row.error_codes == ("vcpus" if lost else "")
 
 
 def test_a_failed_load_is_told_from_8_2_on_and_told_as_a_refusal_from_9_1_on() -> None:
-    rows = {v: World(find("device_only_at_source_return_path"), "v1", v, "naive", 1).run().row for v in
-            ("7.2", "8.1", "8.2", "9.0", "9.1", "11.1")}  # fmt: skip
+    rows = {
+        v: play(World(find("device_only_at_source_return_path"), "v1", v, "naive", 1)).row
+        for v in ("7.2", "8.1", "8.2", "9.0", "9.1", "11.1")
+    }
     assert {v: r.reason_at_source for v, r in rows.items()} == {
-        "7.2": "none", "8.1": "none", "8.2": "generic", "9.0": "generic", "9.1": "specific", "11.1": "specific",
-    }  # fmt: skip
+        "7.2": "none",
+        "8.1": "none",
+        "8.2": "generic",
+        "9.0": "generic",
+        "9.1": "specific",
+        "11.1": "specific",
+    }
 
 
-@pytest.mark.parametrize(("protocol", "manager", "outcome", "guest_at"), [
-    ("v1", "naive", "hung", "paused"), ("v1", "libvirt", "migrated", "destination"),
-    ("v2", "naive", "migrated", "destination"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("protocol", "manager", "outcome", "guest_at"),
+    [
+        ("v1", "naive", "hung", "paused"),
+        ("v1", "libvirt", "migrated", "destination"),
+        ("v2", "naive", "migrated", "destination"),
+    ],
+)
 def test_who_pauses_before_the_switchover_needs_a_manager_that_continues(
     protocol: str, manager: str, outcome: str, guest_at: str
 ) -> None:
     scenario = find("matched").vary(source__capabilities=("pause-before-switchover",))
-    row = World(scenario, protocol, "10.0", manager, 1).run().row
+    row = play(World(scenario, protocol, "10.0", manager, 1)).row
     assert (row.outcome, row.guest_at) == (outcome, guest_at)
 
 
 def test_a_background_snapshot_into_a_waiting_qemu_ends_with_two_guests_and_v2_refuses_it() -> None:
     scenario = find("matched").vary(source__capabilities=("background-snapshot",))
-    assert World(scenario, "v1", "10.0", "naive", 1).run().row.outcome == "split_brain"
-    row = World(scenario, "v2", "10.0", "naive", 1).run().row
+    assert play(World(scenario, "v1", "10.0", "naive", 1)).row.outcome == "split_brain"
+    row = play(World(scenario, "v2", "10.0", "naive", 1)).row
     assert (row.outcome, row.source_text) == ("refused", "Background-snapshot is not compatible with return-path")
 
 
 def test_nothing_goes_wrong_in_a_run_that_qmp_has_refused() -> None:
     """There is no migration that a fault of its time could meet."""
     killed = find("destination_killed").vary(source__capabilities=("background-snapshot", "release-ram"))
-    row = World(killed, "v1", "10.0", "naive", 1).run().row
+    row = play(World(killed, "v1", "10.0", "naive", 1)).row
     assert (row.outcome, row.source_text) == ("refused", "Background-snapshot is not compatible with release-ram")
 
 
@@ -262,7 +299,7 @@ def test_a_stranger_holds_up_tls_with_fewer_bytes_than_a_record_s_header(says: s
         source__parameters={"tls-creds": "psk"}, destination__parameters={"tls-creds": "psk"}
     )
     scenario = replace(scenario, faults=(replace(scenario.faults[0], says=says, at_s=0.0),))
-    assert World(scenario, "v1", version, "naive", 1).run().row.outcome == outcome
+    assert play(World(scenario, "v1", version, "naive", 1)).row.outcome == outcome
 
 
 @pytest.mark.parametrize(("version", "dead"), [("5.2", True), ("7.2", False)])
@@ -280,15 +317,15 @@ def test_mapped_ram_does_not_look_at_the_size_of_memory(capabilities: tuple[str,
     """parse_ramblock returns before it comes to qemu_ram_resize (ram.c; measured with 16 MiB in use)."""
     scenario = find("matched").vary(link__transport="file", source__memory_mib=256, guest__ram_mib=16)
     scenario = scenario.vary(source__capabilities=capabilities, destination__capabilities=capabilities)
-    assert World(scenario, "v1", "10.0", "naive", 1).run().row.outcome == outcome
+    assert play(World(scenario, "v1", "10.0", "naive", 1)).row.outcome == outcome
 
 
-@pytest.mark.parametrize(("parameters", "word"), [
-    ({"tls-creds": "psk"}, "TLS"), ({"multifd-compression": "zlib"}, "compression"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parameters", "word"), [({"tls-creds": "psk"}, "TLS"), ({"multifd-compression": "zlib"}, "compression")]
+)
 def test_mapped_ram_goes_with_neither_tls_nor_compression(parameters: dict[str, int | str], word: str) -> None:
     scenario = find("matched").vary(
         link__transport="file", source__capabilities=("mapped-ram",), source__parameters=parameters
     )
-    row = World(scenario, "v1", "10.0", "naive", 1).run().row
+    row = play(World(scenario, "v1", "10.0", "naive", 1)).row
     assert (row.outcome, row.source_text) == ("refused", f"Cannot use {word} with mapped-ram")

@@ -9,18 +9,38 @@ from collections.abc import Callable
 
 import pytest
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.handshake import interface as i
 from simlib.handshake import stream
 from simlib.handshake.capabilities import known_capabilities, refusal
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
 from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
-from simlib.world.run import World
+from simlib.world.run import play
+from simlib.world.world import World
 from tests.handshake.test_v1_source import statuses, told
 
-RELEASES = ("5.2", "6.0", "6.1", "6.2", "7.0", "7.1", "7.2", "8.0", "8.1", "8.2", "9.0", "9.1", "9.2", "10.0", "10.1",
-            "10.2", "11.0", "11.1", "11.2")  # fmt: skip
+RELEASES = (
+    "5.2",
+    "6.0",
+    "6.1",
+    "6.2",
+    "7.0",
+    "7.1",
+    "7.2",
+    "8.0",
+    "8.1",
+    "8.2",
+    "9.0",
+    "9.1",
+    "9.2",
+    "10.0",
+    "10.1",
+    "10.2",
+    "11.0",
+    "11.1",
+    "11.2",
+)
 MACHINE = Machine(type="pc-q35-8.1", ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(Device("timer"),))
 MAIN = stream.header(Settings(machine=MACHINE))
 
@@ -109,7 +129,7 @@ def is_device_at_the_end(version: str) -> bool:
 
 
 def gives_a_postcopy_guest_back(version: str) -> bool:
-    row = World(find("postcopy_device_at_source"), "v1", version, "naive", 1).run().row
+    row = play(World(find("postcopy_device_at_source"), "v1", version, "naive", 1)).row
     assert (row.outcome, row.guest_at) in (("hung", "paused"), ("failed", "source"))
     return row.outcome == "failed"
 
@@ -139,15 +159,28 @@ def refuses_postcopy(version: str) -> bool:
     return bool(refusal(settings(version, "multifd", "postcopy-ram"), at_source=True))
 
 
-@pytest.mark.parametrize(("behaviour", "since", "until"), [
-    (stays_open, "6.1", ""), (outlives_tls, "6.1", ""),
-    (refuses_compress, "7.2", ""), (refuses_postcopy, "8.1", "10.1"),
-    (looks_at_multifd, "8.0", ""), (waits_to_connect_preempt, "8.0", ""), (tells_its_manager, "8.2", ""),
-    (connects_before_it_writes, "9.0", ""), (has_no_block_migration, "9.1", ""), (says_that_it_failed, "9.1", ""),
-    (ends_for_a_wrong_channel, "10.0", ""), (is_device_at_the_end, "10.0", ""), (looks_at_all, "10.1", ""),
-    (refuses_to_cancel_postcopy, "10.0", ""), (gives_a_postcopy_guest_back, "10.2", ""),
-    (fails_in_two_steps, "11.0", ""), (counts_channels_from_zero, "11.1", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("behaviour", "since", "until"),
+    [
+        (stays_open, "6.1", ""),
+        (outlives_tls, "6.1", ""),
+        (refuses_compress, "7.2", ""),
+        (refuses_postcopy, "8.1", "10.1"),
+        (looks_at_multifd, "8.0", ""),
+        (waits_to_connect_preempt, "8.0", ""),
+        (tells_its_manager, "8.2", ""),
+        (connects_before_it_writes, "9.0", ""),
+        (has_no_block_migration, "9.1", ""),
+        (says_that_it_failed, "9.1", ""),
+        (ends_for_a_wrong_channel, "10.0", ""),
+        (is_device_at_the_end, "10.0", ""),
+        (looks_at_all, "10.1", ""),
+        (refuses_to_cancel_postcopy, "10.0", ""),
+        (gives_a_postcopy_guest_back, "10.2", ""),
+        (fails_in_two_steps, "11.0", ""),
+        (counts_channels_from_zero, "11.1", ""),
+    ],
+)
 def test_each_of_v1_s_ways_begins_at_its_release(behaviour: Callable[[str], bool], since: str, until: str) -> None:
     there = [r for r in RELEASES if "preempt" not in behaviour.__name__ or "postcopy-preempt" in known_capabilities(r)]
     end = there.index(until) if until else len(there)

@@ -28,8 +28,12 @@ def main(times: int) -> int:
         told = pool.map(_call, work * times)
         for number in range(times):
             missed = [m for m in islice(told, len(work)) if m]
-            print(f"pass {number + 1} of {times}: {len(work)} runs, {len(missed)} unheard of", *missed, sep="\n",
-                  flush=True)  # fmt: skip
+            print(
+                f"pass {number + 1} of {times}: {len(work)} runs, {len(missed)} unheard of",
+                *missed,
+                sep="\n",
+                flush=True,
+            )
             if missed:
                 pool.shutdown(cancel_futures=True)
                 return 1

@@ -19,7 +19,12 @@ import pytest
 from OpenSSL import SSL
 
 from simlib import live
-from simlib.case.scenario import Fault, Scenario, Side, find
+from simlib.case.files import find
+from simlib.case.scenario import (
+    Fault,
+    Scenario,
+    Side,
+)
 from simlib.live.address import AddressError, parse
 from simlib.live.tls import UNEXPECTED, Tls, TlsError, make_credentials
 
@@ -48,12 +53,14 @@ def killed(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
 
 def both(address: str, serve: tuple[str, ...] = (), connect: tuple[str, ...] = ()) -> tuple[Any, Any]:
     """`simlib serve` and `simlib connect` in two processes: what each said, and its exit status."""
-    with subprocess.Popen(simlib("serve", address, "--json", *serve), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as server:  # fmt: skip
+    with subprocess.Popen(
+        simlib("serve", address, "--json", *serve), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
         try:
             assert server.stderr is not None and "listening on" in server.stderr.readline()
-            source = subprocess.run(simlib("connect", address, "--json", *connect), capture_output=True, text=True,
-                                    timeout=60)  # fmt: skip
+            source = subprocess.run(
+                simlib("connect", address, "--json", *connect), capture_output=True, text=True, timeout=60
+            )
             if source.returncode:
                 server.send_signal(signal.SIGINT)
             out, _ = server.communicate(timeout=60)
@@ -91,8 +98,9 @@ def test_a_profile_that_does_not_fit_is_refused_with_item_and_both_values() -> N
 
 def test_a_refusal_is_printed_as_a_table() -> None:
     port = free_port()
-    with subprocess.Popen(simlib("serve", f"tcp:127.0.0.1:{port}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as server:  # fmt: skip
+    with subprocess.Popen(
+        simlib("serve", f"tcp:127.0.0.1:{port}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
         assert server.stderr is not None and server.stderr.readline()
         command = simlib("connect", f"tcp:127.0.0.1:{port}", "--profile", "pc-i440fx-7.2+virtio-rng")
         told = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
@@ -110,12 +118,23 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
     assert code == 1 and source["errors"][0]["code"] == "transcript"
 
 
-@pytest.mark.parametrize("args", [
-    ["connect", "tcp:127.0.0.1"], ["connect", "pigeon:x"], ["serve", "fd:x"], ["connect", "tcp:[::1]:99999"],
-    ["connect", "tcp:127.0.0.1:1", "--tls", "/nowhere"], ["serve", "tcp:127.0.0.1:0", "--profile", "none"],
-    ["connect", "exec:cat", "--channels", "2"], ["connect", "tcp:127.0.0.1:1", "--psk-file", "/nowhere"],
-    ["connect", "tcp:a..b:1"], ["connect", "fd:99"], ["serve", "fd:99999999999999999999"], ["connect", "tcp:h:²"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["connect", "tcp:127.0.0.1"],
+        ["connect", "pigeon:x"],
+        ["serve", "fd:x"],
+        ["connect", "tcp:[::1]:99999"],
+        ["connect", "tcp:127.0.0.1:1", "--tls", "/nowhere"],
+        ["serve", "tcp:127.0.0.1:0", "--profile", "none"],
+        ["connect", "exec:cat", "--channels", "2"],
+        ["connect", "tcp:127.0.0.1:1", "--psk-file", "/nowhere"],
+        ["connect", "tcp:a..b:1"],
+        ["connect", "fd:99"],
+        ["serve", "fd:99999999999999999999"],
+        ["connect", "tcp:h:²"],
+    ],
+)
 def test_wrong_usage_is_exit_2_and_one_sentence(args: list[str]) -> None:
     got = subprocess.run(simlib(*args), capture_output=True, text=True, timeout=60)
     assert got.returncode == 2 and got.stderr.count("\n") == 1 and "Traceback" not in got.stderr
@@ -220,8 +239,10 @@ def test_wireshark_reads_a_tls_capture_with_the_keys_that_are_inside(tmp_path: P
         pytest.skip("tshark is not installed: apt-get install tshark")
     shown = subprocess.run(
         ["tshark", "-r", str(capture), "-d", "tcp.port==4444,tls", "-q", "-z", "follow,tls,ascii,0"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert "session-id" in shown.stdout, shown.stderr
 
 
@@ -302,11 +323,7 @@ def test_what_is_not_tls_is_called_so_and_a_stranger_s_certificate_is_refused(tm
 # --- faults and leftovers -------------------------------------------------------------------------------------------
 def leftovers(folder: Path) -> tuple[int, int, int]:
     gc.collect()
-    return (
-        sum(1 for _ in Path("/proc/self/fd").iterdir()),
-        threading.active_count(),
-        len(list(folder.iterdir())),
-    )
+    return (sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count(), len(list(folder.iterdir())))
 
 
 ENDINGS: dict[str, Scenario] = {

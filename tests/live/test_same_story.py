@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from simlib import live, world
-from simlib.case.scenario import Scenario, load_all
+from simlib.case.files import load_all
+from simlib.case.scenario import Scenario
 from simlib.real_qemu.check import jittered
 from simlib.record.compare import Job, jobs
 
@@ -39,32 +40,36 @@ LEFT_OUT = {
 # words that the kernel, below both runners, or the TLS library chooses
 SAME = (
     (r"Connection reset by peer|Broken pipe|Bad file descriptor", "gone"),
-    (r"first bytes are 16 03 01.*", "first bytes are TLS"), (r"magic: 3692\d+", "magic: TLS"),
+    (r"first bytes are 16 03 01.*", "first bytes are TLS"),
+    (r"magic: 3692\d+", "magic: TLS"),
     (r"TLS handshake failed: .*", "TLS handshake failed"),
-)  # fmt: skip
+)
 Story = tuple[object, ...]
 
 
 def live_jobs() -> list[Job]:
     return [
-        j for j in jobs(load_all())
+        j
+        for j in jobs(load_all())
         if j.manager == "naive" and j.scenario.name not in LEFT_OUT and not live.inexpressible(j.scenario)
-    ]  # fmt: skip
+    ]
 
 
 def quick(scenario: Scenario) -> Scenario:
     """With less patience: nothing that ends at all needs more."""
     given = scenario.management
-    return scenario.vary(management=replace(
-        given, observe_s=min(given.observe_s, 15.0), deadline_s=min(given.deadline_s, 2.0)
-    ))  # fmt: skip
+    return scenario.vary(
+        management=replace(given, observe_s=min(given.observe_s, 15.0), deadline_s=min(given.deadline_s, 2.0))
+    )
 
 
 def secured(scenario: Scenario) -> Scenario:
-    return scenario.vary(**{
-        s: replace(getattr(scenario, s), parameters=getattr(scenario, s).parameters | {"tls-creds": "tls0"})
-        for s in ("source", "destination")
-    })  # fmt: skip
+    return scenario.vary(
+        **{
+            s: replace(getattr(scenario, s), parameters=getattr(scenario, s).parameters | {"tls-creds": "tls0"})
+            for s in ("source", "destination")
+        }
+    )
 
 
 def told(story: tuple[tuple[str, ...], ...]) -> Story:
@@ -74,8 +79,9 @@ def told(story: tuple[tuple[str, ...], ...]) -> Story:
     for name, *lines in story:
         for pattern, word in SAME:
             lines = [re.sub(pattern, word, line) for line in lines]
-        lines = [line for line, before in zip(lines, ["", *lines], strict=False)
-                 if (line, before) != ("say PART ram",) * 2]  # fmt: skip
+        lines = [
+            line for line, before in zip(lines, ["", *lines], strict=False) if (line, before) != ("say PART ram",) * 2
+        ]
         found = re.fullmatch(r"(\w+) on multifd\[(\d+)\]", name)
         if found:
             lines = [re.sub(r"multifd\[\d+\]", "multifd", line) for line in lines]
@@ -86,8 +92,16 @@ def told(story: tuple[tuple[str, ...], ...]) -> Story:
 
 
 # From a quiet machine to one with far too much to do: jitter of the link and of what the hosts do, share of the rate
-HOSTS = ((0.02, 0.3, 1.0), (0.1, 3.0, 1.0), (0.5, 0.0, 1.0), (3.0, 0.3, 1.0), (3.0, 30.0, 1.0), (0.1, 200.0, 1.0),
-         (100.0, 30.0, 1.0), (0.1, 200.0, 0.03))  # fmt: skip
+HOSTS = (
+    (0.02, 0.3, 1.0),
+    (0.1, 3.0, 1.0),
+    (0.5, 0.0, 1.0),
+    (3.0, 0.3, 1.0),
+    (3.0, 30.0, 1.0),
+    (0.1, 200.0, 1.0),
+    (100.0, 30.0, 1.0),
+    (0.1, 200.0, 0.03),
+)
 
 
 def worlds(job: Job, scenario: Scenario) -> Iterator[Story]:
@@ -107,8 +121,18 @@ def named(job: Job) -> str:
     return f"{job.scenario.name}, {job.protocol}, {job.version}"
 
 
-FIRST = ("matched", "device_only_at_source", "order_multifd_first", "stranger_multifd", "cut_midway", "exec_socat",
-         "tls_only_at_source", "destination_cannot_apply", "cancelled", "multifd_only_at_destination")  # fmt: skip
+FIRST = (
+    "matched",
+    "device_only_at_source",
+    "order_multifd_first",
+    "stranger_multifd",
+    "cut_midway",
+    "exec_socat",
+    "tls_only_at_source",
+    "destination_cannot_apply",
+    "cancelled",
+    "multifd_only_at_destination",
+)
 
 
 @pytest.mark.parametrize("job", [j for j in live_jobs() if j.scenario.name in FIRST and j.version == "10.0"], ids=named)
@@ -117,17 +141,22 @@ def test_real_sockets_tell_a_story_of_the_world(job: Job) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [j for j in live_jobs() if j.scenario.name not in FIRST or j.version != "10.0"],
-                         ids=named)  # fmt: skip
+@pytest.mark.parametrize(
+    "job", [j for j in live_jobs() if j.scenario.name not in FIRST or j.version != "10.0"], ids=named
+)
 def test_real_sockets_tell_a_story_of_the_world_everywhere_else(job: Job) -> None:
     same(job, quick(job.scenario))
 
 
 SECURED = [
-    j for j in live_jobs()
-    if j.version == "10.0" and j.protocol == "v2" and not j.scenario.faults and j.scenario.link.transport == "tcp"
+    j
+    for j in live_jobs()
+    if j.version == "10.0"
+    and j.protocol == "v2"
+    and not j.scenario.faults
+    and j.scenario.link.transport == "tcp"
     and not j.scenario.name.startswith("tls")
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow

@@ -121,5 +121,7 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
         seen = [asyncio.run(handshake(strangers)) for _ in range(5)]
         times_ms = sorted(s.ready_s * 1e3 for s in seen)
-        print(f"{strangers} strangers: to READY {times_ms[2]:.1f} ms ({times_ms[0]:.1f} to {times_ms[-1]:.1f} ms), "
-              f"{max(s.kept for s in seen)} connections kept")  # fmt: skip
+        print(
+            f"{strangers} strangers: to READY {times_ms[2]:.1f} ms ({times_ms[0]:.1f} to {times_ms[-1]:.1f} ms), "
+            f"{max(s.kept for s in seen)} connections kept"
+        )

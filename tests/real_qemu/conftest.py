@@ -53,8 +53,9 @@ class Pair:
         self.destination = await self._qemu(self.scenario, False, "destination")
         self.source = await self.guest(self.scenario)
         there = await settings(self.destination, self.scenario.destination.machine, Wish(capabilities=capabilities))
-        self.there = destination_agent(there, wish, secrets.token_bytes(32), self.trace, self.destination, self.folder,
-                                       names=self.names)  # fmt: skip
+        self.there = destination_agent(
+            there, wish, secrets.token_bytes(32), self.trace, self.destination, self.folder, names=self.names
+        )
         self.stack.callback(self.there.close)
         self.at = await listen(self.there, Address("tcp", "127.0.0.1:0"))
 
@@ -84,8 +85,9 @@ class Pair:
         """The source's agent, started."""
         qemu = qemu or self.source
         given = await settings(qemu, machine or self.scenario.source.machine, wish)
-        found = source_agent(given, wish, secrets.token_bytes(32), self.trace, qemu, qemu.folder, self.at,
-                             names=self.names)  # fmt: skip
+        found = source_agent(
+            given, wish, secrets.token_bytes(32), self.trace, qemu, qemu.folder, self.at, names=self.names
+        )
         self.stack.callback(found.close)
         found.feed(Start())
         return found
@@ -118,9 +120,13 @@ class Pair:
 
 @asynccontextmanager
 async def pair(
-    folder: Path, versions: tuple[str, str] = ("10.0", "10.0"), source: Side = Side(), destination: Side = Side(),
-    wish: Wish = Wish(), capabilities: tuple[str, ...] = (),
-) -> AsyncIterator[Pair]:  # fmt: skip
+    folder: Path,
+    versions: tuple[str, str] = ("10.0", "10.0"),
+    source: Side = Side(),
+    destination: Side = Side(),
+    wish: Wish = Wish(),
+    capabilities: tuple[str, ...] = (),
+) -> AsyncIterator[Pair]:
     needs(*versions)
     async with AsyncExitStack() as stack:
         found = Pair(stack, folder, versions, BUSY.vary(source=source, destination=destination))

@@ -20,11 +20,41 @@ from simlib.real_qemu.process import needed
 
 Work = tuple[Scenario, str, str]
 DEVICES = ("", "+virtio-rng", "+e1000", "+smp2", "+isa-serial", "+virtio-net")
-BASES = ("plain", "return-path", "multifd", "multifd", "multifd return-path", "postcopy-ram", "postcopy-ram",
-         "postcopy-ram postcopy-preempt", "xbzrle", "return-path switchover-ack", "tls", "tls return-path",
-         "tls multifd", "exec-cat", "file", "file mapped-ram")  # fmt: skip
-ODD = ("capability", "capability", "capability", "channels", "compression", "tls", "machine", "uuid", "memory", "cpu",
-       "order", "stranger", "cut", "freeze", "hold")  # fmt: skip
+BASES = (
+    "plain",
+    "return-path",
+    "multifd",
+    "multifd",
+    "multifd return-path",
+    "postcopy-ram",
+    "postcopy-ram",
+    "postcopy-ram postcopy-preempt",
+    "xbzrle",
+    "return-path switchover-ack",
+    "tls",
+    "tls return-path",
+    "tls multifd",
+    "exec-cat",
+    "file",
+    "file mapped-ram",
+)
+ODD = (
+    "capability",
+    "capability",
+    "capability",
+    "channels",
+    "compression",
+    "tls",
+    "machine",
+    "uuid",
+    "memory",
+    "cpu",
+    "order",
+    "stranger",
+    "cut",
+    "freeze",
+    "hold",
+)
 BUSY = GuestFacts(ram_mib=64, dirty_mib_s=2000, working_set_mib=32)
 
 
@@ -61,10 +91,21 @@ def situation(number: int, versions: list[str]) -> Work:
         else:
             _change(chance, odd, chance.choice(sides), version)
     management = Management(postcopy_at_s=0.4 if postcopy else -1.0)
-    return Scenario(
-        name=f"situation_{number}", title=f"Situation {number}", versions=(version,), source=sides[0].side(),
-        destination=sides[1].side(), link=link, guest=guest, management=management, faults=tuple(faults),
-    ), version, "v1"  # fmt: skip
+    return (
+        Scenario(
+            name=f"situation_{number}",
+            title=f"Situation {number}",
+            versions=(version,),
+            source=sides[0].side(),
+            destination=sides[1].side(),
+            link=link,
+            guest=guest,
+            management=management,
+            faults=tuple(faults),
+        ),
+        version,
+        "v1",
+    )
 
 
 def _fault(chance: random.Random, odd: str, channels: int) -> Iterable[Fault]:

@@ -16,10 +16,11 @@ import pytest
 from simlib import world
 from simlib.case.checks import pair
 from simlib.case.endpoints import Setup
+from simlib.case.files import find, load_all
 from simlib.case.profiles import DATA
-from simlib.case.scenario import Scenario, find, load_all
+from simlib.case.scenario import Scenario
+from simlib.cli import qemu as command
 from simlib.real_qemu import check as checking
-from simlib.real_qemu import command
 from simlib.real_qemu.check import KNOWN, Cell, Checker, Work, left_out, work
 from simlib.real_qemu.guest import BASE, PAGE, wrong_pages
 from simlib.real_qemu.monitor import QemuError, Unavailable
@@ -29,14 +30,27 @@ from .situations import pairs, situation
 
 VERSIONS = {"7.2": "", "10.0": ""}  # those that CI has; what is not here is left out loudly
 CELLS = [c for c in work(load_all(), VERSIONS, ("v1", "v2")) if not left_out(c[0], c[2])]
-FIRST = ("matched", "device_only_at_source", "order_multifd_first", "stranger_multifd", "cut_midway", "exec_cat",
-         "destination_killed", "tls_only_at_source", "machine_type_differs", "ram_size_differs")  # fmt: skip
+FIRST = (
+    "matched",
+    "device_only_at_source",
+    "order_multifd_first",
+    "stranger_multifd",
+    "cut_midway",
+    "exec_cat",
+    "destination_killed",
+    "tls_only_at_source",
+    "machine_type_differs",
+    "ram_size_differs",
+)
 
 
 RACES = {
-    17: pytest.mark.xfail(strict=False, reason="a guest of 1 MiB may be sent whole before 7.2's threads meet the other "
-                          "compression, and then hangs: the world's threads read at once"),
-}  # fmt: skip
+    17: pytest.mark.xfail(
+        strict=False,
+        reason="a guest of 1 MiB may be sent whole before 7.2's threads meet the other "
+        "compression, and then hangs: the world's threads read at once",
+    )
+}
 
 
 # How else real QEMU ends, for each reason that is known: all that was ever measured.
@@ -56,8 +70,11 @@ def agrees(scenario: Scenario, version: str, protocol: str, qemus: dict[str, str
     assert set(cell.real) <= {*cell.simulated, *known} and cell.real, cell
 
 
-@pytest.mark.parametrize(("scenario", "version", "protocol"), [c for c in CELLS if c[0].name in FIRST],
-                         ids=lambda x: x if isinstance(x, str) else x.name)  # fmt: skip
+@pytest.mark.parametrize(
+    ("scenario", "version", "protocol"),
+    [c for c in CELLS if c[0].name in FIRST],
+    ids=lambda x: x if isinstance(x, str) else x.name,
+)
 def test_real_qemu_ends_as_the_simulated_one(
     scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]
 ) -> None:
@@ -65,8 +82,11 @@ def test_real_qemu_ends_as_the_simulated_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scenario", "version", "protocol"), [c for c in CELLS if c[0].name not in FIRST],
-                         ids=lambda x: x if isinstance(x, str) else x.name)  # fmt: skip
+@pytest.mark.parametrize(
+    ("scenario", "version", "protocol"),
+    [c for c in CELLS if c[0].name not in FIRST],
+    ids=lambda x: x if isinstance(x, str) else x.name,
+)
 def test_real_qemu_ends_as_the_simulated_one_everywhere_else(
     scenario: Scenario, version: str, protocol: str, qemus: dict[str, str]
 ) -> None:
@@ -94,23 +114,41 @@ def raising(error: Exception, name: str) -> Any:
     return played
 
 
-@pytest.mark.parametrize("error", [
-    struct.error("unpack_from requires a buffer"), ConnectionResetError(104, "reset"), QemuError("it is\nblocked"),
-    OSError(28, "No space left on device"), AssertionError(), KeyError("status"),
-], ids=lambda e: type(e).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        struct.error("unpack_from requires a buffer"),
+        ConnectionResetError(104, "reset"),
+        QemuError("it is\nblocked"),
+        OSError(28, "No space left on device"),
+        AssertionError(),
+        KeyError("status"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
 def test_a_cell_in_which_anything_is_raised_is_a_row_of_its_own_kind_and_the_rest_runs(
     error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(checking, "play", raising(error, "matched"))
     monkeypatch.setattr(checking, "ProcessPoolExecutor", ThreadPoolExecutor)
     monkeypatch.setattr(command, "needed", lambda _: {"10.0": "qemu"})
-    options = Namespace(binary=[], protocol=None, qemu=["10.0"], repeats=1, captures=None, jobs=2,
-                        out=tmp_path / "table.txt", json=False)  # fmt: skip
+    options = Namespace(
+        binary=[],
+        protocol=None,
+        qemu=["10.0"],
+        repeats=1,
+        captures=None,
+        jobs=2,
+        out=tmp_path / "table.txt",
+        json=False,
+    )
     chosen = [find("matched"), find("device_only_at_source")]
     assert command.check(options, chosen, world.run, lambda cells, *_: iter(cells)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:4] for line in lines[1:3]] == [
-        ["matched", "v1", "10.0", "ERROR"], ["device_only_at_source", "v1", "10.0", "yes"]]  # fmt: skip
+        ["matched", "v1", "10.0", "ERROR"],
+        ["device_only_at_source", "v1", "10.0", "yes"],
+    ]
     assert lines[-1].endswith("1 agree, 0 differ; 0 could not be run; 1 ended with an error") and len(lines) == 5
     broken, good = json.loads((tmp_path / "table.json").read_text())
     assert broken["error"] and not broken["left_out"] and not broken["agrees"] and good["agrees"]
@@ -130,7 +168,9 @@ class Dying(Checker):
 def test_a_process_of_the_check_that_dies_is_told_in_every_row_that_is_missing() -> None:
     cells = [(find("matched"), "7.2", "v1"), (find("exec_cat"), "7.2", "v1")]
     assert [c.scenario for c in checking.check(Dying(world.run, {}), cells) if "killed" in c.error] == [
-        "matched", "exec_cat"]  # fmt: skip
+        "matched",
+        "exec_cat",
+    ]
 
 
 @pytest.mark.parametrize("recorded", ["qemu-check", "qemu-versions"])

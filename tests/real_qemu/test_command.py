@@ -32,8 +32,23 @@ class Started:
         image = folder / f"{name}.firmware"  # its own: a QEMU reads it after its monitor exists
         image.write_bytes(guest.firmware(4 << 20))
         self.qmp = str(folder / f"{name}.qmp")
-        command = [binary, "-M", "pc-i440fx-7.2", "-m", "128M", "-accel", "tcg", "-nodefaults", "-display", "none",
-                   "-bios", str(image), "-qmp", f"unix:{self.qmp},server=on,wait=off", *more]  # fmt: skip
+        command = [
+            binary,
+            "-M",
+            "pc-i440fx-7.2",
+            "-m",
+            "128M",
+            "-accel",
+            "tcg",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-bios",
+            str(image),
+            "-qmp",
+            f"unix:{self.qmp},server=on,wait=off",
+            *more,
+        ]
         self.process = subprocess.Popen(command)
         while not Path(self.qmp).exists():
             assert self.process.poll() is None
@@ -69,10 +84,7 @@ def test_six_years_of_qemu_take_each_other_s_guests(older: str, newer: str, tmp_
 def test_one_command_moves_a_guest_between_two_versions(
     qemus: dict[str, str], tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    with (
-        Started(qemus["7.2"], tmp_path, "here") as here,
-        Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there,
-    ):
+    with Started(qemus["7.2"], tmp_path, "here") as here, Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there:
         monitors = ("--source-qmp", here.qmp, "--destination-qmp", there.qmp)
         code, text = said("qemu", "migrate", *monitors, *more, "--json")
         told = json.loads(text)
@@ -100,10 +112,7 @@ def test_a_profile_in_a_file_may_be_named_if_it_is_of_this_version(qemus: dict[s
     file = str(tmp_path / "host.json")
     with Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there:
         assert said("qemu", "profile", "--qmp", there.qmp, "--out", file)[0] == 0
-        with (
-            Started(qemus["10.0"], tmp_path, "here") as here,
-            Started(qemus["7.2"], tmp_path, "older") as older,
-        ):
+        with Started(qemus["10.0"], tmp_path, "here") as here, Started(qemus["7.2"], tmp_path, "older") as older:
             migrate = ("qemu", "migrate", "--destination-qmp", there.qmp, "--profile", file, "--source-qmp")
             code, text = said(*migrate, older.qmp)
             assert code == 1 and f"{file}: is a profile of QEMU 10.0, and this is 7.2" in text, text
@@ -120,9 +129,13 @@ def test_an_agent_elsewhere_refuses_what_does_not_fit_and_takes_what_does(
     with (
         Started(qemus["10.0"], tmp_path, "here") as here,
         Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there,
-        subprocess.Popen(simlib("qemu", "agent", "tcp:127.0.0.1:0", "--qmp", there.qmp, *secure), text=True,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as agent,
-    ):  # fmt: skip
+        subprocess.Popen(
+            simlib("qemu", "agent", "tcp:127.0.0.1:0", "--qmp", there.qmp, *secure),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        ) as agent,
+    ):
         try:
             assert agent.stderr is not None
             at = agent.stderr.readline().split()[2]
@@ -155,8 +168,9 @@ def test_what_can_t_be_done_gets_one_clear_sentence(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_and_takes_nothing_that_was_found(qemus: dict[str, str]) -> None:
-    code, text = said("qemu", "check", "machine_type_differs", "--binary", qemus["7.2"], "--repeats", "1", "--out",
-                      "/dev/full")  # fmt: skip
+    code, text = said(
+        "qemu", "check", "machine_type_differs", "--binary", qemus["7.2"], "--repeats", "1", "--out", "/dev/full"
+    )
     assert code == 1 and "simlib: /dev/full: No space left on device" in text and "1 agree" in text, text
 
 
@@ -174,8 +188,9 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_who_is_killed_leaves_no_qemu_behind(qemus: dict[str, str], version: str, tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDS_ONE, qemus[version], str(tmp_path)], stdout=subprocess.PIPE,
-                          text=True) as holder:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS_ONE, qemus[version], str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         pid = int(holder.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
@@ -200,8 +215,10 @@ def test_one_sweep_ends_alike_in_the_world_and_on_real_qemu(qemus: dict[str, str
     found = []
     for place in ("world", "real-qemu"):
         sweep, out = tmp_path / f"{place}.toml", tmp_path / f"{place}.parquet"
-        sweep.write_text(f'scenario = "device_only_at_source"\nrunner = "{place}"\nversions = {versions}\n'
-                         '[grid]\n"guest.ram-mib" = [8]\n')  # fmt: skip
+        sweep.write_text(
+            f'scenario = "device_only_at_source"\nrunner = "{place}"\nversions = {versions}\n'
+            '[grid]\n"guest.ram-mib" = [8]\n'
+        )
         assert said("sweep", str(sweep), "--out", str(out)) == (0, f"{out}: 4 rows of 1 points (seed 1)\n")
         rows = parquet.read_table(out).to_pylist()
         found.append([(r["protocol"], r["source_version"], r["outcome"], r["guest_at"], r["error"]) for r in rows])

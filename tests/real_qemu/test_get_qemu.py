@@ -40,8 +40,13 @@ def got(folder: Path, held: int, says: str) -> tuple[subprocess.CompletedProcess
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     more = {"PATH": f"{folder}:{os.environ['PATH']}", "HELD": str(held), "SAYS": says}
-    found = subprocess.run([DATA / "profiles/get-qemu", folder / "qemu", "5.2"], env={**os.environ, **more},
-                           capture_output=True, text=True, timeout=60)  # fmt: skip
+    found = subprocess.run(
+        [DATA / "profiles/get-qemu", folder / "qemu", "5.2"],
+        env={**os.environ, **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     return found, (folder / "apt-get.log").read_text().splitlines()
 
 

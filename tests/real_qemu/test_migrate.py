@@ -43,21 +43,45 @@ RNG, NET, E1000 = (f"pc-i440fx-7.2+{d}" for d in ("virtio-rng", "virtio-net", "e
 MISMATCHES: dict[str, tuple[Side, Side, Wish, Wish, tuple[str, str, str, str]]] = {
     "device": (Side(machine=RNG), Side(), Wish(), Wish(), ("device-unknown", "virtio-rng", "1", "")),
     "nic model": (Side(machine=NET), Side(machine=E1000), Wish(), Wish(), ("device-unknown", "virtio-net", "11", "")),
-    "serial": (Side(machine="pc-i440fx-7.2+isa-serial"), Side(), Wish(), Wish(),
-               ("device-unknown", "serial", "3", "")),
-    "machine": (Side(machine="pc-q35-7.2"), Side(), Wish(), Wish(),
-                ("machine-type", "machine", "pc-q35-7.2", "pc-i440fx-7.2")),
-    "machine version": (Side(), Side(machine_type="pc-i440fx-6.2"), Wish(), Wish(),
-                        ("machine-type", "machine", "pc-i440fx-7.2", "pc-i440fx-6.2")),
-    "memory": (Side(memory_mib=128), Side(memory_mib=256), Wish(), Wish(),
-               ("ram-size", "pc.ram", str(128 << 20), str(256 << 20))),
+    "serial": (Side(machine="pc-i440fx-7.2+isa-serial"), Side(), Wish(), Wish(), ("device-unknown", "serial", "3", "")),
+    "machine": (
+        Side(machine="pc-q35-7.2"),
+        Side(),
+        Wish(),
+        Wish(),
+        ("machine-type", "machine", "pc-q35-7.2", "pc-i440fx-7.2"),
+    ),
+    "machine version": (
+        Side(),
+        Side(machine_type="pc-i440fx-6.2"),
+        Wish(),
+        Wish(),
+        ("machine-type", "machine", "pc-i440fx-7.2", "pc-i440fx-6.2"),
+    ),
+    "memory": (
+        Side(memory_mib=128),
+        Side(memory_mib=256),
+        Wish(),
+        Wish(),
+        ("ram-size", "pc.ram", str(128 << 20), str(256 << 20)),
+    ),
     "vcpus": (Side(machine="pc-i440fx-7.2+smp2"), Side(), Wish(), Wish(), ("device-instance", "cpu", "1", "")),
-    "feature": (Side(), Side(), Wish(2, require=("multifd",)), Wish(forbid=("multifd",)),
-                ("feature-required", "feature[multifd]", "require", "forbid")),
+    "feature": (
+        Side(),
+        Side(),
+        Wish(2, require=("multifd",)),
+        Wish(forbid=("multifd",)),
+        ("feature-required", "feature[multifd]", "require", "forbid"),
+    ),
     "doubt": (Side(), Side(machine=RNG), Wish(on_maybe="reject"), Wish(), ("device-extra", "virtio-rng", "", "1")),
-    "session": (Side(), Side(), Wish(session="monday"), Wish(session="tuesday"),
-                ("wrong-session", "session", "monday", "tuesday")),
-}  # fmt: skip
+    "session": (
+        Side(),
+        Side(),
+        Wish(session="monday"),
+        Wish(session="tuesday"),
+        ("wrong-session", "session", "monday", "tuesday"),
+    ),
+}
 
 PLAIN, SERIAL, Q35 = Side(), Side(machine="pc-i440fx-7.2+isa-serial"), Side(machine="pc-q35-7.2")
 GPU, SET = Side(machine="pc-q35-7.2+virtio-gpu"), Side(machine="pc-q35-7.2+virtio-set")
@@ -73,15 +97,19 @@ MORE: dict[str, tuple[Side, Side, tuple[str, str, str, str]]] = {
     "gpu": (GPU, Q35, ("device-unknown", "virtio-gpu", "", "")),
     "six virtio devices": (SET, Q35, ("device-unknown", "virtio-blk", "", "")),
     "machine, the other way": (PLAIN, Q35, ("machine-type", "machine", "pc-i440fx-7.2", "pc-q35-7.2")),
-    "machine version, the other way": (Side(machine_type="pc-i440fx-6.2"), PLAIN,
-                                       ("machine-type", "machine", "pc-i440fx-6.2", "pc-i440fx-7.2")),
+    "machine version, the other way": (
+        Side(machine_type="pc-i440fx-6.2"),
+        PLAIN,
+        ("machine-type", "machine", "pc-i440fx-6.2", "pc-i440fx-7.2"),
+    ),
     "less memory": (Side(memory_mib=256), PLAIN, ("ram-size", "pc.ram", str(256 << 20), str(128 << 20))),
     "half the memory": (PLAIN, Side(memory_mib=64), ("ram-size", "pc.ram", str(128 << 20), str(64 << 20))),
-}  # fmt: skip
+}
 MACHINES = MORE | {
-    name: (ours, theirs, told) for name, (ours, theirs, _, _, told) in MISMATCHES.items()
+    name: (ours, theirs, told)
+    for name, (ours, theirs, _, _, told) in MISMATCHES.items()
     if name not in ("feature", "doubt", "session")
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -168,8 +196,9 @@ PHASES = ("says OFFER", "says START", "hears READY", "source QEMU is active", "h
 
 async def until(pair: Any, phase: str) -> None:
     words = phase.split(" ", 1)
-    while not any(phase in pair.trace.line(s) or (s.side == words[0] and s.text == words[-1])
-                  for s in pair.trace.steps):  # fmt: skip
+    while not any(
+        phase in pair.trace.line(s) or (s.side == words[0] and s.text == words[-1]) for s in pair.trace.steps
+    ):
         await asyncio.sleep(0)
 
 
@@ -183,8 +212,9 @@ def breaks(pair: Any, agent: Any, what: str) -> None:
 
 
 @pytest.mark.parametrize("phase", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
-@pytest.mark.parametrize("what", ["the connection", "the destination QEMU", "the source's agent",
-                                  "the destination's agent"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what", ["the connection", "the destination QEMU", "the source's agent", "the destination's agent"]
+)
 def test_whatever_breaks_and_whenever_the_guest_is_in_one_place(two: Two, what: str, phase: str) -> None:
     async def work() -> None:
         async with two() as pair:

@@ -28,8 +28,9 @@ async def switched(pair: Pair, capabilities: tuple[str, ...]) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("versions", [PAIRS[0], *(pytest.param(p, marks=pytest.mark.slow) for p in PAIRS[1:])],
-                         ids=">".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "versions", [PAIRS[0], *(pytest.param(p, marks=pytest.mark.slow) for p in PAIRS[1:])], ids=">".join
+)
 def test_a_guest_runs_there_before_its_memory_has_come_and_arrives_whole(
     two: Two, versions: tuple[str, str], way: str
 ) -> None:
@@ -43,8 +44,15 @@ def test_a_guest_runs_there_before_its_memory_has_come_and_arrives_whole(
             assert end is not None and end.status == "completed", str(pair.trace)
             assert await pair.arrived_whole()
             lines = [f"{s.side} {s.text}" for s in pair.trace.steps if s.kind in ("say", "guest", "state")]
-            order = ("source guest has stopped", "destination LOADED", "source GO", "destination guest runs here",
-                     "destination RUNNING", "destination all of its memory is here", "source completed")  # fmt: skip
+            order = (
+                "source guest has stopped",
+                "destination LOADED",
+                "source GO",
+                "destination guest runs here",
+                "destination RUNNING",
+                "destination all of its memory is here",
+                "source completed",
+            )
             assert sorted(order, key=lines.index) == list(order) and lines.count("destination LOADED") == 2
 
     go(work())

@@ -17,10 +17,10 @@ import pytest
 from simlib import world
 from simlib.case.profiles import DATA, ProfileError, machine
 from simlib.case.scenario import Scenario, Side
+from simlib.cli.machines import page
 from simlib.handshake.machine import Settings
 from simlib.handshake.v2 import manifest
 from simlib.handshake.v2.inventory import verdict
-from simlib.real_qemu.describe import page
 from simlib.real_qemu.preflight import Answer, answers, as_json, party
 
 Json = dict[str, Any]
@@ -127,8 +127,11 @@ def test_no_pair_that_migrates_is_forbidden(name: str, here: str, there: str) ->
 def test_a_whole_matrix_of_machines_goes_only_where_the_same_machine_is(tmp_path: Path) -> None:
     for name in SHARED:
         hosts = [party(committed("10.0", other)) for other in SHARED]
-        goes = {h.name for h, a in zip(hosts, answers(party(committed("7.2", name)), hosts), strict=True)
-                if a.verdict != "no"}  # fmt: skip
+        goes = {
+            h.name
+            for h, a in zip(hosts, answers(party(committed("7.2", name)), hosts), strict=True)
+            if a.verdict != "no"
+        }
         assert committed("10.0", name) in goes
         mine = machine("7.2", name)
         for other in SHARED:
@@ -139,10 +142,14 @@ def test_a_whole_matrix_of_machines_goes_only_where_the_same_machine_is(tmp_path
 
 def test_the_verdict_is_that_of_the_live_handshake() -> None:
     """The same two machines shake hands in the simulated world; what the source is told is what preflight says."""
-    for mine, other in (("pc-q35-7.2+virtio-gpu", "pc-q35-7.2"), ("pc-q35-7.2", "pc-i440fx-7.2"),
-                        ("pc-i440fx-7.2+e1000", "pc-i440fx-7.2+virtio-net")):  # fmt: skip
-        live = Scenario(name="x", title="x", versions=("7.2>10.0",), source=Side(machine=mine),
-                        destination=Side(machine=other))  # fmt: skip
+    for mine, other in (
+        ("pc-q35-7.2+virtio-gpu", "pc-q35-7.2"),
+        ("pc-q35-7.2", "pc-i440fx-7.2"),
+        ("pc-i440fx-7.2+e1000", "pc-i440fx-7.2+virtio-net"),
+    ):
+        live = Scenario(
+            name="x", title="x", versions=("7.2>10.0",), source=Side(machine=mine), destination=Side(machine=other)
+        )
         row = world.run(live, protocol="v2", version="7.2>10.0").row
         answer = answers(party(committed("7.2", mine)), [party(committed("10.0", other))])[0]
         assert (row.outcome, answer.verdict) == ("refused", "no")
@@ -156,8 +163,10 @@ def test_a_machine_type_that_the_host_lacks_is_not_answered_with_start_it_so(tmp
 
 
 def test_a_capability_of_neither_side_and_two_that_exclude_each_other_are_named(tmp_path: Path) -> None:
-    for wanted, text in ((("warp-drive",), "own QEMU has no capability warp-drive"),
-                         (("multifd", "xbzrle"), "Multifd is not compatible with xbzrle")):  # fmt: skip
+    for wanted, text in (
+        (("warp-drive",), "own QEMU has no capability warp-drive"),
+        (("multifd", "xbzrle"), "Multifd is not compatible with xbzrle"),
+    ):
         answer = asked(one("10.0"), one("10.0"), tmp_path, *wanted)
         assert answer.verdict == "no" and any(text in e.text for e in answer.findings)
 
@@ -179,8 +188,9 @@ def test_an_undescribed_device_may_take_a_subsection_that_nobody_lists(tmp_path:
 
 
 # --- a saved guest --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("what", ["a missing device", "an older VMState version", "another size of memory",
-                                  "another machine type"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what", ["a missing device", "an older VMState version", "another size of memory", "another machine type"]
+)
 def test_a_manifest_gets_the_verdict_that_the_guest_would_have_got(what: str, tmp_path: Path) -> None:
     host = one("10.0")
     OBSTACLES[what][0](host)
@@ -239,17 +249,46 @@ def test_no_host_is_exit_1_doubts_can_be_forbidden_and_json_has_it_all() -> None
     assert {"code", "item", "source", "destination", "text", "hint", "severity"} <= set(first)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"machines": 3}', '{"machines": [{"name": "a"}]}', "{" * 99999,
-                                  '{"machines": [{"name": "a", "machine-type": 1, "devices": [3], "ram-blocks": []}]}',
-                                  "QEVM", "\x89QMF"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"machines": 3}',
+        '{"machines": [{"name": "a"}]}',
+        "{" * 99999,
+        '{"machines": [{"name": "a", "machine-type": 1, "devices": [3], "ram-blocks": []}]}',
+        "QEVM",
+        "\x89QMF",
+    ],
+)
 def test_what_is_no_profile_gets_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad").write_text(text)
     with pytest.raises(ProfileError, match="bad"):
         party(str(tmp_path / "bad"))
 
 
-NONSENSE = (None, True, 0, -1, 1 << 63, 10**30, 1.5, "", "x", "\x1b[31m", "7.2", [], {}, [None], [1, 2], [["x", 1]],
-            {"name": "x", "version": 1})  # fmt: skip
+NONSENSE = (
+    None,
+    True,
+    0,
+    -1,
+    1 << 63,
+    10**30,
+    1.5,
+    "",
+    "x",
+    "\x1b[31m",
+    "7.2",
+    [],
+    {},
+    [None],
+    [1, 2],
+    [["x", 1]],
+    {"name": "x", "version": 1},
+)
 
 
 def with_nonsense(value: Any, rng: random.Random) -> Any:
@@ -285,8 +324,13 @@ def test_a_profile_with_nonsense_anywhere_is_judged_or_refused_in_one_sentence(t
 @pytest.mark.slow
 def test_mistakes_of_the_command_line_are_one_line_each(tmp_path: Path) -> None:
     good = committed("7.2", "pc-q35-7.2")
-    for args, code in (((good,), 2), ((good, str(tmp_path / "missing")), 1), ((good, f"{DATA}/README.md"), 1),
-                       ((good, committed("7.2", "pc-banana")), 1), ((good, committed("7.2", "")), 1)):  # fmt: skip
+    for args, code in (
+        ((good,), 2),
+        ((good, str(tmp_path / "missing")), 1),
+        ((good, f"{DATA}/README.md"), 1),
+        ((good, committed("7.2", "pc-banana")), 1),
+        ((good, committed("7.2", "")), 1),
+    ):
         found = simlib("preflight", *args)
         assert found.returncode == code and "Traceback" not in found.stderr
         assert code == 2 or found.stderr.count("\n") == 1

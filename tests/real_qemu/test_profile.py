@@ -57,31 +57,53 @@ def children() -> set[str]:
 
 
 # --- the harmless command line (needs no QEMU) ----------------------------------------------------------------------
-@pytest.mark.parametrize(("given", "made"), [
-    ("-nodefaults -qmp unix:a,server=on -S -daemonize -pidfile p -incoming defer", "-nodefaults"),
-    ("-nodefaults -vnc :1 -display gtk -monitor stdio -name x -sandbox on", "-nodefaults"),
-    ("-nodefaults -serial tcp::4444 -m 1G", "-nodefaults -serial null -m 1G"),
-    ("-nodefaults -netdev tap,id=n,fd=3 -device e1000,netdev=n",
-     "-nodefaults -netdev hubport,hubid=0,id=n -device e1000,netdev=n"),
-    ("-nodefaults -chardev socket,id=c,path=/x,server=on", "-nodefaults -chardev null,id=c"),
-    ("-nodefaults -object memory-backend-memfd,id=m,size=1G,share=on,hugetlb=on",
-     "-nodefaults -object memory-backend-ram,id=m,size=1G"),
-    ('-nodefaults -object {"qom-type":"memory-backend-file","id":"m","size":1024,"mem-path":"/x"}',
-     "-nodefaults -object memory-backend-ram,id=m,size=1024"),
-    ("-nodefaults -object secret,id=s,file=/x --accel kvm", "-nodefaults --accel kvm"),
-    ("-nodefaults -blockdev driver=file,filename=/x,node-name=f",
-     "-nodefaults -blockdev driver=null-co,read-zeroes=on,node-name=f,size=1073741824"),
-    ("-nodefaults -drive file=/x,if=none,id=d,format=raw,cache=none",
-     "-nodefaults -drive driver=null-co,read-zeroes=on,size=1073741824,if=none,id=d"),
-    ("-m 1G", "-m 1G -serial null -parallel null -monitor none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("-nodefaults -qmp unix:a,server=on -S -daemonize -pidfile p -incoming defer", "-nodefaults"),
+        ("-nodefaults -vnc :1 -display gtk -monitor stdio -name x -sandbox on", "-nodefaults"),
+        ("-nodefaults -serial tcp::4444 -m 1G", "-nodefaults -serial null -m 1G"),
+        (
+            "-nodefaults -netdev tap,id=n,fd=3 -device e1000,netdev=n",
+            "-nodefaults -netdev hubport,hubid=0,id=n -device e1000,netdev=n",
+        ),
+        ("-nodefaults -chardev socket,id=c,path=/x,server=on", "-nodefaults -chardev null,id=c"),
+        (
+            "-nodefaults -object memory-backend-memfd,id=m,size=1G,share=on,hugetlb=on",
+            "-nodefaults -object memory-backend-ram,id=m,size=1G",
+        ),
+        (
+            '-nodefaults -object {"qom-type":"memory-backend-file","id":"m","size":1024,"mem-path":"/x"}',
+            "-nodefaults -object memory-backend-ram,id=m,size=1024",
+        ),
+        ("-nodefaults -object secret,id=s,file=/x --accel kvm", "-nodefaults --accel kvm"),
+        (
+            "-nodefaults -blockdev driver=file,filename=/x,node-name=f",
+            "-nodefaults -blockdev driver=null-co,read-zeroes=on,node-name=f,size=1073741824",
+        ),
+        (
+            "-nodefaults -drive file=/x,if=none,id=d,format=raw,cache=none",
+            "-nodefaults -drive driver=null-co,read-zeroes=on,size=1073741824,if=none,id=d",
+        ),
+        ("-m 1G", "-m 1G -serial null -parallel null -monitor none"),
+    ],
+)
 def test_what_belongs_to_the_guest_is_left_out_or_leads_nowhere(given: str, made: str) -> None:
     found = " ".join(harmless(given.split(), HERE))
     assert found.replace("--accel", "-accel") == made.replace("--accel", "-accel")
 
 
-@pytest.mark.parametrize("given", ["-device vfio-pci,host=01:00.0", "-device usb-host,hostbus=1", "-hda /x",
-                                   "-virtfs local,path=/", "-m", "-netdev {x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        "-device vfio-pci,host=01:00.0",
+        "-device usb-host,hostbus=1",
+        "-hda /x",
+        "-virtfs local,path=/",
+        "-m",
+        "-netdev {x",
+    ],
+)
 def test_what_can_not_be_started_twice_is_said(given: str) -> None:
     with pytest.raises(ProfileError):
         harmless(given.split(), HERE)
@@ -92,8 +114,12 @@ def test_firmware_in_flash_keeps_its_size(tmp_path: Path) -> None:
     (tmp_path / "cow").write_bytes(b"QFI\xfb" + bytes(20) + (8192).to_bytes(8, "big") + bytes(99))
     for name, size in (("raw", 4096), ("cow", 8192)):
         assert f"size={size}" in harmless(["-drive", f"if=pflash,file={name}"], tmp_path)[1]
-        nodes = ["-blockdev", json.dumps({"driver": "file", "filename": name, "node-name": "f"}),
-                 "-blockdev", json.dumps({"driver": "qcow2", "file": "f", "node-name": "q"})]  # fmt: skip
+        nodes = [
+            "-blockdev",
+            json.dumps({"driver": "file", "filename": name, "node-name": "f"}),
+            "-blockdev",
+            json.dumps({"driver": "qcow2", "file": "f", "node-name": "q"}),
+        ]
         assert harmless(nodes, tmp_path)[3].endswith(f"node-name=q,size={size}")
 
 
@@ -105,8 +131,13 @@ def test_a_process_that_is_no_qemu_or_gone_is_said() -> None:
 
 @pytest.mark.slow
 def test_mistakes_get_one_sentence() -> None:
-    for args, code in (((), 2), (("--pid", "1", "qemu-system-x86_64"), 2), (("no-such-qemu", "--", "-M", "q35"), 1),
-                       (("--qmp", "/no/such/monitor"), 1), (("/bin/true", "--", "-M", "q35"), 1)):  # fmt: skip
+    for args, code in (
+        ((), 2),
+        (("--pid", "1", "qemu-system-x86_64"), 2),
+        (("no-such-qemu", "--", "-M", "q35"), 1),
+        (("--qmp", "/no/such/monitor"), 1),
+        (("/bin/true", "--", "-M", "q35"), 1),
+    ):
         found = simlib("profile", *args)
         assert (found.returncode, found.stderr.count("\n")) == (code, 1), found.stderr
 
@@ -124,7 +155,7 @@ NO_QEMU = {
     "a drop at a time": (None, "is blocked, query-version was not answered in 0.5 s"),
     "an error without a word": (b'{"error": {"desc": ""}}\n', "query-version: refused, QEMU does not say why"),
     "colours": (b'{"error": {"desc": "no \\u001b[31m"}}\n', r"query-version: no  \[31m$"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NO_QEMU)
@@ -168,9 +199,20 @@ def test_the_committed_profiles_are_what_the_binaries_say(qemus: dict[str, str],
 
 @pytest.mark.slow
 def test_a_running_guest_is_profiled_and_notices_nothing(qemus: dict[str, str], tmp_path: Path) -> None:
-    more = ("-blockdev", "driver=file,filename=disk,node-name=f", "-device", "virtio-blk-pci,drive=f", "-chardev",
-            "socket,id=c,path=serial,server=on,wait=off", "-serial", "chardev:c", "-object",
-            "memory-backend-file,id=m,size=64M,mem-path=memory,share=on", "-machine", "memory-backend=m")  # fmt: skip
+    more = (
+        "-blockdev",
+        "driver=file,filename=disk,node-name=f",
+        "-device",
+        "virtio-blk-pci,drive=f",
+        "-chardev",
+        "socket,id=c,path=serial,server=on,wait=off",
+        "-serial",
+        "chardev:c",
+        "-object",
+        "memory-backend-file,id=m,size=64M,mem-path=memory,share=on",
+        "-machine",
+        "memory-backend=m",
+    )
     for version in qemus:
         folder = tmp_path / version
         folder.mkdir()

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from simlib.case.profiles import DATA
+from simlib.cli.machines import _told, knowable
 from simlib.handshake.stream import FOOTER, FULL, VMDESCRIPTION
 from simlib.real_qemu import saved as saved_module
-from simlib.real_qemu.describe import _told, knowable
 from simlib.real_qemu.preflight import machine_of
 from simlib.real_qemu.saved import Saved, SavedError, read
 
@@ -119,7 +119,7 @@ WRONG = {
     "a packed page of 4 GiB": (RAM + struct.pack(">QQB", 4, 0x120, 0) + b"\xff" * 4, "cut short"),
     "a command that is cut": (CONFIGURED + b"\x08\0\1\xff\xff", "cut short"),
     "a manifest that is none": (b"\x89QMF\r\n\x1a\n" + b"\xff" * 20, "manifest"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ KILLS = 5
 SEED = 1
 WATCH_S = 0.5
 FEW = 20
+BAR = re.compile(r"\d+%\|[^\r]*?(\d+)/\d+ \[[^\]]*\]")  # tqdm's
 Sample = tuple[int, bool, float, float]  # rows done, merging?, MiB of the sweep's process, MiB of its largest worker
 
 
@@ -57,15 +59,14 @@ class Sweeping:
                 self.told = (self.told + more.decode())[-2000:]
         except OSError:  # nothing more now, or its other end is closed
             pass
-        bars = [part for part in self.told.split("\r") if "runs," in part and "left" in part]
+        bars = [*BAR.finditer(self.told)]
         if ended or not bars:
             return None
-        self.bar = bars[-1].strip()
-        self.done = int(self.bar.split("] ")[1].split("/")[0].replace(",", ""))
+        self.bar, self.done = bars[-1][0], int(bars[-1][1])
         try:
             own = psutil.Process(self.process.pid)
             below = [child.memory_info().rss for child in own.children()]
-            merging = "\r  " in self.told.rpartition(" left")[2]  # the bar was wiped away
+            merging = "\r  " in self.told[bars[-1].end() :]  # the bar was wiped away
             return self.done, merging, own.memory_info().rss / 2**20, max(below, default=0) / 2**20
         except psutil.Error:
             return None

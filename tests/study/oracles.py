@@ -38,15 +38,19 @@ def hits(name: str, seeds: range) -> int:
 
 
 def main(runs: int) -> list[str]:
-    found = ["| path, timeout | closed form | world | its 95 % interval | standard errors apart |",
-             "|---|---:|---:|---|---:|"]  # fmt: skip
+    found = [
+        "| path, timeout | closed form | world | its 95 % interval | standard errors apart |",
+        "|---|---:|---:|---|---:|",
+    ]
     chunks = [range(first, min(first + CHUNK, runs)) for first in range(0, runs, CHUNK)]
     with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         for name, (expected, *_) in forms().items():
             many = sum(pool.map(partial(hits, name), chunks))
             told = wilson(many, runs)
-            found.append(f"| {name} | {expected:.6f} | {many / runs:.6f} | {told.low:.6f} to {told.high:.6f} "
-                         f"| {sigmas(many, runs, expected):+.2f} |")  # fmt: skip
+            found.append(
+                f"| {name} | {expected:.6f} | {many / runs:.6f} | {told.low:.6f} to {told.high:.6f} "
+                f"| {sigmas(many, runs, expected):+.2f} |"
+            )
             print(found[-1], flush=True)
     return found
 

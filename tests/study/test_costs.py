@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from simlib import world
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.study import costs, figures, growth, order
 
 FAR = find("matched_multifd").vary(link__delay_ms=5)
@@ -81,10 +81,12 @@ def test_every_mismatch_is_refused_by_v2_and_is_not_by_v1() -> None:
         (lambda: figures.waste(savings()), ("v1: 1 of 3, never", "v2: 3 of 3")),
         (lambda: figures.known_by(endings(), "Who knows?"), ("Who knows?",)),
         (lambda: figures.searched(order.recorded(), "Searched"), ("2 of 34 break", "nothing breaks")),
-        (lambda: figures.time_space({"v2": world.run(FAR, protocol="v2").trace}, "To scale", 0.06),
-         ("5 × CHANNEL_OPEN", "guest memory", "READY")),
+        (
+            lambda: figures.time_space({"v2": world.run(FAR, protocol="v2").trace}, "To scale", 0.06),
+            ("5 × CHANNEL_OPEN", "guest memory", "READY"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_picture_shows_what_was_counted_and_has_the_same_bytes_twice(draw, shows) -> None:  # type: ignore[no-untyped-def]
     first = draw().data
     ElementTree.fromstring(first)

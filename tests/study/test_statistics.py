@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from simlib.case.scenario import Scenario, find
+from simlib.case.files import find
+from simlib.case.scenario import Scenario
 from simlib.world.clock import Clock
 from simlib.world.net import SYN_ACK_GAP_S, SYN_GAPS_S, Net, Path
-from simlib.world.run import World
+from simlib.world.world import World
 
 oracle = pytest.importorskip("simlib.study.statistics")
 BASE = find("detect_new_and_new").vary(guest__ram_mib=1.0)
@@ -46,8 +47,14 @@ def missed(scenario: Scenario, seeds: range, path: Callable[[World], None] = lam
 
 
 def law(name: str, scale_ms: float, shape: float, timeout_s: float, **more: Any) -> Scenario:
-    return BASE.vary(link__delay_law=name, link__jitter_ms=scale_ms, link__shape=shape, link__delay_ms=2.0,
-                     detect_timeout_s=timeout_s, **more)  # fmt: skip
+    return BASE.vary(
+        link__delay_law=name,
+        link__jitter_ms=scale_ms,
+        link__shape=shape,
+        link__delay_ms=2.0,
+        detect_timeout_s=timeout_s,
+        **more,
+    )
 
 
 # --- a timeout that misses ------------------------------------------------------------------------------------------

@@ -73,8 +73,9 @@ def test_each_run_is_a_row_with_its_point_and_a_seed_that_runs_it_again(tmp_path
     assert len(found) == design.runs == 4 * 2 * 3
     assert [r["run"] for r in found] == list(range(design.runs)) and tuple(found[0]) == columns(design)
     last = found[-1]
-    again = world.run(design.base.vary(link__jitter_ms=2.5, link__delay_ms=10.0), protocol="v2", version="10.0",
-                      seed=last["seed"]).row.as_dict()  # fmt: skip
+    again = world.run(
+        design.base.vary(link__jitter_ms=2.5, link__delay_ms=10.0), protocol="v2", version="10.0", seed=last["seed"]
+    ).row.as_dict()
     assert {k: last[k] for k in again} == again and (last["link.jitter-ms"], last["link.delay-ms"]) == (2.5, 10)
 
 
@@ -252,8 +253,10 @@ def test_the_same_file_runs_on_real_sockets(tmp_path: Path) -> None:
     from simlib import live
 
     path = tmp_path / "live.toml"
-    path.write_text('scenario = "matched"\nrunner = "live"\nprotocols = ["v2"]\nversions = ["10.0"]\n[grid]\n'
-                    '"guest.ram-mib" = [1]\n"link.loss" = [0, 0.1]')  # fmt: skip
+    path.write_text(
+        'scenario = "matched"\nrunner = "live"\nprotocols = ["v2"]\nversions = ["10.0"]\n[grid]\n'
+        '"guest.ram-mib" = [1]\n"link.loss" = [0, 0.1]'
+    )
     design = load(path)
     runs, lossy = swept(design, tmp_path / "out.parquet", HERE, live.run)
     assert design.runner == "live" and runs["outcome"] == "migrated" and not runs["error"]
@@ -317,8 +320,12 @@ def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_done_and_says_so_in_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     log = engine.log_path(out)
-    with subprocess.Popen(command(written(tmp_path, 2000), out), stderr=subprocess.PIPE, text=True,
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as running:  # fmt: skip
+    with subprocess.Popen(
+        command(written(tmp_path, 2000), out),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         while not (log.exists() and log.stat().st_size > 4000):
             time.sleep(0.01)
         running.send_signal(signal.SIGINT)
@@ -331,8 +338,12 @@ def test_a_full_disk_is_told_in_one_sentence_and_what_was_kept_is_good(tmp_path:
     out = tmp_path / "out.parquet"
     limit = (9000, resource.RLIM_INFINITY)
     sweep = written(tmp_path, 50)
-    full = subprocess.run(command(sweep, out), capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))  # fmt: skip
+    full = subprocess.run(
+        command(sweep, out),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
     assert full.returncode == 1 and "rows are kept" in full.stderr and full.stderr.count("\n") == 1
     again = subprocess.run(command(sweep, out), capture_output=True, text=True)
     assert again.returncode == 0 and "going on" in again.stderr and len(rows(out)) == 400

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("ipywidgets")
 
 from simlib import world
+from simlib.case.files import load_all
 from simlib.case.registry import PROTOCOLS
-from simlib.case.scenario import load_all
 from simlib.study.widget import FAULTS, VERSIONS, Explorer
 
 
@@ -26,11 +26,17 @@ def moved(explorer: Explorer, **values: object) -> str:
 @pytest.mark.parametrize(
     ("control", "value"),
     [
-        ("situation", "stranger_multifd"), ("protocol", "c"), ("fault", "cut at the first bytes"),
-        ("round_trip_ms", 50.0), ("loss_percent", 20.0), ("channels", 3), ("source_version", "5.2"),
-        ("destination_version", "11.1"), ("seed", 7),
+        ("situation", "stranger_multifd"),
+        ("protocol", "c"),
+        ("fault", "cut at the first bytes"),
+        ("round_trip_ms", 50.0),
+        ("loss_percent", 20.0),
+        ("channels", 3),
+        ("source_version", "5.2"),
+        ("destination_version", "11.1"),
+        ("seed", 7),
     ],
-)  # fmt: skip
+)
 def test_each_control_redraws_the_chart(control: str, value: object) -> None:
     explorer = Explorer(world.run, "slow_path", "v2")
     before = explorer.chart.value
@@ -40,8 +46,10 @@ def test_each_control_redraws_the_chart(control: str, value: object) -> None:
 
 def test_jitter_and_its_law_move_the_times() -> None:
     explorer = Explorer(world.run, protocol="v2")
-    charts = {moved(explorer, jitter_ms=j, law=law) for j, law in ((0, "exponential"), (5, "exponential"),
-                                                                   (5, "Pareto, alpha 1"))}  # fmt: skip
+    charts = {
+        moved(explorer, jitter_ms=j, law=law)
+        for j, law in ((0, "exponential"), (5, "exponential"), (5, "Pareto, alpha 1"))
+    }
     assert len(charts) == 3
 
 
@@ -80,8 +88,9 @@ def test_a_situation_brings_its_own_path_and_nothing_else_is_changed() -> None:
         ("exec_cat", {"fault": "a stranger sends garbage"}, "nobody else can connect where the path is 'exec-cat'"),
     ],
 )
-def test_what_can_not_be_run_is_one_sentence_and_no_stale_chart(situation: str, values: dict[str, object],
-                                                                told: str) -> None:  # fmt: skip
+def test_what_can_not_be_run_is_one_sentence_and_no_stale_chart(
+    situation: str, values: dict[str, object], told: str
+) -> None:
     explorer = Explorer(world.run, situation)
     assert moved(explorer, **values) == ""
     assert told in explorer.message.value and "Traceback" not in explorer.message.value
@@ -98,8 +107,13 @@ def test_where_no_kernel_answers_the_chart_stands_still_in_its_place() -> None:
 def test_every_situation_under_every_protocol_is_drawn_or_explained() -> None:
     explorer = Explorer(world.run)
     for number, scenario in enumerate(load_all()):
-        moved(explorer, situation=scenario.name, fault=list(FAULTS)[number % len(FAULTS)],
-              source_version=VERSIONS[number % 5], destination_version=VERSIONS[number // 5 % 5])  # fmt: skip
+        moved(
+            explorer,
+            situation=scenario.name,
+            fault=list(FAULTS)[number % len(FAULTS)],
+            source_version=VERSIONS[number % 5],
+            destination_version=VERSIONS[number // 5 % 5],
+        )
         for protocol in PROTOCOLS:
             assert moved(explorer, protocol=protocol) or "can't be run" in explorer.message.value
 

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from simlib.case.scenario import Link, Scenario, Side, load_all
+from simlib.case.files import load_all
+from simlib.case.scenario import (
+    Link,
+    Scenario,
+    Side,
+)
 from simlib.world import run
 from tests.bench.peers import pythons
 
@@ -20,8 +25,13 @@ DELAYS_MS = (0.05, 0.5, 5, 50, 250)  # one way: round trips of 0.1 to 500 ms
 
 def scenario(channels: int, delay_ms: float, transport: str = "tcp") -> Scenario:
     side = Side(capabilities=("multifd",), parameters={"multifd-channels": channels}) if channels else Side()
-    return Scenario(name="cost", title="cost", source=side, destination=side,
-                    link=Link(transport=transport, delay_ms=delay_ms, rate_mib_s=10000))  # fmt: skip
+    return Scenario(
+        name="cost",
+        title="cost",
+        source=side,
+        destination=side,
+        link=Link(transport=transport, delay_ms=delay_ms, rate_mib_s=10000),
+    )
 
 
 @pytest.mark.parametrize("delay_ms", DELAYS_MS)
@@ -68,21 +78,26 @@ def test_same_seed_same_trace_and_other_seeds_differ() -> None:
 
 def test_a_trace_does_not_depend_on_the_process() -> None:
     code = (
-        "from simlib.case.scenario import find; from simlib.world import run; "
+        "from simlib.case.files import find; from simlib.world import run; "
         "print(run(find('stranger_multifd'), protocol='v2', seed=7).trace.digest())"
     )
     told = {
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
-                       capture_output=True, text=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         for seed in ("0", "1", "77")
-    }  # fmt: skip
+    }
     assert len(told) == 1
 
 
 DIGESTS = """
 from hashlib import sha256
 from simlib.record.compare import jobs
-from simlib.case.scenario import load_all
+from simlib.case.files import load_all
 from simlib.world import run
 traces = (run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=s).trace
           for j in jobs(load_all()) for s in (1, 2))
@@ -99,8 +114,12 @@ def test_a_trace_does_not_depend_on_the_version_of_python(tmp_path: Path) -> Non
         (tmp_path / name).symlink_to(Path(found.origin).parent)  # pure Python both, so that any version reads them
     told = {}
     for python in (sys.executable, *pythons()):
-        ran = subprocess.run(["env", "-C", tmp_path, python, "-c", DIGESTS], capture_output=True, text=True,
-                             env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})  # fmt: skip
+        ran = subprocess.run(
+            ["env", "-C", tmp_path, python, "-c", DIGESTS],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        )
         told[python] = ran.stdout + ran.stderr
     assert set(told.values()) == {told[sys.executable]} and len(told[sys.executable].strip()) == 64
     if len(told) < 3:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from simlib import world
-from simlib.case.scenario import Fault, Scenario, find
+from simlib.case.files import find
+from simlib.case.scenario import Fault, Scenario
 from simlib.live.run import run as on_sockets
 
 RUNNERS = {"world": world.run, "sockets": on_sockets}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simlib.case.scenario import find
+from simlib.case.files import find
 from simlib.handshake import buffer
 from simlib.world import run
 

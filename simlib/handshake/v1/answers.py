@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..endpoint import Decomposition, Endpoint
 from .channels import Connection
-
-WAITS = ("none", "connect", "tls", "collect", "collect-last", "paused", "done")  # stages in which others must act
+from .states import Kind
 
 
 class SourceAnswers(Endpoint):
@@ -39,9 +38,9 @@ class DestinationAnswers(Endpoint):
 
     def bound_channels(self) -> tuple[tuple[str, int], ...]:
         return tuple(
-            (f"multifd[{c.number}]" if c.kind == "multifd" else c.kind, conn)
+            (f"multifd[{c.number}]" if c.kind == Kind.MULTIFD else c.kind, conn)
             for conn, c in enumerate(self.connections)
-            if c.kind in ("main", "multifd", "preempt")
+            if c.kind in (Kind.MAIN, Kind.MULTIFD, Kind.PREEMPT)
         )
 
     def decomposition(self) -> Decomposition:

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from .. import stream
 from ..buffer import Buffer
 from ..machine import Settings
+from .states import Kind
 from .versions import Behaviour
 
 
 class Connection(NamedTuple):
-    """What the destination takes a connection for: tls, peek, main, initial (multifd's first 64 bytes), multifd,
-    preempt, parked, closed."""
+    """One connection, as the destination knows it."""
 
-    kind: str
+    kind: Kind
     buffer: Buffer = Buffer()
     ended: str = ""  # how its bytes ended: EOF, or the system's word
     number: int = -1  # of a multifd channel

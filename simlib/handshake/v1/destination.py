@@ -8,43 +8,23 @@ and answers QMP in between. `blocked` names the connection that holds it; while 
 from __future__ import annotations
 
 import struct
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
+from .. import interface as i
 from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..endpoint import reducible
-from ..interface import (
-    Broken,
-    Drop,
-    Ended,
-    Entered,
-    Finished,
-    GuestRunning,
-    Heard,
-    Load,
-    Loaded,
-    Opened,
-    Pause,
-    Printed,
-    Received,
-    Resume,
-    RunGuest,
-    Said,
-    Secured,
-    Send,
-    Start,
-    StartTls,
-    StopListening,
-    TlsFailed,
-)  # fmt: skip
 from ..machine import Settings
+from ..names import Reason, Status
 from .answers import DestinationAnswers
 from .channels import Connection, skip_urgent_pages, wrong_initial
+from .return_path import Reply
+from .states import Kind
 from .versions import behaviour
 
 EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; ignoring"
-WAITING = ("tls", "peek", "initial")  # what the main loop does for one connection at a time
 
 
 @reducible
@@ -62,8 +42,13 @@ class Destination(DestinationAnswers):
         self.read_all = False  # the listen thread has read the stream's end
         self.waiting_for_sync = self.waiting_for_preempt = False
         self.syncs = 0
-        self.ram_bytes = 0
+        self.received_ram_bytes = 0
         self._loader = stream.Loader(settings)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of guest memory that have come."""
+        return self.received_ram_bytes
 
     @property
     def blocked(self) -> int | None:
@@ -74,7 +59,7 @@ class Destination(DestinationAnswers):
     def accepting(self) -> bool:
         """Whether its main loop would take one more connection from the listening socket now."""
         open_for_more = self.rules.keeps_listening or not self._complete
-        return self.finished is None and self.status != "none" and self.held_by is None and open_for_more
+        return self.finished is None and self.status != Status.NONE and self.held_by is None and open_for_more
 
     @property
     def closed(self) -> bool:
@@ -83,41 +68,41 @@ class Destination(DestinationAnswers):
 
     @property
     def main(self) -> int | None:
-        return next((i for i, c in enumerate(self.connections) if c.kind == "main"), None)
+        return next((i for i, c in enumerate(self.connections) if c.kind == Kind.MAIN), None)
 
     @property
     def _complete(self) -> bool:
         """Main and all multifd channels are there (migration_has_all_channels); with multifd 7.2 forgets preempt."""
-        multifd = sum(c.kind == "multifd" for c in self.connections)
+        multifd = sum(c.kind == Kind.MULTIFD for c in self.connections)
         preempt = self.rules.preempt_at_start and self.settings.has("postcopy-preempt") and not multifd
-        there = not preempt or any(c.kind == "preempt" for c in self.connections)
+        there = not preempt or any(c.kind == Kind.PREEMPT for c in self.connections)
         return self.main is not None and multifd >= self.settings.channels and there
 
-    def _on_start(self, _: Start) -> None:
+    def _start(self, _: i.Start) -> None:
         refused = refusal(self.settings, at_source=False)
         if refused:
-            self._finish(Finished("rejected", refused, "specific", listening=True))
+            self._finish(i.Finished(Status.REJECTED, refused, Reason.SPECIFIC, listening=True))
         else:
-            self._enter("setup")
+            self._report_status(Status.SETUP)
 
     # --- which connection is which ----------------------------------------------------------------------------------
-    def _on_opened(self, opened: Opened) -> None:
+    def _opened(self, opened: i.Opened) -> None:
         assert opened.conn == len(self.connections), "connections are numbered in the order of their acceptance"
-        self.connections = (*self.connections, Connection("new"))
+        self.connections = (*self.connections, Connection(Kind.NEW))
         if self.settings.tls:
-            self._set(opened.conn, kind="tls")
+            self._set(opened.conn, kind=Kind.TLS)
             self.held_by = opened.conn
-            self._out.append(StartTls(opened.conn))
+            self._out.append(i.StartTls(opened.conn))
         else:
             self._identify(opened.conn)
 
-    def _on_secured(self, secured: Secured) -> None:
+    def _secured(self, secured: i.Secured) -> None:
         self.held_by = None
         self._identify(secured.conn)
 
-    def _on_tlsfailed(self, failed: TlsFailed) -> None:
+    def _tls_failed(self, failed: i.TlsFailed) -> None:
         """No change of state: it stays in setup and listens on (measured)."""
-        self._out.append(Printed(f"TLS handshake failed: {failed.text}"))
+        self._out.append(i.Printed(f"TLS handshake failed: {failed.text}"))
         self._close(failed.conn)
         self.held_by = None
         if self.rules.tls_multifd_crashes and self.settings.channels and self.main is None:
@@ -125,12 +110,12 @@ class Destination(DestinationAnswers):
 
     def _identify(self, conn: int) -> None:
         if self._complete and not self._wants_preempt:
-            self._out.append(Printed(EXTRA))
+            self._out.append(i.Printed(EXTRA))
             self._close(conn)
             return
         if self._peeks:
             parked = self.rules.identify == "parked"
-            self._set(conn, kind="parked" if parked else "peek")
+            self._set(conn, kind=Kind.PARKED if parked else Kind.PEEK)
             self.held_by = None if parked else conn
             self._look(conn)
         elif self.main is None:
@@ -145,14 +130,14 @@ class Destination(DestinationAnswers):
     @property
     def _missing_multifd(self) -> bool:
         """By position, multifd goes before preempt: 7.2 takes a silent preempt connection for a multifd channel."""
-        multifd = sum(c.kind in ("multifd", "initial") for c in self.connections)
+        multifd = sum(c.kind in (Kind.MULTIFD, Kind.INITIAL) for c in self.connections)
         return self.settings.channels > 0 and (self.rules.by_position or multifd < self.settings.channels)
 
     @property
     def _wants_preempt(self) -> bool:
         if self.settings.channels and self.rules.by_position:
             return False
-        return self.settings.has("postcopy-preempt") and not any(c.kind == "preempt" for c in self.connections)
+        return self.settings.has("postcopy-preempt") and not any(c.kind == Kind.PREEMPT for c in self.connections)
 
     @property
     def _peeks(self) -> bool:
@@ -190,18 +175,18 @@ class Destination(DestinationAnswers):
         if self.main is not None:
             self._fail_channel(conn, "a second main channel")
             return
-        self._set(conn, kind="main")
+        self._set(conn, kind=Kind.MAIN)
         self._pause(conn)
         self._start_when_complete()
 
     def _become_multifd(self, conn: int) -> None:
-        self._set(conn, kind="initial")
+        self._set(conn, kind=Kind.INITIAL)
         self.held_by = conn
-        self._out.append(Resume(conn))
+        self._out.append(i.Resume(conn))
         self._read_initial(conn)
 
     def _become_preempt(self, conn: int) -> None:
-        self._set(conn, kind="preempt")
+        self._set(conn, kind=Kind.PREEMPT)
         if not self.postcopy:
             self._pause(conn)  # nobody reads it before postcopy
         self._start_when_complete()
@@ -218,66 +203,71 @@ class Destination(DestinationAnswers):
                 self._fail_channel(conn, "failed to receive packet: " + found.ended)
             return
         self.held_by = None
-        taken = tuple(c.number for c in self.connections if c.kind == "multifd")
+        taken = tuple(c.number for c in self.connections if c.kind == Kind.MULTIFD)
         wrong, index = wrong_initial(packet, self.settings, self.rules, taken)
         if wrong:
             self._fail_channel(conn, f"failed to receive packet via multifd channel {index}: multifd: {wrong}")
             return
-        self._set(conn, kind="multifd", number=index, buffer=Buffer(),
-                  lane=stream.Lane(found.buffer.skip(stream.MULTIFD_INITIAL_BYTES)))  # fmt: skip
-        self._out.append(Heard(conn, f"multifd[{index}] initial packet"))
+        self._set(
+            conn,
+            kind=Kind.MULTIFD,
+            number=index,
+            buffer=Buffer(),
+            lane=stream.Lane(found.buffer.skip(stream.MULTIFD_INITIAL_BYTES)),
+        )
+        self._out.append(i.Heard(conn, f"multifd[{index}] initial packet"))
         self._start_when_complete()
         self._read_packets(conn)
 
     def _start_when_complete(self) -> None:
         if self._complete and not self.loading:
             self.loading = True
-            self._enter("active")
+            self._report_status(Status.ACTIVE)
             if not self.rules.keeps_listening:
-                self._out.append(StopListening())
+                self._out.append(i.StopListening())
             main = self.main
             assert main is not None
-            self._out.append(Resume(main))
+            self._out.append(i.Resume(main))
             self._read_stream()
 
     # --- bytes ------------------------------------------------------------------------------------------------------
-    def _on_received(self, received: Received) -> None:
+    def _received(self, received: i.Received) -> None:
         conn, found = received.conn, self.connections[received.conn]
-        if found.kind == "closed":
+        if found.kind == Kind.CLOSED:
             return
-        if found.kind == "main" and self.loading:
+        if found.kind == Kind.MAIN and self.loading:
             self._loader.feed(received.data, received.fill)
             self._read_stream()
             return
-        if found.kind == "multifd":
+        if found.kind == Kind.MULTIFD:
             self._set(conn, lane=found.lane.add(received.data, received.fill))
             self._read_packets(conn)
             return
         self._set(conn, buffer=found.buffer.add(received.data, received.fill))
-        if found.kind in ("peek", "parked"):
+        if found.kind in (Kind.PEEK, Kind.PARKED):
             self._look(conn)
-        elif found.kind == "initial":
+        elif found.kind == Kind.INITIAL:
             self._read_initial(conn)
-        elif found.kind == "preempt":
+        elif found.kind == Kind.PREEMPT:
             self._read_urgent(conn)
 
     def _read_urgent(self, conn: int) -> None:
         buffer, left, passed = skip_urgent_pages(self.connections[conn].buffer, self.connections[conn].left)
-        self.ram_bytes += passed
+        self.received_ram_bytes += passed
         self._set(conn, buffer=buffer, left=left)
         self._complete_when_running()
 
     def _read_packets(self, conn: int) -> None:
         """A multifd thread. It reads on alone until a SYNC and then waits for main to come to the same point."""
         found = self.connections[conn]
-        if found.kind != "multifd":  # another has failed meanwhile, and closed all
+        if found.kind != Kind.MULTIFD:  # another has failed meanwhile, and closed all
             return
         try:
             lane = found.lane.read(self.settings.compression, found.number, self.syncs)
         except stream.StreamError as error:
             self._fail_channel(conn, str(error))
             return
-        self.ram_bytes += lane.ram_bytes - found.lane.ram_bytes
+        self.received_ram_bytes += lane.ram_bytes - found.lane.ram_bytes
         self._set(conn, lane=lane)
         if lane.syncs > self.syncs:
             self._pause(conn)
@@ -286,14 +276,14 @@ class Destination(DestinationAnswers):
 
     def _try_sync(self) -> bool:
         """multifd_recv_sync_main: the main thread waits here, monitor and all, until every channel says SYNC."""
-        if any(c.lane.syncs <= self.syncs for c in self.connections if c.kind == "multifd"):
+        if any(c.lane.syncs <= self.syncs for c in self.connections if c.kind == Kind.MULTIFD):
             self.waiting_for_sync, self.held_by = True, self.main
             return False
         resumed = self.waiting_for_sync
         self.waiting_for_sync, self.held_by, self.syncs = False, None, self.syncs + 1
         for conn, c in enumerate(self.connections):
-            if c.kind == "multifd":
-                self._out.append(Resume(conn))
+            if c.kind == Kind.MULTIFD:
+                self._out.append(i.Resume(conn))
                 self._read_packets(conn)
         if resumed:
             self._read_stream()
@@ -323,36 +313,36 @@ class Destination(DestinationAnswers):
         if kind == "command":
             number, payload = event[1], event[2]
             assert isinstance(number, int) and isinstance(payload, bytes)
-            self._out.append(Heard(main, stream.COMMANDS[number]))
+            self._out.append(i.Heard(main, stream.COMMANDS[number]))
             self._command(main, number, payload)
         elif kind == "ram":
             assert isinstance(event[1], int)
-            self.ram_bytes += event[1]
+            self.received_ram_bytes += event[1]
         elif kind == "machine":
-            self._out.append(Heard(main, f"CONFIGURATION {event[1]}"))
+            self._out.append(i.Heard(main, f"CONFIGURATION {event[1]}"))
         elif kind == "setup":
-            self._out.append(Heard(main, "START ram"))
+            self._out.append(i.Heard(main, "START ram"))
         elif kind in ("flush", "eos"):
             by_flush = self.settings.machine.machine_version > (8, 0)
             if self.settings.channels and not self.postcopy and (kind == "flush") == by_flush:
                 self._try_sync()
         elif kind == "eof":
-            self._out.append(Heard(main, "EOF"))
+            self._out.append(i.Heard(main, "EOF"))
             self.read_all = True
             if self.postcopy:
                 self._complete_when_running()
             else:
-                self._out.append(Load(sum(d.size_bytes for d in self.settings.machine.devices)))
+                self._out.append(i.Load(sum(d.size_bytes for d in self.settings.machine.devices)))
 
     def _command(self, main: int, number: int, payload: bytes) -> None:
         if number == stream.OPEN_RETURN_PATH:
             self.reply_path = True
             if self.settings.has("switchover-ack"):
-                self._reply(main, 7, b"", "SWITCHOVER_ACK")
+                self._reply(main, Reply.ACK, b"", "SWITCHOVER_ACK")
         elif number == stream.PING:
             if not self.reply_path:
                 raise stream.StreamError(f"CMD_PING (0x{payload.hex()}) received with no return path")
-            self._reply(main, 2, payload, f"PONG {struct.unpack('>I', payload)[0]}")
+            self._reply(main, Reply.PONG, payload, f"PONG {struct.unpack('>I', payload)[0]}")
         elif number == stream.POSTCOPY_ADVISE:
             self._advise(payload)
         elif number == stream.PACKAGED:
@@ -360,12 +350,12 @@ class Destination(DestinationAnswers):
                 self.waiting_for_preempt = True
         elif number == stream.POSTCOPY_LISTEN:
             self.postcopy = True
-            self._enter("postcopy-device" if self.rules.loads_first else "postcopy-active")
-            self._out += [Resume(conn) for conn, c in enumerate(self.connections) if c.kind == "preempt"]
+            self._report_status(Status.POSTCOPY_DEVICE if self.rules.loads_first else Status.POSTCOPY_ACTIVE)
+            self._out += [i.Resume(conn) for conn, c in enumerate(self.connections) if c.kind == Kind.PREEMPT]
         elif number == stream.POSTCOPY_RUN:
-            if self.status == "postcopy-device":
-                self._enter("postcopy-active")
-            self._out += [Load(sum(d.size_bytes for d in self.settings.machine.devices))]
+            if self.status == Status.POSTCOPY_DEVICE:
+                self._report_status(Status.POSTCOPY_ACTIVE)
+            self._out += [i.Load(sum(d.size_bytes for d in self.settings.machine.devices))]
 
     def _advise(self, payload: bytes) -> None:
         """loadvm_postcopy_handle_advise."""
@@ -383,43 +373,43 @@ class Destination(DestinationAnswers):
         if not ended or self._loader.state in ("after_eof", "description", "finished"):
             return
         if self.postcopy:
-            if self.status != "postcopy-paused":
-                self._enter("postcopy-paused")
+            if self.status != Status.POSTCOPY_PAUSED:
+                self._report_status(Status.POSTCOPY_PAUSED)
         elif self._loader.state == "header":
             self._fail("Not a migration stream")
         else:
             section, name = self._loader.section
-            self._out.append(Printed(f"error while loading state section id {section}({name})"))
+            self._out.append(i.Printed(f"error while loading state section id {section}({name})"))
             self._fail("load of migration failed: Input/output error")
 
-    def _on_ended(self, ended: Ended) -> None:
+    def _ended(self, ended: i.Ended) -> None:
         self._lost(ended.conn, "Input/output error")
 
-    def _on_broken(self, broken: Broken) -> None:
+    def _broken(self, broken: i.Broken) -> None:
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
         kind = self.connections[conn].kind
         self._set(conn, ended=self.connections[conn].ended or how)
-        if kind in ("peek", "parked"):
+        if kind in (Kind.PEEK, Kind.PARKED):
             self._look(conn)
-        elif kind == "initial":
+        elif kind == Kind.INITIAL:
             self._read_initial(conn)
-        elif kind == "tls":
-            self._on_tlsfailed(TlsFailed(conn, "The TLS connection was non-properly terminated."))
-        elif kind == "main":
+        elif kind == Kind.TLS:
+            self._tls_failed(i.TlsFailed(conn, "The TLS connection was non-properly terminated."))
+        elif kind == Kind.MAIN:
             self._read_stream()
-        elif kind == "preempt":
+        elif kind == Kind.PREEMPT:
             self._complete_when_running()
 
     # --- the guest, and endings -------------------------------------------------------------------------------------
-    def _on_loaded(self, loaded: Loaded) -> None:
+    def _loaded(self, loaded: i.Loaded) -> None:
         if loaded.error:
             self._fail(loaded.error)
         else:
-            self._out.append(RunGuest())
+            self._out.append(i.RunGuest())
 
-    def _on_guestrunning(self, _: GuestRunning) -> None:
+    def _guest_running(self, _: i.GuestRunning) -> None:
         self.running = True
         self._complete_when_running()
 
@@ -427,22 +417,22 @@ class Destination(DestinationAnswers):
         """In postcopy the listen thread, which has read all memory, waits for the main thread, which loads the devices
         (postcopy_ram_listen_thread waits for main_thread_load_event, savevm.c), and for the pages that are still on the
         preempt channel (postcopy_ram_incoming_cleanup waits for page_requested_count), before it says SHUT."""
-        urgent = any(c.kind == "preempt" and c.left and not c.ended for c in self.connections)
+        urgent = any(c.kind == Kind.PREEMPT and c.left and not c.ended for c in self.connections)
         if self.finished is not None or not (self.running and self.read_all) or urgent:
             return
         main = self.main
         assert main is not None
         if self.reply_path:
-            self._reply(main, 1, struct.pack(">I", 0), "SHUT 0")
+            self._reply(main, Reply.SHUT, struct.pack(">I", 0), "SHUT 0")
         if self.postcopy and self.settings.channels and self.rules.postcopy_multifd_crashes:
             self._exit("util/yank.c: yank_unregister_instance: Assertion `QLIST_EMPTY(&entry->yankfns)' failed.", True)
             return
-        self._enter("completed")
+        self._report_status(Status.COMPLETED)
         self._close_all()
-        self._finish(Finished("completed"))
+        self._finish(i.Finished(Status.COMPLETED))
 
-    def _reply(self, main: int, kind: int, payload: bytes, named: str) -> None:
-        self._out += [Said(main, named), Send(main, struct.pack(">HH", kind, len(payload)) + payload)]
+    def _reply(self, main: int, kind: Reply, payload: bytes, named: str) -> None:
+        self._out += [i.Said(main, named), i.Send(main, struct.pack(">HH", kind, len(payload)) + payload)]
 
     def _fail_channel(self, conn: int, text: str) -> None:
         """An incoming connection that makes no sense: 9.2 prints, lets go of it, and leaves the others open and unread:
@@ -451,46 +441,50 @@ class Destination(DestinationAnswers):
         if self.rules.exits_on_channel_error:
             self._fail(text)
         else:
-            self._out.append(Printed(text))
+            self._out.append(i.Printed(text))
 
     def _fail(self, text: str) -> None:
         """The load is over. What was printed is all there is; the wire carries one number, or nothing."""
         main = self.main
         if self.reply_path and self.rules.sends_shut and main is not None and not self.connections[main].ended:
-            self._reply(main, 1, struct.pack(">I", 1), "SHUT 1")
+            self._reply(main, Reply.SHUT, struct.pack(">I", 1), "SHUT 1")
         self._exit(text)
 
     def _exit(self, text: str, aborted: bool = False) -> None:
-        self._out.append(Printed(text))
+        self._out.append(i.Printed(text))
         exited = aborted or self.settings.exit_on_error or not self.rules.optional_exit
-        self._enter("failed")
+        self._report_status(Status.FAILED)
         self._close_all()
-        self._finish(Finished("failed", text, "specific", exited=exited))
+        self._finish(i.Finished(Status.FAILED, text, Reason.SPECIFIC, exited=exited))
 
     def _set(self, conn: int, **changes: Any) -> None:
         new = self.connections[conn]._replace(**changes)
         self.connections = (*self.connections[:conn], new, *self.connections[conn + 1 :])
 
     def _pause(self, conn: int) -> None:
-        self._out.append(Pause(conn))
+        self._out.append(i.Pause(conn))
 
     def _close(self, conn: int) -> None:
         found = self.connections[conn]
         unread = len(found.buffer) + len(found.lane.buffer) > 0
-        if found.kind == "main" and self.loading:
+        if found.kind == Kind.MAIN and self.loading:
             unread = len(self._loader.buffer) > 32768  # a QEMUFile reads that far ahead
-        self._set(conn, kind="closed")
-        self._out.append(Drop(conn, unread))
+        self._set(conn, kind=Kind.CLOSED)
+        self._out.append(i.Drop(conn, unread))
 
     def _close_all(self) -> None:
         for conn, found in enumerate(self.connections):
-            if found.kind != "closed":
+            if found.kind != Kind.CLOSED:
                 self._close(conn)
 
-    def _enter(self, status: str) -> None:
-        self.status = status
-        self._out.append(Entered(status))
-
-    def _finish(self, finished: Finished) -> None:
-        self.finished = finished
-        self._out.append(finished)
+    HANDLERS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        i.Start: _start,
+        i.Opened: _opened,
+        i.Secured: _secured,
+        i.TlsFailed: _tls_failed,
+        i.Received: _received,
+        i.Ended: _ended,
+        i.Broken: _broken,
+        i.Loaded: _loaded,
+        i.GuestRunning: _guest_running,
+    }

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-NAMES = {1: "SHUT", 2: "PONG", 3: "REQ_PAGES_ID", 4: "REQ_PAGES", 5: "RECV_BITMAP", 6: "RESUME_ACK", 7: "ACK"}
+from enum import IntEnum
+
+from ..names import Reason
+
+
+class Reply(IntEnum):
+    """Numbers of the messages (enum mig_rp_message_type, migration/migration.h)."""
+
+    SHUT = 1
+    PONG = 2
+    REQ_PAGES_ID = 3
+    REQ_PAGES = 4
+    RECV_BITMAP = 5
+    RESUME_ACK = 6
+    ACK = 7  # SWITCHOVER_ACK
+
+
+NAMES = {reply.value: reply.name for reply in Reply}
 LENGTH = {1: 4, 2: 4, 3: None, 4: 12, 5: None, 6: 4, 7: 0}
 LIMIT = 512
 FIRST_PING = 1
@@ -19,8 +36,8 @@ def wrong(kind: int, size: int) -> str:
     return ""
 
 
-def ended(tls: bool) -> tuple[str, str]:
+def ended(tls: bool) -> tuple[str, Reason]:
     """What is kept, and how much that says, of an end that no SHUT announced."""
     if tls:
-        return "Cannot read from TLS channel: The TLS connection was non-properly terminated.", "specific"
-    return "Channel error: Input/output error", "generic"
+        return "Cannot read from TLS channel: The TLS connection was non-properly terminated.", Reason.SPECIFIC
+    return "Channel error: Input/output error", Reason.GENERIC

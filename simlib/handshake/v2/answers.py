@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..endpoint import Decomposition, Table, declare
 from ..stream import Lane, Loader
 from .features import Agreement
 from .session import Session
+from .states import DestinationState as S
+from .states import Stage
 
 CONTROL = 0  # a source's first connection
-AGREED = ("started", "ready", "loading", "loaded", "going", "completed")  # states of a destination
+AGREED = (S.STARTED, S.READY, S.LOADING, S.LOADED, S.GOING, S.COMPLETED)
 
 
 class Nonce(NamedTuple):
@@ -23,12 +26,21 @@ class Nonce(NamedTuple):
 declare(Nonce, RANDOM={"nonce": "drawn by the peer"})
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What a destination remembers of the source's HELLO."""
+
+    qemu_version: str = ""
+    session: str = ""
+    main: str = "separate"
+
+
 class SourceAnswers(Session):
     """The answers of a source, from the fields of its subclass."""
 
     session_id: str
     agreement: Agreement
-    stage: str
+    stage: Stage
     channels: tuple[str, ...]
     agreed: tuple[str, ...]
     undrained: tuple[int, ...]
@@ -93,11 +105,11 @@ class DestinationAnswers(Session):
         return tuple((name, conn) for name, conn, _ in self.bound)
 
     def unready(self) -> bool:
-        return self.state in ("accepted", "started")
+        return self.state in (S.ACCEPTED, S.STARTED)
 
     def occupied(self) -> str:
         dirty = self.finished is not None and self._loader.state != "header"  # it says `needs-restart`
-        return "" if dirty or self.state == "listening" else self.state
+        return "" if dirty or self.state == S.LISTENING else self.state
 
     def decomposition(self) -> Decomposition:
         links, control = self.links, self.control

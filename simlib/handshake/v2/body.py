@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-from ..errors import PeerError, clean
+from ..errors import Code, PeerError, clean
 
 DEPTH, ITEMS, STRING, IGNORABLE_KEYS = 16, 8192, 4096, 256
 _LONG_NUMBER = re.compile(rb"\d{19}")  # 64 bits have 19 or 20 digits
@@ -45,9 +45,9 @@ def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
     except PeerError:
         raise
     except (ValueError, RecursionError) as error:
-        raise PeerError("encoding", f"{what} is not JSON: {error}", what) from None
+        raise PeerError(Code.ENCODING, f"{what} is not JSON: {error}", item=what) from None
     if not isinstance(found, dict):
-        raise PeerError("encoding", f"{what} is not one JSON object", what)
+        raise PeerError(Code.ENCODING, f"{what} is not one JSON object", item=what)
     fitted = _fit(found, shape, what, _Reading(tame))
     assert isinstance(fitted, dict)
     return fitted
@@ -81,24 +81,24 @@ def _check_depth(payload: bytes, what: str) -> None:
     for bracket in b"".join(_BRACKETS.findall(payload)):
         depth += 1 if bracket in b"[{" else -1
         if depth > DEPTH:
-            raise PeerError("encoding", f"{what} is nested deeper than {DEPTH}", what)
+            raise PeerError(Code.ENCODING, f"{what} is nested deeper than {DEPTH}", item=what)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise PeerError("encoding", "an object has the same key twice")
+        raise PeerError(Code.ENCODING, "an object has the same key twice")
     return found
 
 
 def _refuse(text: str) -> Any:
-    raise PeerError("encoding", f"{text[:40]} is not an integer; floats are not allowed")
+    raise PeerError(Code.ENCODING, f"{text[:40]} is not an integer; floats are not allowed")
 
 
 def _integer(text: str) -> int:
     number = int(text) if len(text) <= 20 else None
     if number is None or not -(1 << 63) <= number < 1 << 64:
-        raise PeerError("encoding", f"an integer of {len(text)} digits does not fit 64 bits")
+        raise PeerError(Code.ENCODING, f"an integer of {len(text)} digits does not fit 64 bits")
     return number
 
 
@@ -134,45 +134,52 @@ def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
     if reading.tame and _is_exact(value, shape):
         return value
     if isinstance(value, str) and len(value) > STRING:
-        raise PeerError("too-much", f"{path} is a string of {len(value)} characters; {STRING} are allowed", path)
+        raise PeerError(
+            Code.TOO_MUCH, f"{path} is a string of {len(value)} characters; {STRING} are allowed", item=path
+        )
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise PeerError("encoding", f"{path} holds half of a surrogate pair", path)
+        raise PeerError(Code.ENCODING, f"{path} holds half of a surrogate pair", item=path)
     if isinstance(value, (list, dict)) and len(value) > ITEMS:
-        raise PeerError("too-much", f"{path} has {len(value)} items; {ITEMS} are allowed", path)
+        raise PeerError(Code.TOO_MUCH, f"{path} has {len(value)} items; {ITEMS} are allowed", item=path)
     if shape is None:
         return _anything(value, path, reading)
     if isinstance(shape, dict):
         return _fit_object(value, shape, path, reading)
     if isinstance(shape, list):
         if not isinstance(value, list):
-            raise PeerError("unknown-value", f"{path} must be a list", path)
+            raise PeerError(Code.UNKNOWN_VALUE, f"{path} must be a list", item=path)
         return [_fit(v, shape[0], f"{path}[{i}]", reading) for i, v in enumerate(value)]
     if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
-        raise PeerError("unknown-value", f"{path} must be of type {shape.__name__}, not {type(value).__name__}", path)
+        raise PeerError(
+            Code.UNKNOWN_VALUE, f"{path} must be of type {shape.__name__}, not {type(value).__name__}", item=path
+        )
     return value
 
 
 def _fit_object(value: Any, shape: dict[str, Shape], path: str, reading: _Reading) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise PeerError("unknown-value", f"{path} must be an object", path)
+        raise PeerError(Code.UNKNOWN_VALUE, f"{path} must be an object", item=path)
     fitted: dict[str, Any] = {}
     for key, inner in value.items():
         bare = key[1:] if key.startswith("?") else key
         known = ... if bare.endswith("?") else shape.get(bare, shape.get(bare + "?", ...))
         if known is not ...:
             if bare in fitted:
-                raise PeerError("encoding", f"{path} has {bare} twice, marked and unmarked", path)
+                raise PeerError(Code.ENCODING, f"{path} has {bare} twice, marked and unmarked", item=path)
             fitted[bare] = _fit(inner, known, f"{path}.{bare}", reading)
         elif key.startswith("?"):
             reading.ignored += 1
             if reading.ignored > IGNORABLE_KEYS:
-                raise PeerError("too-much", f"more than {IGNORABLE_KEYS} ignorable keys", path)
+                raise PeerError(Code.TOO_MUCH, f"more than {IGNORABLE_KEYS} ignorable keys", item=path)
         else:
-            raise PeerError("unknown-key", f"{path} has the key {clean(bare, 80)!r}, which this version does not know",
-                            f"{path}.{clean(bare, 80)}")  # fmt: skip
+            raise PeerError(
+                Code.UNKNOWN_KEY,
+                f"{path} has the key {clean(bare, 80)!r}, which this version does not know",
+                item=f"{path}.{clean(bare, 80)}",
+            )
     for key in shape if len(fitted) < len(shape) else ():
         if not key.endswith("?") and key not in fitted:
-            raise PeerError("unknown-value", f"{path} lacks the key {key!r}", f"{path}.{key}")
+            raise PeerError(Code.UNKNOWN_VALUE, f"{path} lacks the key {key!r}", item=f"{path}.{key}")
     return fitted
 
 

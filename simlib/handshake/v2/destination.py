@@ -1,80 +1,91 @@
 """v2's destination: silent until eight good bytes, refuses with everything it knows, binds channels by name and MAC.
 
 A failed or foreign attempt leaves it listening. One that has begun to load can't listen again: its device state is
-dirty, and it says `needs-restart`. It runs the guest on GO alone.
+dirty, and it answers `needs-restart`. It runs the guest on GO alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .. import interface as i
 from .. import stream
 from ..endpoint import Table, reducible
-from ..errors import Error, PeerError, clean
+from ..errors import Code, Error, PeerError, Retry, clean
 from ..machine import Settings
+from ..names import Reason, Status
 from . import binding, body, features, frames, inventory, messages, states
-from .answers import DestinationAnswers
+from .agreement import agreed_settings, agreement_body, as_config, channel_plan
+from .answers import Peer
+from .config import Identity
 from .features import Agreement
 from .frames import Frame
-from .messages import Identity
-from .source import agreed_settings, agreement_body, as_config, channel_plan
+from .incoming import Incoming
+from .messages import Message
+from .session import ANY_STATE, Receive
+from .states import DestinationState as S
+from .states import Event
 
 STRANGE = ("new", "leaving")  # connections of nobody that is known
-_SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
+TRANSFERRING = (S.READY, S.LOADING, S.LOADED)  # a failure is answered with ERROR
 
 
 @reducible
-class Destination(DestinationAnswers):
+class Destination(Incoming):
+    """The side that the guest is to move to.
+
+    Args:
+        settings: of this QEMU.
+        identity: the session's configuration, randomness included.
+    """
+
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
     RANDOM: ClassVar[Mapping[str, str]] = {"digest": "of an agreement with the session's id"}
 
     def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
         super().__init__(settings, identity)
-        self.state = "rejected"
         self.own_settings = settings  # before anything was agreed
         self.applies = 0  # asked and not yet answered, over all attempts
         self.sessions = 0  # attempts so far, so that each has its own secret
         self.ended_as: tuple[Error, ...] = ()  # of the last attempt
-        self._reset()
-        self.state = "none"
+        self._forget()
 
-    def _reset(self) -> None:
-        """Ready for the next attempt."""
+    def _forget(self) -> None:
+        """Nothing is known of an attempt."""
         self.settings = self.own_settings
         self.control: int | None = None
-        self.peer = messages.Hello("", "", "separate")
+        self.peer = Peer()
         self.agreement = Agreement()
         self.plan: tuple[str, ...] = ()
         self.session_id = self.digest = ""
         self.bound: tuple[tuple[str, int, str], ...] = ()  # name, connection, the source's nonce
-        self.applied = self.postcopy = self.running = self.eof = False
-        self.main_bytes = self.flushes = 0
-        self.lanes: Table[stream.Lane] = Table()
-        self._loader = stream.Loader(self.settings)
+        self.applied = False
+        self._forget_data()
         self.exporter = self.key_bytes = self.sent = self.heard = b""
-        self.state = "listening"
 
     @property
     def accepting(self) -> bool:
-        return self.finished is None and self.state != "none"
+        return self.finished is None and self.state != S.NONE
 
     @property
     def inline(self) -> bool:
+        """Control carries the stream: there is one connection."""
         return self.peer.main == "inline"
 
-    def _on_start(self, _: i.Start) -> None:
-        if self.settings.transport == "file" or (self.settings.transport == "exec" and not self.identity.bidirectional):
-            error = Error("transport-one-way", "transport", "", "file", "A file can't answer: see its manifest.")
-            self._finish("rejected", (error,), listening=False)
+    def _start(self, _: i.Start) -> None:
+        transport = self.settings.transport
+        if transport == "file" or (transport == "exec" and not self.identity.bidirectional):
+            text = "A file can't answer: see its manifest."
+            error = Error(Code.TRANSPORT_ONE_WAY, item="transport", destination="file", text=text)
+            self._end(Status.REJECTED, (error,))
             return
-        self.state = "listening"
-        self._enter("setup")
+        self._happened(Event.STARTED)
+        self._report_status(Status.SETUP)
 
     # --- connections ------------------------------------------------------------------------------------------------
-    def _on_opened(self, opened: i.Opened) -> None:
+    def _opened(self, opened: i.Opened) -> None:
         conn = opened.conn
         self._add_link(conn)
         unknown = [c for c, link in self.links.items() if link.kind in STRANGE]
@@ -86,16 +97,16 @@ class Destination(DestinationAnswers):
         if self.settings.tls:
             self._out.append(i.StartTls(conn, frames.ALPN))
 
-    def _on_secured(self, secured: i.Secured) -> None:
+    def _secured(self, secured: i.Secured) -> None:
         if secured.conn in self.links:
             self._set(secured.conn, exporter=secured.exporter)
 
-    def _on_tlsfailed(self, failed: i.TlsFailed) -> None:
+    def _tls_failed(self, failed: i.TlsFailed) -> None:
         if failed.conn in self.links:
             self._out.append(i.Printed(f"TLS handshake failed: {failed.text}"))
             self._close(failed.conn)
 
-    def _on_alarmrang(self, alarm: i.AlarmRang) -> None:
+    def _alarm_rang(self, alarm: i.AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
         conn = int(alarm.name.rpartition("-")[2])
         late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
@@ -105,73 +116,86 @@ class Destination(DestinationAnswers):
             self._close(conn)
         elif kind == "leaving":
             self._close(conn)  # it was told why and would not go
-        elif conn == self.control and self.state in ("greeted", "accepted"):
+        elif conn == self.control and self.state in (S.GREETED, S.ACCEPTED):
             self._out.append(i.Printed(late))
-            self._attempt_over((Error("connection-lost", "control", "", "", late, "", "later"),))
+            self._attempt_over((Error(Code.CONNECTION_LOST, item="control", text=late, retry=Retry.LATER),))
 
     def _known(self, conn: int, kind: str) -> None:
         self._set(conn, kind=kind)
         if self.identity.limits.guard_s:
             self._out.append(i.StopAlarm(f"guard-{conn}"))
 
-    def _on_received(self, received: i.Received) -> None:
+    def _received(self, received: i.Received) -> None:
         conn, link = received.conn, self.links.get(received.conn)
         if link is None or link.kind == "leaving":
             return
         if link.kind not in ("new", "control"):
             self._stream(conn, received.data, received.fill)
             return
-        if link.kind == "new" or (conn == self.control and self.state == "greeted"):
+        if link.kind == "new" or (conn == self.control and self.state == S.GREETED):
             self._set(conn, heard=link.heard + received.data)
         self._read(conn, received.data, received.fill)
 
     def _reads(self, conn: int) -> bool:
         return conn in self.links and self.links[conn].kind in ("new", "control")
 
-    def _first_frames(self, conn: int) -> tuple[int, ...]:
-        return (frames.HELLO,)
+    def _is_control(self, conn: int) -> bool:
+        return conn == self.control
 
-    def _apart(self, conn: int, type: int) -> bool:
+    def _may_begin(self, conn: int, type: int) -> bool:
+        return type == messages.Hello.TYPE
+
+    def _is_connection_scoped(self, conn: int, kind: type[Message]) -> bool:
         """HELLO on an unknown connection while a session is on: refused there, and the session goes on."""
-        return type == frames.HELLO and self.control is not None and conn != self.control
+        return kind is messages.Hello and self.control is not None and conn != self.control
 
-    def _got_frame(self, conn: int, got: Frame) -> None:
-        if self.links[conn].kind == "new" and got.type == frames.CHANNEL_OPEN:
-            told = body.load(got.payload, messages.SHAPES[got.type], "CHANNEL_OPEN")
-            self._heard_channel_open(conn, told)
-        elif got.type in (frames.CHANNEL_OPEN, frames.CHANNEL_OK):
-            raise PeerError("bad-state", f"{frames.name(got.type)} on {self.links[conn].kind}", frames.name(got.type))
+    def _got_frame(self, conn: int, frame: Frame) -> None:
+        channel = (messages.ChannelOpen.TYPE, messages.ChannelOk.TYPE)
+        if self.links[conn].kind == "new" and frame.type == messages.ChannelOpen.TYPE:
+            content = body.load(frame.payload, messages.SHAPES[frame.type], "CHANNEL_OPEN")
+            self._receivers[messages.ChannelOpen](self, conn, messages.read(frame.type, content))
+        elif frame.type in channel:
+            name = frames.name(frame.type)
+            raise PeerError(Code.BAD_STATE, f"{name} on {self.links[conn].kind}", item=name)
         else:
-            super()._got_frame(conn, got)
+            super()._got_frame(conn, frame)
 
     # --- the session ------------------------------------------------------------------------------------------------
-    def _heard_hello(self, conn: int, told: dict[str, Any]) -> None:
+    def _hello(self, conn: int, hello: messages.Hello) -> None:
         if self.control is not None:
-            self._turn_away(conn, Error(
-                "busy", "session", "new", "another is on", "The destination is in a handshake with somebody else.", "",
-                "later",
-            ))  # fmt: skip
+            error = Error(
+                Code.BUSY,
+                item="session",
+                source="new",
+                destination="another is on",
+                text="The destination is in a handshake with somebody else.",
+                retry=Retry.LATER,
+            )
+            self._reject_connection(conn, error)
             return
         self.control = conn
         self._set(conn, kind="control")  # its guard runs on until START has proved who it is
         self.exporter = self.links[conn].exporter
-        self.peer = messages.read_hello(told, states.SOURCE)
+        hello.check_role(states.SOURCE)
+        self.peer = Peer(hello.qemu_version, hello.session or "", hello.main)
         theirs, ours = self.peer.session, self.identity.session
         if theirs and ours and theirs != ours:
-            raise PeerError("wrong-session", "The two managers name different migrations.", "session", theirs, ours)
+            text = "The two managers name different migrations."
+            raise PeerError(Code.WRONG_SESSION, text, item="session", source=theirs, destination=ours)
 
-    def _heard_offer(self, conn: int, told: dict[str, Any]) -> None:
-        offer = messages.read_offer(told)
+    def _offer(self, conn: int, offer: messages.Offer) -> None:
         ours = features.stances(self.settings, False, self.identity.require, self.identity.forbid)
-        self.agreement = features.resolve(offer.stances, ours)
+        self.agreement = features.resolve(offer.features, ours)
         checked = self.identity.relays and self.agreement.has("multifd")  # by who reads its first packets
-        findings = inventory.compare(offer.machine, self.settings.machine, self.identity.memory_limit_bytes, checked)
+        machine = messages.whole_machine(offer)
+        findings = inventory.compare(machine, self.settings.machine, self.identity.memory_limit_bytes, checked)
         verdict = inventory.verdict(findings)
         errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
-        warnings = [f for f in findings if f.severity == "warning"]
+        warnings = tuple(f for f in findings if f.severity == "warning")
         if verdict == "maybe" and "reject" in (offer.on_maybe, self.identity.on_maybe):
             text = "The verdict is maybe, and one side wants certainty."
-            errors.append(Error("maybe-refused", "on-maybe", offer.on_maybe, self.identity.on_maybe, text))
+            sides = {"source": offer.on_maybe, "destination": self.identity.on_maybe}
+            errors.append(Error(Code.MAYBE_REFUSED, item="on-maybe", text=text, **sides))
             errors += [replace(w, severity="error") for w in warnings]
         if errors:
             self._refuse(tuple(errors))
@@ -183,208 +207,123 @@ class Destination(DestinationAnswers):
         self.digest = body.digest(agreement)
         secret = self._derive(f"secret {self.sessions}", 32)
         hello = messages.hello(self.role, self.settings, self.identity, self.peer.main)
-        told_before = self._greeting(conn) + self._frame(frames.HELLO, hello)
+        before = self._greeting(conn) + self._frame(hello)
         heard = self.links[conn].heard
         heard = heard[: len(heard) - len(self.links[conn].reader.buffer)]
-        sent = self._say(conn, frames.ACCEPT, {
-            "features": [messages.stance_body(s) for s in ours], "agreement": agreement,
-            "session-id": self.session_id, "secret": secret.hex(), "channels": list(self.plan), "verdict": verdict,
-            "warnings": [w.body() for w in warnings[:64]], "skipped": [list(s) for s in self.agreement.skipped],
-            "config": messages.public(agreed_settings(self.settings, self.agreement).parameters),
-        }, told_before)  # fmt: skip
-        self._make_key(secret, heard, sent)
+        accept = messages.Accept(
+            features=ours,
+            agreement=agreement,
+            session_id=self.session_id,
+            secret=secret.hex(),
+            channels=self.plan,
+            verdict=verdict,
+            warnings=warnings[: messages.ERRORS_LIMIT],
+            skipped=self.agreement.skipped,
+            config=messages.public(agreed_settings(self.settings, self.agreement).parameters),
+        )
+        self._make_key(secret, heard, self._say(conn, accept, before))
         self._set(conn, heard=b"")
 
-    def _heard_start(self, conn: int, told: dict[str, Any]) -> None:
-        if told["agreement"] != self.digest:
-            raise PeerError("agreement-mismatch", "the source starts on another agreement", "agreement",
-                            clean(told["agreement"], 16), self.digest[:16])  # fmt: skip
-        if not binding.same(told["mac"], binding.mac(self.key_bytes, "START", self.digest)):
-            raise PeerError("transcript", "START does not prove the same conversation: something changed it", "START")
+    def _started(self, conn: int, start: messages.Start) -> None:
+        if start.agreement != self.digest:
+            raise PeerError(
+                Code.AGREEMENT_MISMATCH,
+                "the source starts on another agreement",
+                item="agreement",
+                source=clean(start.agreement, 16),
+                destination=self.digest[:16],
+            )
+        if not binding.same(start.mac, binding.mac(self.key_bytes, "START", self.digest)):
+            text = "START does not prove the same conversation: something changed it"
+            raise PeerError(Code.TRANSCRIPT, text, item="START")
         self._known(conn, "control")
         self.applies += 1
         self._out.append(i.Apply(as_config(agreed_settings(self.settings, self.agreement))))
 
-    def _on_applied(self, applied: i.Applied) -> None:
+    def _config_applied(self, applied: i.Applied) -> None:
         self.applies -= 1
-        if self.state != "started" or self.applies:  # an answer to an attempt that is over
+        if self.state != S.STARTED or self.applies:  # an answer to an attempt that is over
             return
         if applied.error:
-            self._refuse((Error(
-                applied.code, "config", str(dict(self.agreement.on)), applied.error,
-                f"The destination could not set what was agreed: {applied.error}.", "Change what is asked for.",
-            ),))  # fmt: skip
+            self._refuse(
+                (
+                    Error(
+                        applied.code,
+                        item="config",
+                        source=str(dict(self.agreement.on)),
+                        destination=applied.error,
+                        text=f"The destination could not set what was agreed: {applied.error}.",
+                        hint="Change what is asked for.",
+                    ),
+                )
+            )
             return
         self.applied = True
         self.settings = agreed_settings(self.settings, self.agreement)
         self._loader = stream.Loader(self.settings)
         self._ready_when_complete()
 
-    def _heard_channel_open(self, conn: int, told: dict[str, Any]) -> None:
-        name, nonce = told["name"], told["nonce"]
-        item, wrong = f"channel[{clean(name, 80)}]", None
-        if not self.session_id or not self.key_bytes:
-            wrong = Error("no-session", "session", clean(told["session-id"], 32), "none", "No session is on here.")
-        elif told["session-id"] != self.session_id:
-            wrong = Error("wrong-session", "session", clean(told["session-id"], 32), self.session_id,
-                          "The channel belongs to another session.")  # fmt: skip
-        elif not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)):
-            wrong = Error("channel-auth", item, "wrong MAC", "", "The channel's MAC is wrong.")
-        elif name not in self.plan:
-            planned = ", ".join(self.plan)
-            wrong = Error("channel-unplanned", item, clean(name, 80), planned, "No such channel was agreed.")
-        elif any(bound == name for bound, _, _ in self.bound):
-            wrong = Error("channel-duplicate", item, "second", "first", "It is bound already; the first is kept.")
+    def _channel_open(self, conn: int, opening: messages.ChannelOpen) -> None:
+        name, nonce = opening.name, opening.nonce
+        wrong = self._wrong_channel(opening)
         if wrong is not None:
-            self._turn_away(conn, wrong)
+            self._reject_connection(conn, wrong)
             return
         self._out.append(i.Heard(conn, f"CHANNEL_OPEN {name}"))
         self._known(conn, name)
         self.bound = (*self.bound, (name, conn, nonce))
         ours = self.links[conn].nonce.hex()
-        answer = {"nonce": ours, "mac": binding.mac(self.key_bytes, "CHANNEL_OK", name, nonce, ours)}
-        self._say(conn, frames.CHANNEL_OK, answer, self._greeting(conn), name)
+        answer = messages.ChannelOk(ours, binding.mac(self.key_bytes, "CHANNEL_OK", name, nonce, ours))
+        self._say(conn, answer, self._greeting(conn), name)
         if len(self.links[conn].reader.buffer):
-            raise PeerError("bad-state", f"bytes on channel {name} before READY", item)
+            text = f"bytes on channel {name} before READY"
+            raise PeerError(Code.BAD_STATE, text, item=f"channel[{clean(name, 80)}]")
         self._ready_when_complete()
 
+    def _wrong_channel(self, opening: messages.ChannelOpen) -> Error | None:
+        """Why a connection is none of the session's channels."""
+        name, nonce, session = opening.name, opening.nonce, clean(opening.session_id, 32)
+        item = f"channel[{clean(name, 80)}]"
+        if not self.session_id or not self.key_bytes:
+            text = "No session is on here."
+            return Error(Code.NO_SESSION, item="session", source=session, destination="none", text=text)
+        if opening.session_id != self.session_id:
+            text = "The channel belongs to another session."
+            return Error(Code.WRONG_SESSION, item="session", source=session, destination=self.session_id, text=text)
+        mac = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)
+        if not binding.same(opening.mac, mac):
+            return Error(Code.CHANNEL_AUTH, item=item, source="wrong MAC", text="The channel's MAC is wrong.")
+        if name not in self.plan:
+            text, planned = "No such channel was agreed.", ", ".join(self.plan)
+            return Error(Code.CHANNEL_UNPLANNED, item=item, source=clean(name, 80), destination=planned, text=text)
+        if any(bound == name for bound, _, _ in self.bound):
+            text = "It is bound already; the first is kept."
+            return Error(Code.CHANNEL_DUPLICATE, item=item, source="second", destination="first", text=text)
+        return None
+
     def _ready_when_complete(self) -> None:
-        """READY says that START was seen, the config is set, and every planned channel is bound."""
+        """READY means that START was seen, the config is set, and every planned channel is bound."""
         control = self.control
-        if self.state != "started" or not self.applied or control is None or len(self.bound) < len(self.plan):
+        if self.state != S.STARTED or not self.applied or control is None or len(self.bound) < len(self.plan):
             return
         rows = {name: (conn, nonce) for name, conn, nonce in self.bound}
-        told = [[name, rows[name][1]] for name in self.plan]
-        mac = binding.mac(self.key_bytes, "READY", *(part for row in told for part in row))
-        self.state = "ready"
+        channels = tuple((name, rows[name][1]) for name in self.plan)
+        mac = binding.mac(self.key_bytes, "READY", *(part for row in channels for part in row))
         self.lanes = Table({rows[n][0]: stream.Lane() for n in self.plan if n.startswith("multifd")})
         self._set(control, reader=self.links[control].reader._replace(unlimited=True))
-        self._enter("active")
-        self._say(control, frames.READY, {"channels": told, "mac": mac})
+        self._report_status(Status.ACTIVE)
+        self._say(control, messages.Ready(channels, mac))
         if self.identity.relays:
             self._out.append(i.MoveGuest(tuple((name, rows[name][0]) for name in self.plan)))
 
-    # --- the data ---------------------------------------------------------------------------------------------------
-    def _stream(self, conn: int, data: bytes, fill: int) -> None:
-        if self.state not in ("ready", "loading", "loaded", "going"):
-            error = Error("bad-state", f"channel[{self.links[conn].kind}]", "bytes", self.state,
-                          "Bytes came before READY.")  # fmt: skip
-            self._refuse((error,))
-            return
-        self._pass_on(self.links[conn].kind, conn, data, fill)
-
-    def _heard_data(self, conn: int, got: Frame) -> None:
-        self._pass_on("main", conn, got.payload, got.fill)
-
-    def _pass_on(self, kind: str, conn: int, data: bytes, fill: int) -> None:
-        try:
-            if kind == "main":
-                self._load(data, fill)
-            elif kind != "postcopy-preempt":
-                self._read_lane(conn, data, fill)
-        except stream.StreamError as error:
-            self._broke_off(str(error))
-
-    def _read_lane(self, conn: int, data: bytes, fill: int) -> None:
-        compression = str(self.agreement.parameter("multifd", "compression", "none"))
-        self.lanes[conn] = self.lanes[conn].add(data, fill).read(compression, conn, 1 << 30)
-        self._loaded_when_complete()
-
-    def _load(self, data: bytes, fill: int) -> None:
-        self._loader.feed(data, fill)
-        while (event := self._loader.next_event()) is not None:
-            if event[0] in _SHOWN:
-                self._out.append(i.Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
-            if event[0] == "ram":
-                assert isinstance(event[1], int)
-                self.main_bytes += event[1]
-            elif event[0] == "flush":
-                self.flushes += 1
-            elif event[0] == "command" and event[1] == stream.POSTCOPY_RUN:
-                self.postcopy = True
-                self._start_loading()
-            elif event[0] == "eof":
-                self.eof = True
-                self._loaded_when_complete()
-
-    @property
-    def _main(self) -> int:
-        """The connection that carries main."""
-        assert self.control is not None
-        return next((conn for name, conn, _ in self.bound if name == "main"), self.control)
-
-    def _loaded_when_complete(self) -> None:
-        """The stream is at its end and every lane has said all its SYNCs."""
-        if not self.eof or any(lane.syncs < self.flushes for lane in self.lanes.values()):
-            return
-        if self.postcopy:
-            self._memory_over()
-        elif self.state == "ready":
-            self._start_loading()
-
-    def _start_loading(self) -> None:
-        self.state = "loading"
-        self._out.append(i.Load(sum(d.size_bytes for d in self.settings.machine.devices)))
-
-    def _on_loaded(self, loaded: i.Loaded) -> None:
-        if self.identity.relays and self.postcopy and self.state in ("loaded", "going"):
-            self.eof = not loaded.error
-            self._memory_over(loaded.error)
-        elif self.state != ("ready" if self.identity.relays else "loading"):
-            return
-        elif loaded.error:
-            self._broke_off(loaded.error)
-        else:
-            self.state, self.postcopy = "loaded", self.postcopy or loaded.postcopy
-            self._tell(frames.LOADED, {"bytes": self.ram_bytes})
-
-    def _heard_go(self, conn: int, told: dict[str, Any]) -> None:
-        self._out.append(i.RunGuest())
-
-    def _on_guestrunning(self, running: i.GuestRunning) -> None:
-        if running.error:  # GO was not obeyed, and the source may have its guest back
-            self.state = "loaded"
-            self._broke_off(running.error, "run")
-            return
-        self.running = True
-        self._tell(frames.RUNNING, {})
-        if self.postcopy:
-            self._enter("postcopy-active")
-        if self.eof and self.postcopy:
-            self._memory_over()
-        elif not self.postcopy:
-            self._completed()
-
-    def _memory_over(self, error: str = "") -> None:
-        """Of a guest that came by postcopy: all of its memory is here, or never will be."""
-        if not self.running:
-            if error:
-                self._broke_off(error)
-        elif error:
-            self._enter("postcopy-paused")
-            text = f"The source went away ({clean(error)}) while its guest ran here without all of its memory."
-            self._finish("failed", (Error("connection-lost", "control", "", "", text, "", "never"),))
-        else:
-            self._tell(frames.LOADED, {"bytes": self.ram_bytes})
-            self._completed()
-
-    def _completed(self) -> None:
-        self.state = "completed"
-        self._enter("completed")
-        for conn in list(self.links):
-            self._close(conn)
-        self._finish("completed", ())
-
     # --- endings ----------------------------------------------------------------------------------------------------
-    def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
-        self._attempt_over(messages.read_errors(told["errors"]))
+    def _aborted(self, conn: int, answer: messages.Abort | messages.Failure) -> None:
+        self._attempt_over(answer.errors)
 
-    _heard_abort = _heard_error = _heard_reject
-
-    def _on_ended(self, ended: i.Ended) -> None:
+    def _ended(self, ended: i.Ended) -> None:
         self._lost(ended.conn, "closed by the peer")
 
-    def _on_broken(self, broken: i.Broken) -> None:
+    def _broken(self, broken: i.Broken) -> None:
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
@@ -394,16 +333,23 @@ class Destination(DestinationAnswers):
         if kind in STRANGE:
             self._close(conn)
             return
-        if self.state in ("going", "completed"):
+        if self.state in (S.GOING, S.COMPLETED):
             if conn == self.control and self.running:  # postcopy: its memory will not come any more
                 self._memory_over(how)
             return
         if conn == self.control:
-            self._attempt_over((Error("connection-lost", "control", "", "", f"The source went away ({clean(how)}).", "",
-                                      "later"),))  # fmt: skip
+            text = f"The source went away ({clean(how)})."
+            self._attempt_over((Error(Code.CONNECTION_LOST, item="control", text=text, retry=Retry.LATER),))
         else:
-            self._refuse((Error("channel-lost", f"channel[{kind}]", "closed", "open", f"Channel {kind} was lost "
-                                f"({clean(how)}).", "", "later"),))  # fmt: skip
+            error = Error(
+                Code.CHANNEL_LOST,
+                item=f"channel[{kind}]",
+                source="closed",
+                destination="open",
+                text=f"Channel {kind} was lost ({clean(how)}).",
+                retry=Retry.LATER,
+            )
+            self._refuse((error,))
 
     def _mistake(self, conn: int, error: Error) -> None:
         """On the control connection it ends the attempt; anywhere else it ends that connection alone."""
@@ -411,63 +357,54 @@ class Destination(DestinationAnswers):
             self._refuse((error,))
             return
         self._out.append(i.Printed(f"connection {conn} refused: {error.code}: {error.text}"))
-        if self.links[conn].reader.got_preface or error.code in ("frame-too-big", "no-common-version"):
-            self._turn_away(conn, error)
+        readable = (Code.FRAME_TOO_BIG, Code.NO_COMMON_VERSION)
+        if self.links[conn].reader.got_preface or error.code in readable:
+            self._reject_connection(conn, error)
         else:
-            self._close(conn)  # it never said eight good bytes: not a word
+            self._close(conn)  # it never sent eight good bytes: not a word
 
-    def _turn_away(self, conn: int, error: Error) -> None:
+    def _reject_connection(self, conn: int, error: Error) -> None:
         """Refuse one connection; the session, if any, goes on."""
-        told = messages.reject((error,), self.identity.limits)
-        self._say(conn, frames.REJECT, told, self._greeting(conn), error.code)
-        self._let_go(conn)
+        answer = messages.Reject.of((error,), self.identity.limits)
+        self._say(conn, answer, self._greeting(conn), error.code)
+        self._half_close(conn)
 
     def _refuse(self, errors: tuple[Error, ...]) -> None:
         """End the attempt and tell the source everything: REJECT before READY, ERROR after."""
         conn = self.control
         assert conn is not None
-        if self.state == "going":  # GO was obeyed: nothing that is said now can take it back
+        if self.state == S.GOING:
             self._out.append(i.Printed(f"ignored after GO: {errors[0].code}: {errors[0].text}"))
             return
         self._out.append(i.Printed("; ".join(f"{e.code}: {e.text}" for e in errors)))
         codes = ", ".join(dict.fromkeys(e.code for e in errors))
-        if self.state in ("ready", "loading", "loaded"):
-            self._say(conn, frames.ERROR, {"errors": [e.body() for e in errors]}, note=codes)
+        if self.state in TRANSFERRING:
+            self._say(conn, messages.Failure(errors), note=codes)
         else:
             before = b"" if self.links[conn].spoke else self._greeting(conn)
-            self._say(conn, frames.REJECT, messages.reject(errors, self.identity.limits), before, codes)
-        self._let_go(conn)
+            self._say(conn, messages.Reject.of(errors, self.identity.limits), before, codes)
+        self._half_close(conn)
         self._attempt_over(errors)
-
-    def _broke_off(self, text: str, what: str = "load") -> None:
-        """Loading failed: v1 would print this and exit; here the source reads it."""
-        self._refuse((
-            Error("needs-restart", "guest", "", text, f"The destination could not {what} the guest: {text}.",
-                  "Restart the destination; its device state is dirty.", "after-change"),
-        ))  # fmt: skip
 
     def _attempt_over(self, errors: tuple[Error, ...]) -> None:
         """Listen again, unless loading had begun."""
         self.ended_as = errors
         begun = self._loader.state != "header" or self.identity.relays
-        dirty = begun and self.state in ("ready", "loading", "loaded", "failed")
+        dirty = begun and self.state in (*TRANSFERRING, S.FAILED)
         for conn in [c for c, link in self.links.items() if link.kind not in STRANGE]:
             self._close(conn)
         if dirty:
-            self.state = "failed"
-            self._enter("failed")
-            self._finish("failed", errors, listening=False)
+            self._happened(Event.FAILED)
+            self._report_status(Status.FAILED)
+            self._end(Status.FAILED, errors)
         else:
-            self._reset()
-            self._enter("setup")
+            self._happened(Event.RESET)
+            self._forget()
+            self._report_status(Status.SETUP)
 
-    def _tell(self, type: int, told: dict[str, Any]) -> None:
-        assert self.control is not None
-        self._say(self.control, type, told)
-
-    def _let_go(self, conn: int) -> None:
-        """Half-close and read on until the peer has gone: a close over unread bytes would be a reset, and a reset may
-        overtake the reason."""
+    def _half_close(self, conn: int) -> None:
+        """Read on until the peer has gone: a close over unread bytes would be a reset (RFC 1122, 4.2.2.13), and a reset
+        may overtake the reason."""
         self._set(conn, kind="leaving", reader=frames.Reader(self.peer_magic, self.identity.limits), heard=b"")
         self._out.append(i.End(conn))
         if self.identity.limits.guard_s:
@@ -478,7 +415,49 @@ class Destination(DestinationAnswers):
             self._out.append(i.StopAlarm(f"guard-{conn}"))
         self._out.append(i.Drop(conn))
 
-    def _finish(self, status: str, errors: tuple[Error, ...], listening: bool = False) -> None:
+    def _end(self, status: Status, errors: tuple[Error, ...] = (), listening: bool = False) -> None:
         text = "; ".join(str(e) for e in errors)
-        self.finished = i.Finished(status, text, "specific" if errors else "none", errors, listening=listening)
-        self._out.append(self.finished)
+        reason = Reason.SPECIFIC if errors else Reason.NONE
+        self._finish(i.Finished(status, text, reason, errors, listening=listening))
+
+    # --- the tables -------------------------------------------------------------------------------------------------
+    HANDLERS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        i.Start: _start,
+        i.Opened: _opened,
+        i.Secured: _secured,
+        i.TlsFailed: _tls_failed,
+        i.Received: _received,
+        i.Ended: _ended,
+        i.Broken: _broken,
+        i.Applied: _config_applied,
+        i.Loaded: Incoming._guest_loaded,
+        i.GuestRunning: Incoming._guest_running,
+        i.AlarmRang: _alarm_rang,
+    }
+    DATA_STATES = (S.READY, S.LOADING, S.LOADED, S.GOING)
+    RECEIVES: ClassVar[Mapping[type[Message], Receive]] = {
+        messages.Hello: Receive({S.LISTENING: S.GREETED}, _hello),
+        messages.Offer: Receive({S.GREETED: S.ACCEPTED}, _offer),
+        messages.Start: Receive({S.ACCEPTED: S.STARTED}, _started),
+        messages.ChannelOpen: Receive({}, _channel_open),  # on a connection of its own
+        messages.Go: Receive({S.LOADED: S.GOING}, Incoming._go),
+        messages.Abort: Receive(
+            dict.fromkeys((S.GREETED, S.ACCEPTED, S.STARTED), S.LISTENING)
+            | dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED),
+            _aborted,
+        ),
+        messages.Failure: Receive(dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED), _aborted),
+        messages.Info: Receive(ANY_STATE, Incoming._info),
+    }
+    SENDS: ClassVar[Mapping[type[Message], Mapping[S, S]]] = {
+        messages.Ready: {S.STARTED: S.READY},
+        messages.Loaded: {S.LOADING: S.LOADED, S.READY: S.LOADED},  # from READY where a QEMU has loaded it
+    }
+    EVENTS: ClassVar[Mapping[Event, Mapping[S, S]]] = {
+        Event.STARTED: {S.NONE: S.LISTENING},
+        Event.STREAM_READ: {S.READY: S.LOADING},
+        Event.RUN_FAILED: {S.GOING: S.LOADED},
+        Event.COMPLETED: {S.GOING: S.COMPLETED},
+        Event.FAILED: dict.fromkeys((*TRANSFERRING, S.FAILED), S.FAILED),
+        Event.RESET: dict.fromkeys(S, S.LISTENING),
+    }

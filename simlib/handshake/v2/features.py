@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..capabilities import known_capabilities
-from ..errors import Error
+from ..errors import Code, Error
 from ..machine import Settings, version_number
 
 FORBID, ALLOW, PREFER, REQUIRE = "forbid", "allow", "prefer", "require"
@@ -48,26 +48,62 @@ class Agreement:
 
 # The registry, in its order: each feature with those it depends on. Names are QEMU's capabilities.
 DEPENDS: dict[str, tuple[str, ...]] = {
-    "final-ack": (), "multifd": (), "postcopy-ram": (), "postcopy-preempt": ("postcopy-ram",), "switchover-ack": (),
-    "xbzrle": (), "zero-copy-send": ("multifd",), "mapped-ram": (), "x-ignore-shared": (), "compress": (),
-    "dirty-bitmaps": (), "release-ram": (), "auto-converge": (), "validate-uuid": (), "late-block-activate": (),
-    "pause-before-switchover": (), "x-colo": (), "dirty-limit": (),
-}  # fmt: skip
+    "final-ack": (),
+    "multifd": (),
+    "postcopy-ram": (),
+    "postcopy-preempt": ("postcopy-ram",),
+    "switchover-ack": (),
+    "xbzrle": (),
+    "zero-copy-send": ("multifd",),
+    "mapped-ram": (),
+    "x-ignore-shared": (),
+    "compress": (),
+    "dirty-bitmaps": (),
+    "release-ram": (),
+    "auto-converge": (),
+    "validate-uuid": (),
+    "late-block-activate": (),
+    "pause-before-switchover": (),
+    "x-colo": (),
+    "dirty-limit": (),
+}
 CONFLICTS = (
-    ("multifd", "xbzrle"), ("multifd", "compress"), ("postcopy-ram", "x-ignore-shared"), ("postcopy-ram", "mapped-ram"),
-    ("mapped-ram", "xbzrle"), ("mapped-ram", "compress"), ("postcopy-ram", "x-colo"),
-)  # fmt: skip
+    ("multifd", "xbzrle"),
+    ("multifd", "compress"),
+    ("postcopy-ram", "x-ignore-shared"),
+    ("postcopy-ram", "mapped-ram"),
+    ("mapped-ram", "xbzrle"),
+    ("mapped-ram", "compress"),
+    ("postcopy-ram", "x-colo"),
+)
 # Which of them change the bytes or the channels, so that both sides must have them; the rest stay the source's affair.
-SHARED = ("final-ack", "multifd", "postcopy-ram", "postcopy-preempt", "switchover-ack", "xbzrle", "x-ignore-shared",
-          "compress", "mapped-ram", "x-colo", "zero-copy-send")  # fmt: skip
-COMPRESSIONS = (("none", (4, 0)), ("zlib", (5, 0)), ("zstd", (5, 0)), ("qpl", (9, 1)), ("uadk", (9, 1)),
-                ("qatzip", (9, 2)))  # fmt: skip
+SHARED = (
+    "final-ack",
+    "multifd",
+    "postcopy-ram",
+    "postcopy-preempt",
+    "switchover-ack",
+    "xbzrle",
+    "x-ignore-shared",
+    "compress",
+    "mapped-ram",
+    "x-colo",
+    "zero-copy-send",
+)
+COMPRESSIONS = (
+    ("none", (4, 0)),
+    ("zlib", (5, 0)),
+    ("zstd", (5, 0)),
+    ("qpl", (9, 1)),
+    ("uadk", (9, 1)),
+    ("qatzip", (9, 2)),
+)
 CHANNEL_LIMIT = 64
 
 
-def stances(settings: Settings, at_source: bool, require: tuple[str, ...] = (), forbid: tuple[str, ...] = ()) -> tuple[
-    Stance, ...
-]:  # fmt: skip
+def stances(
+    settings: Settings, at_source: bool, require: tuple[str, ...] = (), forbid: tuple[str, ...] = ()
+) -> tuple[Stance, ...]:
     """What a QEMU with these settings thinks of each feature: what was set it prefers, what it knows it allows."""
     found = [Stance("final-ack", REQUIRE)]
     known = known_capabilities(settings.version)
@@ -152,10 +188,14 @@ def _need(stances: dict[str, Stance], name: str) -> str:
 
 def _refused(name: str, one: str, other: str) -> Error:
     return Error(
-        "feature-required", f"feature[{name}]", one, other,
-        f"The {'source' if one == REQUIRE else 'destination'} requires {name}; the other side lacks or forbids it.",
-        f"Do not require {name}, or use a QEMU that has it on both sides.",
-    )  # fmt: skip
+        Code.FEATURE_REQUIRED,
+        item=f"feature[{name}]",
+        source=one,
+        destination=other,
+        text=f"The {'source' if one == REQUIRE else 'destination'} requires {name}; the "
+        "other side lacks or forbids it.",
+        hint=f"Do not require {name}, or use a QEMU that has it on both sides.",
+    )
 
 
 def _meet(name: str, ours: Parameters, theirs: Parameters) -> tuple[tuple[tuple[str, int | str], ...], Error | None]:
@@ -173,27 +213,40 @@ def _meet(name: str, ours: Parameters, theirs: Parameters) -> tuple[tuple[tuple[
         if value is None:
             shown = "..".join if isinstance(one[0], int) else " or ".join
             return (), Error(
-                "parameter", f"feature[{name}].{key}", shown(map(str, one)), shown(map(str, two)),
-                f"The two sides have no value of {name}'s {key} in common.", f"Choose a {key} that both sides can do.",
-            )  # fmt: skip
+                Code.PARAMETER,
+                item=f"feature[{name}].{key}",
+                source=shown(map(str, one)),
+                destination=shown(map(str, two)),
+                text=f"The two sides have no value of {name}'s {key} in common.",
+                hint=f"Choose a {key} that both sides can do.",
+            )
         found.append((key, value))
     return tuple(found), None
 
 
 def _drop_conflicts(
-    on: dict[str, tuple[tuple[str, int | str], ...]], skipped: list[tuple[str, str]], required: set[str],
-    ours: dict[str, Stance], theirs: dict[str, Stance],
-) -> list[Error]:  # fmt: skip
+    on: dict[str, tuple[tuple[str, int | str], ...]],
+    skipped: list[tuple[str, str]],
+    required: set[str],
+    ours: dict[str, Stance],
+    theirs: dict[str, Stance],
+) -> list[Error]:
     errors = []
     for one, other in CONFLICTS:
         if one not in on or other not in on:
             continue
         weight = {n: (n in required, max(NEEDS.index(_need(s, n)) for s in (ours, theirs))) for n in (one, other)}
         if one in required and other in required:
-            errors.append(Error(
-                "feature-conflict", f"feature[{one}]", one, other,
-                f"{one} and {other} exclude each other and both are required.", f"Give up {one} or {other}.",
-            ))  # fmt: skip
+            errors.append(
+                Error(
+                    Code.FEATURE_CONFLICT,
+                    item=f"feature[{one}]",
+                    source=one,
+                    destination=other,
+                    text=f"{one} and {other} exclude each other and both are required.",
+                    hint=f"Give up {one} or {other}.",
+                )
+            )
         dropped = other if weight[one] >= weight[other] else one
         del on[dropped]
         skipped.append((dropped, f"excluded by {one if dropped == other else other}"))
@@ -213,7 +266,13 @@ def _drop_dependents(
         del on[name]
         skipped.append((name, f"depends on {missing}, which is off"))
         if name in required:
-            errors.append(Error(
-                "feature-dependency", f"feature[{name}]", f"{name} required", f"{missing} off",
-                f"{name} is required and depends on {missing}, which is off.", f"Switch {missing} on at both sides.",
-            ))  # fmt: skip
+            errors.append(
+                Error(
+                    Code.FEATURE_DEPENDENCY,
+                    item=f"feature[{name}]",
+                    source=f"{name} required",
+                    destination=f"{missing} off",
+                    text=f"{name} is required and depends on {missing}, which is off.",
+                    hint=f"Switch {missing} on at both sides.",
+                )
+            )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..buffer import Buffer
 from ..endpoint import declare
-from ..errors import PeerError
+from ..errors import Code, PeerError
 
 INITIATOR = b"\x89QMS\r\n\x1a\n"
 RESPONDER = b"\x89QMD\r\n\x1a\n"
@@ -22,14 +22,8 @@ FRAME_BYTES = 12
 LOWEST = HIGHEST = 2
 ALPN = "qemu-migration/2"  # what every TLS handshake of v2 offers (RFC 7301)
 CRITICAL, MORE = 0x01, 0x02
-HELLO, OFFER, ACCEPT, REJECT, START, READY = 0x01, 0x02, 0x04, 0x05, 0x06, 0x07
-CHANNEL_OPEN, CHANNEL_OK, ABORT, PING, PONG, INFO = 0x08, 0x09, 0x0A, 0x0B, 0x0C, 0x0F
-LOADED, GO, RUNNING, ERROR, DATA = 0x20, 0x21, 0x22, 0x23, 0x40
-NAMES = {
-    HELLO: "HELLO", OFFER: "OFFER", ACCEPT: "ACCEPT", REJECT: "REJECT", START: "START", READY: "READY",
-    CHANNEL_OPEN: "CHANNEL_OPEN", CHANNEL_OK: "CHANNEL_OK", ABORT: "ABORT", PING: "PING", PONG: "PONG", INFO: "INFO",
-    LOADED: "LOADED", GO: "GO", RUNNING: "RUNNING", ERROR: "ERROR", DATA: "DATA",
-}  # fmt: skip
+PING, PONG, DATA = 0x0B, 0x0C, 0x40  # the frames without a JSON body
+NAMES = {PING: "PING", PONG: "PONG", DATA: "DATA"}  # of frame types; messages.py adds its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +105,7 @@ class Reader(NamedTuple):
             return self, None
         size = struct.unpack(">H", found[8:10])[0]
         if not PREFACE_BYTES <= size <= PREFACE_LIMIT:
-            raise PeerError("frame-too-big", f"a preface of {size} bytes; {PREFACE_BYTES} to {PREFACE_LIMIT} may be")
+            raise PeerError(Code.FRAME_TOO_BIG, f"a preface of {size} bytes; {PREFACE_BYTES} to {PREFACE_LIMIT} may be")
         if len(self.buffer) < size:
             return self, None
         _, lowest, highest, _flags = struct.unpack(">HHHH", found[8:16])
@@ -125,9 +119,9 @@ class Reader(NamedTuple):
         size, type, flags, channel, request = struct.unpack(">IBBHI", head)
         limit = self.limits.data_bytes if type == DATA else self.limits.frame_bytes
         if size > limit:
-            raise PeerError("frame-too-big", f"a {name(type)} frame of {size} bytes; {limit} are allowed")
+            raise PeerError(Code.FRAME_TOO_BIG, f"a {name(type)} frame of {size} bytes; {limit} are allowed")
         if type == DATA and self.partial is not None:
-            raise PeerError("bad-state", f"DATA inside a continued {name(self.partial[0])}")
+            raise PeerError(Code.BAD_STATE, f"DATA inside a continued {name(self.partial[0])}")
         if type == DATA and size:
             return self._replace(buffer=self.buffer.skip(FRAME_BYTES), data_left=size)._data()
         if len(self.buffer) < FRAME_BYTES + size:
@@ -135,7 +129,7 @@ class Reader(NamedTuple):
         payload = self.buffer.skip(FRAME_BYTES).peek(size)
         spent = self.spent_bytes + (0 if self.unlimited else FRAME_BYTES + size)
         if spent > self.limits.handshake_bytes and not self.unlimited:
-            raise PeerError("too-much", f"more than {self.limits.handshake_bytes} bytes of handshake")
+            raise PeerError(Code.TOO_MUCH, f"more than {self.limits.handshake_bytes} bytes of handshake")
         read = self._replace(buffer=self.buffer.skip(FRAME_BYTES + size), spent_bytes=spent)
         return read._continued(Frame(type, payload, flags, channel, request))
 
@@ -145,10 +139,10 @@ class Reader(NamedTuple):
             return self, got
         type, before = self.partial or (got.type, b"")
         if type != got.type:
-            raise PeerError("bad-state", f"{name(got.type)} inside a continued {name(type)}")
+            raise PeerError(Code.BAD_STATE, f"{name(got.type)} inside a continued {name(type)}")
         whole = before + got.payload
         if len(whole) > self.limits.handshake_bytes:
-            raise PeerError("too-much", f"a continued {name(type)} of more than {self.limits.handshake_bytes} bytes")
+            raise PeerError(Code.TOO_MUCH, f"a continued {name(type)} of more than {self.limits.handshake_bytes} bytes")
         if got.flags & MORE:
             return self._replace(partial=(type, whole)), None
         return self._replace(partial=None), replace(got, payload=whole)
@@ -172,7 +166,7 @@ class Reader(NamedTuple):
         if self.unlimited:
             return self
         if self.ignored >= self.limits.ignorable:
-            raise PeerError("too-much", f"more than {self.limits.ignorable} ignorable frames")
+            raise PeerError(Code.TOO_MUCH, f"more than {self.limits.ignorable} ignorable frames")
         return self._replace(ignored=self.ignored + 1)
 
 
@@ -191,8 +185,10 @@ def _check_magic(found: bytes, expected: bytes) -> None:
         return
     own = RESPONDER if expected == INITIATOR else INITIATOR
     if found[:4] == own[:4]:
-        raise PeerError("reflected", "our own bytes came back: the transport echoes, or both sides have the same role")
+        raise PeerError(
+            Code.REFLECTED, "our own bytes came back: the transport echoes, or both sides have the same role"
+        )
     if found[:4] == b"QEVM":
-        raise PeerError("peer-v1", "the peer speaks the v1 stream (QEVM)", source="v1", destination="v2")
+        raise PeerError(Code.PEER_V1, "the peer speaks the v1 stream (QEVM)", source="v1", destination="v2")
     if len(found) >= 4:
-        raise PeerError("not-a-handshake", f"the first bytes are {found.hex(' ')}", source=found.hex())
+        raise PeerError(Code.NOT_A_HANDSHAKE, f"the first bytes are {found.hex(' ')}", source=found.hex())

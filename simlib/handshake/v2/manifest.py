@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass
 
-from ..errors import Error, PeerError
-from ..machine import Machine, Settings
-from . import body, frames, messages
+from ..errors import Code, Error, PeerError
+from ..machine import Device, Machine, RamBlock, Settings
+from . import body, frames, messages, wire
 from .inventory import compare
 
-SHAPE = {
-    "machine": messages.MACHINE_SHAPE, "ram-blocks": [messages.RAM_SHAPE], "devices": [messages.DEVICE_SHAPE],
-    "capabilities": [str], "qemu-version": str,
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a saved stream was saved with."""
+
+    machine: Machine
+    ram_blocks: tuple[RamBlock, ...]
+    devices: tuple[Device, ...]
+    capabilities: tuple[str, ...]
+    qemu_version: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Manifest:
+        machine = settings.machine
+        return cls(machine, machine.ram_blocks, machine.devices, settings.capabilities, settings.version)
+
+
+SHAPE = wire.shape(Manifest)
 LIMIT_BYTES = 4 << 20
 
 
 def write(settings: Settings, size_bytes: int = 0) -> bytes:
     """At least `size_bytes`, filled up with spaces: a stream's place may be chosen before its facts are known."""
-    told = body.dump(
-        messages.facts(settings.machine)
-        | {"capabilities": list(settings.capabilities), "qemu-version": settings.version}
-    )
+    told = body.dump(wire.to_body(Manifest.of(settings)))
     told = told.ljust(size_bytes - 12 - 32)
     data = frames.MANIFEST + struct.pack(">I", len(told)) + told
     return data + hashlib.sha256(data).digest()
@@ -35,19 +47,21 @@ def write(settings: Settings, size_bytes: int = 0) -> bytes:
 def read(data: bytes) -> tuple[Machine, tuple[str, ...], int]:
     """Machine, capabilities that the stream was saved with, and where the stream begins. Raises PeerError."""
     if data[:8] != frames.MANIFEST:
-        raise PeerError("manifest", f"no manifest: the file begins {data[:8].hex(' ')}")
+        raise PeerError(Code.MANIFEST, f"no manifest: the file begins {data[:8].hex(' ')}")
     if len(data) < 12:
-        raise PeerError("manifest", "the manifest is cut short")
+        raise PeerError(Code.MANIFEST, "the manifest is cut short")
     size = struct.unpack(">I", data[8:12])[0]
     if size > LIMIT_BYTES:
-        raise PeerError("manifest", f"a manifest of {size} bytes; {LIMIT_BYTES} are allowed")
+        raise PeerError(Code.MANIFEST, f"a manifest of {size} bytes; {LIMIT_BYTES} are allowed")
     end = 12 + size + 32
     if len(data) < end:
-        raise PeerError("manifest", f"the manifest is cut short: {len(data)} of {end} bytes")
+        raise PeerError(Code.MANIFEST, f"the manifest is cut short: {len(data)} of {end} bytes")
     if hashlib.sha256(data[: 12 + size]).digest() != data[12 + size : end]:
-        raise PeerError("manifest", "the manifest's checksum is wrong")
+        raise PeerError(Code.MANIFEST, "the manifest's checksum is wrong")
     told = body.load(data[12 : 12 + size], SHAPE, "manifest")
-    return messages.read_facts(told), tuple(told["capabilities"]), end
+    messages.check_facts(told)
+    facts = wire.from_body(Manifest, told, "")
+    return messages.whole_machine(facts), facts.capabilities, end
 
 
 def check(data: bytes, settings: Settings) -> tuple[Error, ...]:
@@ -60,8 +74,14 @@ def check(data: bytes, settings: Settings) -> tuple[Error, ...]:
     for name in ("mapped-ram", "x-ignore-shared"):
         saved, here = name in capabilities, settings.has(name)
         if saved != here:
-            found.append(Error(
-                "feature-required", f"feature[{name}]", "on" if saved else "off", "on" if here else "off",
-                f"The stream was saved with {name} {'on' if saved else 'off'}.", f"Set {name} likewise before loading.",
-            ))  # fmt: skip
+            found.append(
+                Error(
+                    Code.FEATURE_REQUIRED,
+                    item=f"feature[{name}]",
+                    source="on" if saved else "off",
+                    destination="on" if here else "off",
+                    text=f"The stream was saved with {name} {'on' if saved else 'off'}.",
+                    hint=f"Set {name} likewise before loading.",
+                )
+            )
     return tuple(found)

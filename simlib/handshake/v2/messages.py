@@ -1,200 +1,81 @@
-"""Each message's body: its shape on the wire, and how it is made from and read into our own values (SPEC section 5)."""
+"""The messages of the handshake: each a dataclass with its number, from which its body follows (SPEC section 5).
+
+A message that is received is checked in three steps: its body has the shape of the dataclass (`body.load`), it is legal
+in the receiver's state (`session.Receive`), and its values make sense (`read`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 
-from ..errors import CATEGORY, RETRY, Error, PeerError, clean
-from ..machine import Device, Machine, RamBlock, Settings, Subsection
-from . import frames
+from ..errors import CODES, Code, Error, PeerError, Retry, clean
+from ..machine import Device, Machine, RamBlock, Settings
+from . import frames, wire
+from .config import Identity
 from .features import NEEDS, Stance
 from .frames import Limits
 
-ERROR_SHAPE = {
-    "code": str, "category": str, "severity": str, "item": str, "source": str, "destination": str, "text": str,
-    "hint": str, "retry": str,
-}  # fmt: skip
-STANCE_SHAPE = {"name": str, "need": str, "parameters?": None}
-DEVICE_SHAPE = {
-    "id": str, "instance": int, "version": int, "minimum-version": int, "subsections": [[None]], "nested": [[None]],
-    "schema": str, "described": bool, "migratable": bool, "features": [str],
-}  # fmt: skip
-MACHINE_SHAPE = {
-    "type": str, "arch": str, "page-bits": int, "vcpus": int, "cpu": str, "cpu-features": [str], "uuid": str,
-}  # fmt: skip
-RAM_SHAPE = {"name": str, "size": int, "page-size": int}
-SHAPES: dict[int, Any] = {
-    frames.HELLO: {
-        "version": int, "implementation": str, "qemu-version": str, "role": str, "session?": str, "limits": None,
-        "main": str, "tls": bool, "authentication": [str],
-    },
-    frames.OFFER: {
-        "features": [STANCE_SHAPE], "config": None, "machine": MACHINE_SHAPE, "ram-blocks": [RAM_SHAPE],
-        "devices": [DEVICE_SHAPE], "on-maybe": str,
-    },
-    frames.ACCEPT: {
-        "features": [STANCE_SHAPE], "agreement": None, "session-id": str, "secret": str, "channels": [str],
-        "verdict": str, "warnings": [ERROR_SHAPE], "skipped": [[str]], "config": None,
-    },
-    frames.REJECT: {"errors": [ERROR_SHAPE], "more": bool, "code": str, "text": str, "version": int, "retry": str},
-    frames.START: {"agreement": str, "mac": str},
-    frames.READY: {"channels": [[str]], "mac": str},
-    frames.CHANNEL_OPEN: {"session-id": str, "name": str, "role": str, "index": int, "nonce": str, "mac": str},
-    frames.CHANNEL_OK: {"nonce": str, "mac": str},
-    frames.ABORT: {"code": str, "text": str, "version": int, "phase": str, "errors": [ERROR_SHAPE], "retry": str},
-    frames.INFO: {"text": str, "percent": int, "missing?": [str]},
-    frames.LOADED: {"bytes": int}, frames.GO: {}, frames.RUNNING: {}, frames.ERROR: {"errors": [ERROR_SHAPE]},
-}  # fmt: skip
+RETRIES = frozenset(map(str, Retry))
+DEVICES_LIMIT, BLOCKS_LIMIT, FEATURES_LIMIT, ERRORS_LIMIT = 4096, 1024, 512, 64
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What an endpoint is given besides its settings: randomness is an input too."""
+class Message:
+    """What all messages have."""
 
-    entropy: bytes = bytes(32)
-    session: str = ""  # the manager's name for this migration, compared when both have one
-    psk: bytes = b""
-    limits: Limits = Limits()
-    grease: bool = True
-    on_maybe: str = "warn"
-    require: tuple[str, ...] = ()
-    forbid: tuple[str, ...] = ()
-    memory_limit_bytes: int = 0
-    bidirectional: bool = True  # the manager's word for exec: and fd:
-    relays: bool = False  # the channels carry the stream of somebody who has no handshake: a QEMU of today
+    TYPE: ClassVar[int]
+    NAME: ClassVar[str]
+
+    @classmethod
+    def check(cls, body: dict[str, Any]) -> None:
+        """Raises PeerError for values that make no sense, of a body that has the shape."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What a HELLO says that the peer goes by."""
-
-    qemu_version: str
-    session: str
-    main: str
+M = TypeVar("M", bound=type[Message])
+MESSAGES: dict[int, type[Message]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What an OFFER says: features, the machine, and what this side does with a verdict of maybe (warn or reject)."""
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def message(type: int, name: str) -> Callable[[M], M]:
+    """Declare a message, with the number and the name of its frames."""
 
-    stances: tuple[Stance, ...]
-    machine: Machine
-    on_maybe: str
+    def declared(cls: M) -> M:
+        dataclass(frozen=True)(cls)
+        cls.TYPE, cls.NAME = type, name
+        MESSAGES[type], frames.NAMES[type] = cls, name
+        return cls
 
-
-def hello(role: str, settings: Settings, identity: Identity, main: str) -> dict[str, Any]:
-    limits = identity.limits
-    body: dict[str, Any] = {
-        "version": frames.HIGHEST, "implementation": "simlib", "qemu-version": settings.version, "role": role,
-        "limits": {"frame": limits.frame_bytes, "data": limits.data_bytes, "channels": limits.channels},
-        "main": main, "tls": settings.tls,
-        "authentication": ["psk"] if identity.psk else ["tls-exporter"] if settings.tls else ["none"],
-    }  # fmt: skip
-    return body | ({"session": identity.session} if identity.session else {})
+    return declared
 
 
-def read_hello(body: dict[str, Any], role: str) -> Hello:
-    if body["role"] != role:
-        raise PeerError("reflected", f"the peer too says that it is the {clean(body['role'], 40)}", "role")
-    if body["main"] not in ("separate", "inline"):
-        raise PeerError("unknown-value", f"main is carried {clean(body['main'], 40)!r}", "HELLO.main")
-    return Hello(clean(body["qemu-version"], 80), body.get("session", ""), body["main"])
+def read(type: int, body: dict[str, Any]) -> Message:
+    """The message of a body that has its shape. Raises PeerError for values that make no sense."""
+    cls = MESSAGES[type]
+    cls.check(body)
+    return wire.from_body(cls, body, "")
 
 
-def offer(settings: Settings, identity: Identity, stances: tuple[Stance, ...]) -> dict[str, Any]:
-    return facts(settings.machine) | {
-        "features": [stance_body(s) for s in stances], "config": public(settings.parameters),
-        "on-maybe": identity.on_maybe,
-    }  # fmt: skip
-
-
-def public(parameters: tuple[tuple[str, int | str], ...]) -> dict[str, Any]:
-    """The parameters that the peer may see: those for TLS name local objects."""
-    return {k: v for k, v in parameters if not k.startswith("tls-")}
-
-
-def facts(machine: Machine) -> dict[str, Any]:
-    """Machine, memory and devices: what an OFFER and a manifest have in common."""
-    return {
-        "machine": {
-            "type": machine.type, "arch": machine.arch, "page-bits": machine.page_bits, "vcpus": machine.vcpus,
-            "cpu": machine.cpu, "cpu-features": list(machine.cpu_features), "uuid": machine.uuid,
-        },
-        "ram-blocks": [{"name": b.name, "size": b.size_bytes, "page-size": b.page_bytes} for b in machine.ram_blocks],
-        "devices": [
-            {
-                "id": d.id, "instance": d.instance, "version": d.version, "minimum-version": d.minimum_version,
-                "subsections": [[s.name, s.version, s.needed] for s in d.subsections],
-                "nested": [list(n) for n in d.nested], "schema": d.schema, "described": d.described,
-                "migratable": d.migratable, "features": list(d.features),
-            }
-            for d in machine.devices
-        ],
-    }  # fmt: skip
-
-
-def read_facts(body: dict[str, Any]) -> Machine:
-    """The machine that an OFFER or a manifest describes. Raises PeerError."""
-    if len(body["devices"]) > 4096 or len(body["ram-blocks"]) > 1024:
-        raise PeerError("too-much", "more than 4096 devices or 1024 memory blocks", "devices")
-    m = body["machine"]
-    numbers = [m["page-bits"], m["vcpus"], *(n for b in body["ram-blocks"] for n in (b["size"], b["page-size"]))]
-    if min([*numbers, *(d[k] for d in body["devices"] for k in ("instance", "version", "minimum-version"))]) < 0:
-        raise PeerError("unknown-value", "a size, count or version is negative", "machine")
-    devices = []
-    for i, d in enumerate(body["devices"]):
-        subsections = tuple(
-            Subsection(*_row(r, (str, int, str), f"devices[{i}].subsections")) for r in d["subsections"]
-        )
-        nested = tuple(_row(r, (str, int, int), f"devices[{i}].nested") for r in d["nested"])
-        devices.append(Device(
-            clean(d["id"], 256), d["instance"], d["version"], d["minimum-version"], 0, subsections, nested, d["schema"],
-            d["described"], d["migratable"], tuple(d["features"]),
-        ))  # fmt: skip
-    blocks = tuple(RamBlock(clean(b["name"], 256), b["size"], b["page-size"]) for b in body["ram-blocks"])
-    return Machine(
-        m["type"], (), m["arch"], m["page-bits"], m["vcpus"], m["cpu"], tuple(m["cpu-features"]), m["uuid"], blocks,
-        tuple(devices),
-    )  # fmt: skip
-
-
-def _row(row: Any, types: tuple[type, ...], path: str) -> Any:
-    fits = isinstance(row, list) and len(row) == len(types)
-    if not fits or not all(type(v) is t for v, t in zip(row, types, strict=True)):
-        raise PeerError("unknown-value", f"{path} holds something that is not {len(types)} values", path)
-    return tuple(row)
-
-
-def read_offer(body: dict[str, Any]) -> Offer:
-    if body["on-maybe"] not in ("warn", "reject"):
-        raise PeerError("unknown-value", f"on-maybe is {clean(body['on-maybe'], 40)!r}", "OFFER.on-maybe")
-    return Offer(read_stances(body["features"]), read_facts(body), body["on-maybe"])
-
-
-def stance_body(stance: Stance) -> dict[str, Any]:
-    body: dict[str, Any] = {"name": stance.feature, "need": stance.need}
-    return body | ({"parameters": {k: list(v) for k, v in stance.parameters}} if stance.parameters else {})
-
-
-def read_stances(bodies: list[dict[str, Any]]) -> tuple[Stance, ...]:
+# --- values inside messages -----------------------------------------------------------------------------------------
+def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[Stance, ...]:
     """Unknown features stay (nobody else will want them); an unknown need is refused."""
-    if len(bodies) > 512:
-        raise PeerError("too-much", f"{len(bodies)} features; 512 are allowed", "features")
+    if len(bodies) > FEATURES_LIMIT:
+        raise PeerError(Code.TOO_MUCH, f"{len(bodies)} features; {FEATURES_LIMIT} are allowed", item="features")
     if len({b["name"] for b in bodies}) != len(bodies):
-        raise PeerError("unknown-value", "a feature is listed twice", "features")
-    found = []
-    for body in bodies:
-        name = body["name"]
-        if body["need"] not in NEEDS:
-            raise PeerError("unknown-value", f"feature {clean(name, 80)} has the need {clean(body['need'], 40)!r}",
-                            f"feature[{clean(name, 80)}]")  # fmt: skip
-        parameters = body.get("parameters", {})
-        if not isinstance(parameters, dict) or not all(_is_range(v) for v in parameters.values()):
-            raise PeerError("unknown-value", f"feature {clean(name, 80)} has parameters that are neither ranges nor "
-                            "choices", f"feature[{clean(name, 80)}]")  # fmt: skip
-        found.append(Stance(name, body["need"], tuple(sorted((k, tuple(v)) for k, v in parameters.items()))))
-    return tuple(found)
+        raise PeerError(Code.UNKNOWN_VALUE, "a feature is listed twice", item="features")
+    return tuple(map(_read_stance, bodies))
+
+
+def _read_stance(body: dict[str, Any]) -> Stance:
+    name, need, parameters = body["name"], body["need"], body.get("parameters", {})
+    item = f"feature[{clean(name, 80)}]"
+    if need not in NEEDS:
+        text = f"feature {clean(name, 80)} has the need {clean(need, 40)!r}"
+        raise PeerError(Code.UNKNOWN_VALUE, text, item=item)
+    if not isinstance(parameters, dict) or not all(_is_range(v) for v in parameters.values()):
+        text = f"feature {clean(name, 80)} has parameters that are neither ranges nor choices"
+        raise PeerError(Code.UNKNOWN_VALUE, text, item=item)
+    return Stance(name, need, tuple(sorted((k, tuple(v)) for k, v in parameters.items())))
 
 
 def _is_range(value: Any) -> bool:
@@ -203,31 +84,259 @@ def _is_range(value: Any) -> bool:
     return all(isinstance(v, str) for v in value) or (len(value) == 2 and all(isinstance(v, int) for v in value))
 
 
-def read_errors(bodies: list[dict[str, Any]]) -> tuple[Error, ...]:
+def _write_stances(stances: tuple[Stance, ...]) -> list[dict[str, Any]]:
+    bodies = []
+    for stance in stances:
+        body: dict[str, Any] = {"name": stance.feature, "need": stance.need}
+        bodies.append(body | ({"parameters": {k: list(v) for k, v in stance.parameters}} if stance.parameters else {}))
+    return bodies
+
+
+def read_errors(bodies: list[dict[str, Any]], path: str = "") -> tuple[Error, ...]:
     """Errors from the peer: shown to people, so cleaned and capped; an unknown code stays what it is."""
-    found = []
-    for body in bodies[:64]:
-        told = {k: clean(v, 4000 if k == "text" else 1000) for k, v in body.items() if k != "category"}
-        if told["retry"] not in RETRY:
-            told["retry"] = "never"
-        if told["code"] not in CATEGORY:
-            told["code"] = clean(told["code"], 80)
-        found.append(Error(**told))
-    return tuple(found)
+    errors = []
+    for body in bodies[:ERRORS_LIMIT]:
+        values = {k: clean(v, 4000 if k == "text" else 1000) for k, v in body.items() if k != "category"}
+        if values["retry"] not in RETRIES:
+            values["retry"] = Retry.NEVER
+        values["code"] = CODES.get(values["code"]) or clean(values["code"], 80)
+        errors.append(Error(**values))
+    return tuple(errors)
 
 
-def reject(errors: tuple[Error, ...], limits: Limits) -> dict[str, Any]:
-    """All that is wrong, at once; the keys `code`, `text`, `version` of the first keep their meaning for ever (I5)."""
-    retries = {e.retry for e in errors if e.severity == "error"}
-    return {
-        "errors": [e.body() for e in errors[: limits.errors]], "more": len(errors) > limits.errors,
-        "code": errors[0].code, "text": errors[0].text, "version": frames.HIGHEST,
-        "retry": next((r for r in RETRY if r in retries), "never"),
-    }  # fmt: skip
+def _write_errors(errors: tuple[Error, ...]) -> list[dict[str, object]]:
+    return [error.body() for error in errors]
 
 
-def abort(error: Error, phase: str) -> dict[str, Any]:
-    return {
-        "code": error.code, "text": error.text, "version": frames.HIGHEST, "phase": phase, "errors": [error.body()],
-        "retry": error.retry,
-    }  # fmt: skip
+STANCES = wire.Codec([{"name": str, "need": str, "parameters?": None}], _write_stances, read_stances)
+ERRORS = wire.Codec([dict.fromkeys(Error("").body(), str)], _write_errors, read_errors)
+
+
+# --- the agreement --------------------------------------------------------------------------------------------------
+@message(0x01, "HELLO")
+class Hello(Message):
+    """Who speaks, and how it carries the stream. `main`: "separate" connections, or "inline" on this one."""
+
+    role: str
+    main: str
+    version: int
+    implementation: str
+    qemu_version: str = field(metadata={"clean": 80})
+    limits: object
+    tls: bool
+    authentication: tuple[str, ...]
+    session: str | None = None
+
+    def check_role(self, role: str) -> None:
+        """Raises PeerError for a peer of another role, or one that carries the stream in a way that is not known."""
+        if self.role != role:
+            raise PeerError(Code.REFLECTED, f"the peer too says that it is the {clean(self.role, 40)}", item="role")
+        if self.main not in ("separate", "inline"):
+            text = f"main is carried {clean(self.main, 40)!r}"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="HELLO.main")
+
+
+@message(0x02, "OFFER")
+class Offer(Message):
+    """What the source has, and what it does with a verdict of maybe."""
+
+    on_maybe: str
+    features: tuple[Stance, ...] = field(metadata={"codec": STANCES})
+    config: object
+    machine: Machine
+    ram_blocks: tuple[RamBlock, ...]
+    devices: tuple[Device, ...]
+
+    @classmethod
+    def check(cls, body: dict[str, Any]) -> None:
+        if body["on-maybe"] not in ("warn", "reject"):
+            text = f"on-maybe is {clean(body['on-maybe'], 40)!r}"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="OFFER.on-maybe")
+        check_facts(body)
+
+
+@message(0x04, "ACCEPT")
+class Accept(Message):
+    """What the destination has, and the agreement that it has computed."""
+
+    features: tuple[Stance, ...] = field(metadata={"codec": STANCES})
+    agreement: dict[str, Any]
+    session_id: str
+    secret: str
+    channels: tuple[str, ...]
+    verdict: str
+    warnings: tuple[Error, ...] = field(metadata={"codec": ERRORS})
+    skipped: tuple[tuple[str, ...], ...]
+    config: object
+
+
+@message(0x05, "REJECT")
+class Reject(Message):
+    """All that is wrong, at once. The keys `code`, `text`, `version` keep their meaning for ever (I5)."""
+
+    errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
+    more: bool
+    code: str = field(metadata={"clean": 80})
+    text: str = field(metadata={"clean": 1000})
+    version: int
+    retry: str
+
+    @classmethod
+    def of(cls, errors: tuple[Error, ...], limits: Limits) -> Reject:
+        retries = {e.retry for e in errors if e.severity == "error"}
+        return cls(
+            errors[: limits.errors],
+            len(errors) > limits.errors,
+            errors[0].code,
+            errors[0].text,
+            frames.HIGHEST,
+            next((r for r in Retry if r in retries), Retry.NEVER),
+        )
+
+
+@message(0x06, "START")
+class Start(Message):
+    """The source takes the agreement; the MAC covers the conversation so far."""
+
+    agreement: str
+    mac: str
+
+
+@message(0x07, "READY")
+class Ready(Message):
+    """The destination has everything: each channel's name and nonce, and a MAC over them."""
+
+    channels: tuple[tuple[str, ...], ...]
+    mac: str
+
+
+# --- channels -------------------------------------------------------------------------------------------------------
+@message(0x08, "CHANNEL_OPEN")
+class ChannelOpen(Message):
+    """The first message on every further connection."""
+
+    session_id: str
+    name: str
+    role: str
+    index: int
+    nonce: str
+    mac: str
+
+
+@message(0x09, "CHANNEL_OK")
+class ChannelOk(Message):
+    """The channel is bound."""
+
+    nonce: str
+    mac: str
+
+
+# --- at any time ----------------------------------------------------------------------------------------------------
+@message(0x0A, "ABORT")
+class Abort(Message):
+    """A side ends the attempt."""
+
+    errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
+    code: str = field(metadata={"clean": 80})
+    text: str = field(metadata={"clean": 1000})
+    version: int
+    phase: str
+    retry: str
+
+    @classmethod
+    def of(cls, error: Error, phase: str) -> Abort:
+        return cls((error,), error.code, error.text, frames.HIGHEST, phase, error.retry)
+
+
+@message(0x0F, "INFO")
+class Info(Message):
+    """Progress, for people."""
+
+    text: str = field(metadata={"clean": 200})
+    percent: int
+    missing: tuple[str, ...] | None = None
+
+
+# --- the guest ------------------------------------------------------------------------------------------------------
+@message(0x20, "LOADED")
+class Loaded(Message):
+    """All state is loaded; of a postcopy, a second time when all memory has come."""
+
+    bytes: int
+
+
+@message(0x21, "GO")
+class Go(Message):
+    """The source gives the guest up."""
+
+
+@message(0x22, "RUNNING")
+class Running(Message):
+    """The guest runs at the destination."""
+
+
+@message(0x23, "ERROR")
+class Failure(Message):
+    """The destination failed after READY."""
+
+    errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
+
+
+SHAPES: dict[int, Any] = {type: wire.shape(cls) for type, cls in MESSAGES.items()}
+
+
+# --- made of settings -----------------------------------------------------------------------------------------------
+def hello(role: str, settings: Settings, identity: Identity, main: str) -> Hello:
+    limits = identity.limits
+    authentication = "psk" if identity.psk else "tls-exporter" if settings.tls else "none"
+    return Hello(
+        role=role,
+        main=main,
+        version=frames.HIGHEST,
+        implementation="simlib",
+        qemu_version=settings.version,
+        limits={"frame": limits.frame_bytes, "data": limits.data_bytes, "channels": limits.channels},
+        tls=settings.tls,
+        authentication=(authentication,),
+        session=identity.session or None,
+    )
+
+
+def offer(settings: Settings, identity: Identity, stances: tuple[Stance, ...]) -> Offer:
+    machine = settings.machine
+    config = public(settings.parameters)
+    return Offer(identity.on_maybe, stances, config, machine, machine.ram_blocks, machine.devices)
+
+
+def public(parameters: tuple[tuple[str, int | str], ...]) -> dict[str, Any]:
+    """The parameters that the peer may see: those for TLS name local objects."""
+    return {k: v for k, v in parameters if not k.startswith("tls-")}
+
+
+def check_facts(body: dict[str, Any]) -> None:
+    """Raises PeerError for too many devices or memory blocks, and for negative numbers (OFFER, manifest)."""
+    if len(body["devices"]) > DEVICES_LIMIT or len(body["ram-blocks"]) > BLOCKS_LIMIT:
+        text = f"more than {DEVICES_LIMIT} devices or {BLOCKS_LIMIT} memory blocks"
+        raise PeerError(Code.TOO_MUCH, text, item="devices")
+    machine = body["machine"]
+    numbers = [machine["page-bits"], machine["vcpus"]]
+    numbers += [n for b in body["ram-blocks"] for n in (b["size"], b["page-size"])]
+    numbers += [d[k] for d in body["devices"] for k in ("instance", "version", "minimum-version")]
+    if min(numbers) < 0:
+        raise PeerError(Code.UNKNOWN_VALUE, "a size, count or version is negative", item="machine")
+
+
+class Facts(Protocol):
+    """What an OFFER and a manifest have in common."""
+
+    @property
+    def machine(self) -> Machine: ...
+    @property
+    def ram_blocks(self) -> tuple[RamBlock, ...]: ...
+    @property
+    def devices(self) -> tuple[Device, ...]: ...
+
+
+def whole_machine(facts: Facts) -> Machine:
+    """The machine that an OFFER or a manifest describes."""
+    return replace(facts.machine, ram_blocks=facts.ram_blocks, devices=facts.devices)

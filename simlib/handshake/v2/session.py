@@ -1,20 +1,24 @@
-"""What source and destination do alike: prefaces and frames in and out, GREASE, the one door, alarms.
+"""What source and destination do alike: prefaces and frames in and out, GREASE, and the tables of messages.
 
-The two roles are in source.py and destination.py; what is legal when, in states.py.
+The two roles are in source.py and destination.py; each has the tables of what is legal in which state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from ..endpoint import Endpoint, Table, declare
-from ..errors import Error, PeerError, clean
-from ..interface import Entered, Heard, Said, Send
+from ..endpoint import Endpoint, Table, as_overridden, declare
+from ..errors import Code, Error, OurMistake, PeerError
+from ..interface import Heard, Said, Send
 from ..machine import Settings
-from . import binding, body, frames, messages, states
+from . import binding, body, frames, messages, states, wire
+from .config import Identity
 from .frames import Frame, Preface, Reader
-from .messages import Identity
+from .messages import Message
+from .states import Event
+
+GREASED = (messages.Hello, messages.Offer, messages.Accept)  # messages that may carry an ignorable key
 
 
 class Link(NamedTuple):
@@ -38,10 +42,23 @@ declare(
         "heard": "a transcript",
     },
 )
+ANY_STATE: Mapping[Any, Any] = {}  # of a message that is legal at any time and changes no state
+
+
+class Receive(NamedTuple):
+    """One kind of message that a side may receive: the states in which it is legal, each with the state after it, and
+    the method that handles it."""
+
+    states: Mapping[Any, Any]
+    handler: Callable[..., None]
 
 
 class Session(Endpoint):
-    """Fields are values, replaced and never mutated; `handle` is the one door."""
+    """Fields are values, replaced and never mutated; `handle` is the only entrance.
+
+    RECEIVES, SENDS and EVENTS are all legal transitions of `state`: by a message that is received, by one that is sent
+    on the control connection, and by what else happens.
+    """
 
     speaks, authenticates = "v2", True
     extensions: tuple[str, ...] = ()  # what it counts on beyond the agreement
@@ -55,15 +72,44 @@ class Session(Endpoint):
         "exporter": "of a TLS connection's secrets (RFC 9266)",
         "session_id": "drawn by the destination",
     }
+    RECEIVES: ClassVar[Mapping[type[Message], Receive]] = {}
+    SENDS: ClassVar[Mapping[type[Message], Mapping[Any, Any]]] = {}
+    EVENTS: ClassVar[Mapping[Event, Mapping[Any, Any]]] = {}
+    DATA_STATES: ClassVar[tuple[str, ...]] = ()  # in which DATA frames may come
+    _receivers: ClassVar[Mapping[type[Message], Callable[..., None]]] = {}
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._receivers = as_overridden(cls, {kind: receive.handler for kind, receive in cls.RECEIVES.items()})
+
+    def __init__(self, settings: Settings, identity: Identity, state: str) -> None:
         super().__init__(settings)
         self.identity = identity
-        self.state = "connecting"
+        self.state = state
         self.links: Table[Link] = Table()
         self.sent = self.heard = b""  # transcripts, until they become digests
         self.key_bytes = b""
         self.exporter = b""
+
+    # --- states -----------------------------------------------------------------------------------------------------
+    @classmethod
+    def next_state(cls, state: str, kind: type[Message]) -> str | None:
+        """The state after a message is received; None where it is not legal."""
+        receive = cls.RECEIVES.get(kind)
+        if receive is None:
+            return None
+        after: str | None = receive.states.get(state)
+        return state if receive.states is ANY_STATE else after
+
+    def _happened(self, event: Event) -> None:
+        """Change the state by something other than a message."""
+        self._to(self.EVENTS[event].get(self.state), event)
+
+    def _to(self, state: str | None, cause: str) -> None:
+        """The one writer of `state`."""
+        if state is None:
+            raise OurMistake(f"the {self.role} is {self.state}, where nothing is said of {cause}")
+        self.state = state
 
     # --- out --------------------------------------------------------------------------------------------------------
     def _derive(self, label: str, size: int) -> bytes:
@@ -78,26 +124,36 @@ class Session(Endpoint):
         self._set(conn, spoke=True)
         bits = self._derive(f"grease {conn}", 32)
         flags = int.from_bytes(bits[:2], "big") if self.identity.grease else 0
-        told = frames.preface(self.magic, self.links[conn].nonce, flags)
+        data = frames.preface(self.magic, self.links[conn].nonce, flags)
         if self.identity.grease:
-            told += frames.frame(0x80 | bits[2] & 0x7F, bits[3 : 3 + bits[3] % 16], flags=bits[4] & 0xFC)
-        return told
+            data += frames.frame(0x80 | bits[2] & 0x7F, bits[3 : 3 + bits[3] % 16], flags=bits[4] & 0xFC)
+        return data
 
-    def _frame(self, type: int, told: dict[str, Any]) -> bytes:
-        if self.identity.grease and type in (frames.HELLO, frames.OFFER, frames.ACCEPT):
-            told = told | {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
-        payload, limit = body.dump(told), self.identity.limits.frame_bytes
+    def _content(self, message: Message) -> dict[str, Any]:
+        """The body of a message that is sent."""
+        return wire.to_body(message)
+
+    def _frame(self, message: Message) -> bytes:
+        """One message, in as many frames as the limit asks for."""
+        content, type = self._content(message), message.TYPE
+        if self.identity.grease and isinstance(message, GREASED):
+            content |= {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
+        payload, limit = body.dump(content), self.identity.limits.frame_bytes
         parts = [payload[i : i + limit] for i in range(0, len(payload), limit)]
         more = frames.CRITICAL | frames.MORE
         return b"".join(frames.frame(type, p, more) for p in parts[:-1]) + frames.frame(type, parts[-1])
 
-    def _say(self, conn: int, type: int, told: dict[str, Any], before: bytes = b"", note: str = "") -> bytes:
-        data = before + self._frame(type, told)
-        self._send(conn, data, frames.name(type) + (f" {note}" if note else ""))
+    def _say(self, conn: int, message: Message, before: bytes = b"", note: str = "") -> bytes:
+        """Send a message; the bytes that went out. On the control connection it may change the state (SENDS)."""
+        data = before + self._frame(message)
+        self._send(conn, data, message.NAME + (f" {note}" if note else ""))
+        after = self.SENDS.get(type(message), {}).get(self.state) if self._is_control(conn) else None
+        if after is not None:
+            self._to(after, message.NAME)
         return data
 
-    def _send(self, conn: int, data: bytes, named: str) -> None:
-        self._out += [Said(conn, named), Send(conn, data)]
+    def _send(self, conn: int, data: bytes, name: str) -> None:
+        self._out += [Said(conn, name), Send(conn, data)]
 
     # --- in ---------------------------------------------------------------------------------------------------------
     def _read(self, conn: int, data: bytes, fill: int) -> None:
@@ -114,7 +170,6 @@ class Session(Endpoint):
                 if isinstance(item, Preface):
                     self._check_versions(item)
                     self._set(conn, peer_nonce=item.nonce)
-                    self._greeted(conn, item)
                 else:
                     self._got_frame(conn, item)
         except PeerError as error:
@@ -128,69 +183,74 @@ class Session(Endpoint):
         if not item.lowest <= frames.HIGHEST or not item.highest >= frames.LOWEST or item.lowest > item.highest:
             ours, theirs = f"{frames.LOWEST}..{frames.HIGHEST}", f"{item.lowest}..{item.highest}"
             source, destination = (ours, theirs) if self.role == states.SOURCE else (theirs, ours)
-            raise PeerError("no-common-version", f"the source speaks handshake versions {source}, the destination "
-                            f"{destination}", "version", source, destination)  # fmt: skip
+            raise PeerError(
+                Code.NO_COMMON_VERSION,
+                f"the source speaks handshake versions {source}, the destination {destination}",
+                item="version",
+                source=source,
+                destination=destination,
+            )
 
-    def _got_frame(self, conn: int, got: Frame) -> None:
-        if _unknown(got):
-            raise PeerError("unknown-critical", f"a critical frame of unknown type {frames.name(got.type)}",
-                            frames.name(got.type))  # fmt: skip
-        if got.type in (frames.PING, frames.PONG):
-            self._ping(conn, got)
-        elif self.links[conn].kind == "control" or got.type in self._first_frames(conn):
-            self._got_message(conn, got)
+    def _got_frame(self, conn: int, frame: Frame) -> None:
+        name = frames.name(frame.type)
+        if _unknown(frame):
+            raise PeerError(Code.UNKNOWN_CRITICAL, f"a critical frame of unknown type {name}", item=name)
+        if frame.type in (frames.PING, frames.PONG):
+            self._ping(conn, frame)
+        elif self.links[conn].kind == "control" or self._may_begin(conn, frame.type):
+            self._got_message(conn, frame)
         else:
-            raise PeerError("bad-state", f"{frames.name(got.type)} on a connection that is {self.links[conn].kind}",
-                            frames.name(got.type))  # fmt: skip
+            text = f"{name} on a connection that is {self.links[conn].kind}"
+            raise PeerError(Code.BAD_STATE, text, item=name)
 
-    def _got_message(self, conn: int, got: Frame) -> None:
-        heard = frames.name(got.type)
-        if got.type == frames.DATA:
-            after = states.next_state(self.role, self.state, got.type)
-            if after is None:
-                raise PeerError("bad-state", f"DATA while {self.state}", "DATA")
-            self._heard_data(conn, got)
+    def _got_message(self, conn: int, frame: Frame) -> None:
+        name = frames.name(frame.type)
+        if frame.type == frames.DATA:
+            if self.state not in self.DATA_STATES:
+                raise PeerError(Code.BAD_STATE, f"DATA while {self.state}", item="DATA")
+            self._got_data(conn, frame)
             return
-        told = body.load(got.payload, messages.SHAPES[got.type], heard)
-        if not self._apart(conn, got.type):
-            after = states.next_state(self.role, self.state, got.type)
+        kind = messages.MESSAGES[frame.type]
+        content = body.load(frame.payload, messages.SHAPES[frame.type], name)
+        if not self._is_connection_scoped(conn, kind):
+            after = self.next_state(self.state, kind)
             if after is None:
-                raise PeerError("bad-state", f"{heard} while {self.state}", heard)
-            self.state = after
-        self._out.append(Heard(conn, heard))
-        getattr(self, "_heard_" + heard.lower())(conn, told)
+                raise PeerError(Code.BAD_STATE, f"{name} while {self.state}", item=name)
+            self._to(after, name)
+        self._out.append(Heard(conn, name))
+        self._receivers[kind](self, conn, messages.read(frame.type, content))
 
-    def _apart(self, conn: int, type: int) -> bool:
+    def _ping(self, conn: int, frame: Frame) -> None:
+        if len(frame.payload) > 64:
+            text = f"{frames.name(frame.type)} with {len(frame.payload)} bytes; 64 are allowed"
+            raise PeerError(Code.FRAME_TOO_BIG, text)
+        self._count_ignorable(conn)
+        if frame.type == frames.PING and self.links[conn].kind == "control" and self.links[conn].spoke:
+            self._out.append(Send(conn, frames.frame(frames.PONG, frame.payload)))
+
+    def _info(self, conn: int, message: messages.Info) -> None:
+        self._out[-1] = Heard(conn, f"INFO {message.text}")
+        self._count_ignorable(conn)
+
+    def _count_ignorable(self, conn: int) -> None:
+        """Of these too there may be no flood while nobody has authenticated."""
+        if not self.links[conn].reader.unlimited:
+            self._set(conn, reader=self.links[conn].reader.skipped())
+
+    # --- what the roles define --------------------------------------------------------------------------------------
+    def _is_control(self, conn: int) -> bool:
+        raise NotImplementedError
+
+    def _is_connection_scoped(self, conn: int, kind: type[Message]) -> bool:
         """Whether the message concerns that connection alone, and no state of the session."""
         raise NotImplementedError
 
-    def _ping(self, conn: int, got: Frame) -> None:
-        if len(got.payload) > 64:
-            raise PeerError("frame-too-big", f"{frames.name(got.type)} with {len(got.payload)} bytes; 64 are allowed")
-        if not self.links[conn].reader.unlimited:
-            self._set(conn, reader=self.links[conn].reader.skipped())
-        if got.type == frames.PING and self.links[conn].kind == "control" and self.links[conn].spoke:
-            self._out.append(Send(conn, frames.frame(frames.PONG, got.payload)))
-
-    def _heard_info(self, conn: int, told: dict[str, Any]) -> None:
-        self._out[-1] = Heard(conn, f"INFO {clean(told['text'], 200)}")
-        if not self.links[conn].reader.unlimited:
-            self._set(conn, reader=self.links[conn].reader.skipped())
-
-    def _enter(self, status: str) -> None:
-        self.status = status
-        self._out.append(Entered(status))
-
-    # --- for the roles to say ---------------------------------------------------------------------------------------
-    def _first_frames(self, conn: int) -> tuple[int, ...]:
-        """The frame types that may come first on a connection that is not control."""
+    def _may_begin(self, conn: int, type: int) -> bool:
+        """Whether a frame of that type may come first on a connection that is not control."""
         raise NotImplementedError
 
-    def _greeted(self, conn: int, item: Preface) -> None:
-        """The peer's preface has come."""
-
-    def _heard_data(self, conn: int, got: Frame) -> None:
-        raise PeerError("bad-state", "DATA to the source", "DATA")
+    def _got_data(self, conn: int, frame: Frame) -> None:
+        raise NotImplementedError
 
     def _mistake(self, conn: int, error: Error) -> None:
         raise NotImplementedError
@@ -204,9 +264,9 @@ class Session(Endpoint):
         self.sent = self.heard = b""
 
 
-def _unknown(got: Frame) -> bool:
-    return got.type not in messages.SHAPES and got.type not in (frames.PING, frames.PONG, frames.DATA)
+def _unknown(frame: Frame) -> bool:
+    return frame.type not in frames.NAMES
 
 
-def _ignorable(got: Frame) -> bool:
-    return _unknown(got) and not got.flags & frames.CRITICAL
+def _ignorable(frame: Frame) -> bool:
+    return _unknown(frame) and not frame.flags & frames.CRITICAL

@@ -1,422 +1,328 @@
 """v2's source: offers, agrees, opens the channels by name, sends, and hands the guest over.
 
 It never touches the guest before READY, and gives it up only with GO. Every ending before GO leaves it running here;
-after GO and before RUNNING the source is uncertain, says so, and keeps its guest paused.
+after GO and before RUNNING the source is uncertain, reports that, and keeps its guest paused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import interface as i
-from .. import stream
 from ..capabilities import refusal
 from ..endpoint import reducible
-from ..errors import Error, PeerError, clean
+from ..errors import Code, Error, PeerError, Retry, clean
 from ..machine import Settings
+from ..names import Reason, Status
 from . import binding, body, features, frames, messages, states
-from .answers import CONTROL, SourceAnswers
-from .features import Agreement
-from .frames import Preface
-from .messages import Identity
+from .agreement import agreement_body, as_config, channel_plan
+from .answers import CONTROL
+from .config import Identity
+from .features import Stance
+from .messages import Message
+from .outgoing import Outgoing
+from .session import ANY_STATE, Receive
+from .states import Event, Stage
+from .states import SourceState as S
 
-RAM_SECTION = 1
-
-
-def channel_plan(agreement: Agreement, inline: bool) -> tuple[str, ...]:
-    """The further connections, by name."""
-    if inline:
-        return ()
-    lanes = int(agreement.parameter("multifd", "channels", 2)) if agreement.has("multifd") else 0
-    preempt = ("postcopy-preempt",) if agreement.has("postcopy-preempt") else ()
-    return ("main", *(f"multifd[{i}]" for i in range(lanes)), *preempt)
-
-
-def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str) -> dict[str, Any]:
-    """What both sides digest: features with their parameters, channels, session."""
-    return {"features": agreement.body(), "channels": list(plan), "session-id": session_id}
+GIVEN_UP = (S.LOADED, S.PACKAGE_LOADED, S.POSTCOPY)  # after GO: the guest is no longer ours to keep
 
 
 @reducible
-class Source(SourceAnswers):
+class Source(Outgoing):
+    """The side whose guest is to move.
+
+    Args:
+        settings: of this QEMU.
+        identity: the session's configuration, randomness included.
+    """
+
     role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
 
     def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
         super().__init__(settings, identity)
         self.stances = features.stances(settings, True, identity.require, identity.forbid)
-        self.agreement = Agreement()
         self.warnings: tuple[Error, ...] = ()
         self.peer_version = ""
         self.session_id = ""
-        self.channels: tuple[str, ...] = ("control",)
         self.agreed: tuple[str, ...] = ()  # channels that have said CHANNEL_OK
-        self.undrained: tuple[int, ...] = ()
-        self.stage = ""  # of the data: "", ram, collect, stopping, collect-last, package, sent
-        self.stopped = self.converged = self.postcopy = self.collected = False
         self.lost: tuple[Error, ...] = ()  # a channel, while control has yet to say why
-        self.packets = 0
-
-    @property
-    def inline(self) -> bool:
-        return self.settings.transport not in ("tcp", "unix")
 
     # --- management -------------------------------------------------------------------------------------------------
-    def _on_start(self, _: i.Start) -> None:
+    def _start(self, _: i.Start) -> None:
+        transport = self.settings.transport
         lacking = [name for name in self.identity.require if name not in {s.feature for s in self.stances}]
-        one_way = self.settings.transport == "file" or (
-            self.settings.transport in ("exec", "fd") and not self.identity.bidirectional
-        )
+        one_way = transport == "file" or (transport in ("exec", "fd") and not self.identity.bidirectional)
         both_ways = replace(self.settings, capabilities=(*self.settings.capabilities, "return-path"))
-        refused = "" if self.settings.transport == "file" else refusal(both_ways, at_source=True)
+        refused = "" if transport == "file" else refusal(both_ways, at_source=True)
         if one_way:
-            error = Error(
-                "transport-one-way", "transport", self.settings.transport, "",
-                f"Nobody can answer over {self.settings.transport}:; a handshake needs both directions.",
-                "Save with a manifest instead, or give a transport that returns and say so.",
-            )  # fmt: skip
-            self._finish("rejected", (error,))
+            self._reject_command(
+                Error(
+                    Code.TRANSPORT_ONE_WAY,
+                    item="transport",
+                    source=transport,
+                    text=f"Nobody can answer over {transport}:; a handshake needs both directions.",
+                    hint="Save with a manifest instead, or give a transport that returns and say so.",
+                )
+            )
         elif lacking:
             text = f"This QEMU can't require {lacking[0]}: it has no such feature."
-            self._finish("rejected", (Error("feature-required", f"feature[{lacking[0]}]", "require", "", text),))
+            item = f"feature[{lacking[0]}]"
+            self._reject_command(Error(Code.FEATURE_REQUIRED, item=item, source="require", text=text))
         elif refused:
-            self._finish("rejected", (Error("feature-conflict", "config", refused, "", refused),))
+            self._reject_command(Error(Code.FEATURE_CONFLICT, item="config", source=refused, text=refused))
         else:
             self._add_link(CONTROL)
             self._set(CONTROL, kind="control")
-            self._enter("setup")
+            self._report_status(Status.SETUP)
             self._out.append(i.Open(CONTROL, "control"))
 
-    def _on_cancel(self, cancel: i.Cancel) -> None:
-        if self.state in ("loaded", "package-loaded", "postcopy"):
-            return  # after GO the guest is no longer ours to keep
-        texts = {"deadline": "The manager's deadline has passed.", "cancelled": "The manager cancelled the migration."}
-        missing = [n for n in self.channels[1:] if n not in self.agreed] if self.state == "agreed" else []
+    def _cancel(self, cancel: i.Cancel) -> None:
+        if self.state in GIVEN_UP:
+            return
+        texts: dict[str, str] = {
+            Code.DEADLINE: "The manager's deadline has passed.",
+            Code.CANCELLED: "The manager cancelled the migration.",
+        }
+        missing = [n for n in self.channels[1:] if n not in self.agreed] if self.state == S.AGREED else []
         self._give_up(
-            Error(cancel.code, "", "", "", texts[cancel.code], "", "later"),
-            *(Error("channel-missing", f"channel[{n}]", "opened", "not bound", f"Channel {n} was not bound by then.",
-                    "", "later") for n in missing),
-        )  # fmt: skip
+            Error(cancel.code, text=texts[cancel.code], retry=Retry.LATER),
+            *(
+                Error(
+                    Code.CHANNEL_MISSING,
+                    item=f"channel[{n}]",
+                    source="opened",
+                    destination="not bound",
+                    text=f"Channel {n} was not bound by then.",
+                    retry=Retry.LATER,
+                )
+                for n in missing
+            ),
+        )
 
-    def _on_switchtopostcopy(self, _: i.SwitchToPostcopy) -> None:
-        if self.stage in ("collect-last", "sent"):
+    def _switch_to_postcopy(self, _: i.SwitchToPostcopy) -> None:
+        if self.stage in (Stage.COLLECT_LAST, Stage.SENT):
             return  # too late: the whole guest is on its way
         self.postcopy = self.agreement.has("postcopy-ram")
-        if self.postcopy and self.stage == "relay":
+        if self.postcopy and self.stage == Stage.RELAY:
             self._out.append(i.SwitchGuest())
 
-    # --- the link ---------------------------------------------------------------------------------------------------
-    def _on_opened(self, opened: i.Opened) -> None:
+    # --- connections ------------------------------------------------------------------------------------------------
+    def _opened(self, opened: i.Opened) -> None:
         if self.settings.tls:
             self._out.append(i.StartTls(opened.conn, frames.ALPN))
         else:
             self._connected(opened.conn)
 
-    def _on_secured(self, secured: i.Secured) -> None:
+    def _secured(self, secured: i.Secured) -> None:
         if secured.conn == CONTROL:
             self.exporter = secured.exporter
         self._connected(secured.conn)
 
     def _connected(self, conn: int) -> None:
         if conn == CONTROL:
-            main = "inline" if self.inline else "separate"
-            hello = messages.hello(self.role, self.settings, self.identity, main)
-            told = self._greeting(conn) + self._frame(frames.HELLO, hello)
-            self._out.append(i.Said(conn, "HELLO"))
-            offer = messages.offer(self.settings, self.identity, self.stances)
-            if self.identity.grease:
-                offer["features"].append({"name": f"x-grease-{self._derive('feature', 3).hex()}", "need": "prefer"})
-            self.sent = self._say(conn, frames.OFFER, offer, told)
-            self.state = "offered"
+            self._offer(conn)
             return
         name = self.channels[conn]
         nonce = self.links[conn].nonce.hex()
         role, _, index = name.partition("[")
-        self._say(conn, frames.CHANNEL_OPEN, {
-            "session-id": self.session_id, "name": name, "role": role, "index": int(index.rstrip("]") or 0),
-            "nonce": nonce, "mac": binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce),
-        }, self._greeting(conn), name)  # fmt: skip
+        mac = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)
+        opening = messages.ChannelOpen(self.session_id, name, role, int(index.rstrip("]") or 0), nonce, mac)
+        self._say(conn, opening, self._greeting(conn), name)
 
-    def _on_tlsfailed(self, failed: i.TlsFailed) -> None:
+    def _offer(self, conn: int) -> None:
+        """Preface, HELLO and OFFER, at once: no round trip for versions alone."""
+        main = "inline" if self.inline else "separate"
+        hello = messages.hello(self.role, self.settings, self.identity, main)
+        data = self._greeting(conn) + self._frame(hello)
+        self._out.append(i.Said(conn, "HELLO"))
+        stances = self.stances
+        if self.identity.grease:
+            stances = (*stances, Stance(f"x-grease-{self._derive('feature', 3).hex()}", features.PREFER))
+        self.sent = self._say(conn, messages.offer(self.settings, self.identity, stances), data)
+
+    def _tls_failed(self, failed: i.TlsFailed) -> None:
         text = f"The TLS handshake failed: {clean(failed.text)}"
-        self._give_up(Error("connect", self._name(failed.conn), "", "", text, "Give both sides matching tls-creds."))
+        hint = "Give both sides matching tls-creds."
+        self._give_up(Error(Code.CONNECT, item=self._name(failed.conn), text=text, hint=hint))
 
-    def _on_received(self, received: i.Received) -> None:
-        if received.conn == CONTROL and self.state in ("offered", "greeted"):
+    def _received(self, received: i.Received) -> None:
+        if received.conn == CONTROL and self.state in (S.OFFERED, S.GREETED):
             self.heard += received.data
         self._read(received.conn, received.data, received.fill)
 
-    def _on_drained(self, drained: i.Drained) -> None:
-        self.undrained = tuple(c for c in self.undrained if c != drained.conn)
-        self._advance()
-
-    def _on_ended(self, ended: i.Ended) -> None:
+    def _ended(self, ended: i.Ended) -> None:
         self._lost(ended.conn, "closed by the peer")
 
-    def _on_broken(self, broken: i.Broken) -> None:
+    def _broken(self, broken: i.Broken) -> None:
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
-        if self.state == "connecting":
-            self._give_up(Error("connect", "control", "", "", f"No connection: {clean(how)}.", "", "later"))
-        elif self.state in ("offered", "greeted"):
-            self._give_up(Error(
-                "peer-closed", "control", "", "", f"The peer went away before it answered ({clean(how)}).",
-                "Is the destination listening for a handshake (channel type control), or for the v1 stream?", "later",
-            ))  # fmt: skip
-        elif self.state == "closing":
+        if self.state == S.CONNECTING:
+            text = f"No connection: {clean(how)}."
+            self._give_up(Error(Code.CONNECT, item="control", text=text, retry=Retry.LATER))
+        elif self.state in (S.OFFERED, S.GREETED):
+            self._give_up(
+                Error(
+                    Code.PEER_CLOSED,
+                    item="control",
+                    text=f"The peer went away before it answered ({clean(how)}).",
+                    hint="Is the destination listening for a handshake (channel type control), or for the v1 stream?",
+                    retry=Retry.LATER,
+                )
+            )
+        elif self.state == S.CLOSING:
             if conn == CONTROL:
                 self._end_attempt(self.lost)
-        elif conn != CONTROL and self.state in ("agreed", "ready", "package-sent"):
+        elif conn != CONTROL and self.state in (S.AGREED, S.READY, S.PACKAGE_SENT):
             self._channel_lost(self._name(conn), how)
-        elif self.state in ("loaded", "package-loaded", "postcopy"):
+        elif self.state in GIVEN_UP:
             if conn == CONTROL:  # the other channels may end before RUNNING arrives: nothing orders connections
                 self._uncertain(how)
-        elif self.state not in ("completed", "failed"):
-            self._give_up(Error(
-                "connection-lost", self._name(conn), "", "",
-                f"The connection {self._name(conn)} was lost while {self.state} ({clean(how)}).", "", "later",
-            ))  # fmt: skip
+        elif self.state not in (S.COMPLETED, S.FAILED):
+            text = f"The connection {self._name(conn)} was lost while {self.state} ({clean(how)})."
+            self._give_up(Error(Code.CONNECTION_LOST, item=self._name(conn), text=text, retry=Retry.LATER))
 
     def _channel_lost(self, name: str, how: str) -> None:
         when = "while the guest moved" if self.stage else "before READY"
         text = f"Channel {name} was lost {when} ({clean(how)})."
-        self._channel_over((Error("channel-lost", f"channel[{name}]", "closed", "", text, "", "later"),))
+        error = Error(Code.CHANNEL_LOST, item=f"channel[{name}]", source="closed", text=text, retry=Retry.LATER)
+        self._channel_over((error,))
 
     def _channel_over(self, errors: tuple[Error, ...]) -> None:
         """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
         so ABORT goes out and the report waits until control has ended."""
         self.lost = errors
-        self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
-        self.state = "closing"
+        self._say(CONTROL, messages.Abort.of(errors[0], self.state), note=errors[0].code)
+        self._happened(Event.CHANNEL_LOST)
         self._out += [i.ResumeGuest(), *(i.Drop(c) for c in self.links if c != CONTROL), i.End(CONTROL)]
 
     def _name(self, conn: int) -> str:
         return self.channels[conn] if conn < len(self.channels) else str(conn)
 
-    # --- what the destination says ----------------------------------------------------------------------------------
-    def _first_frames(self, conn: int) -> tuple[int, ...]:
-        return frames.CHANNEL_OK, frames.REJECT
+    # --- messages of the destination --------------------------------------------------------------------------------
+    def _is_control(self, conn: int) -> bool:
+        return conn == CONTROL
 
-    def _apart(self, conn: int, type: int) -> bool:
+    def _may_begin(self, conn: int, type: int) -> bool:
+        return type in (messages.ChannelOk.TYPE, messages.Reject.TYPE)
+
+    def _is_connection_scoped(self, conn: int, kind: type[Message]) -> bool:
         return conn != CONTROL
 
-    def _greeted(self, conn: int, item: Preface) -> None:
-        """The responder's preface; the frames say the rest."""
+    def _hello(self, conn: int, hello: messages.Hello) -> None:
+        hello.check_role(states.DESTINATION)
+        self.peer_version = hello.qemu_version
 
-    def _heard_hello(self, conn: int, told: dict[str, Any]) -> None:
-        self.peer_version = messages.read_hello(told, states.DESTINATION).qemu_version
-
-    def _heard_accept(self, conn: int, told: dict[str, Any]) -> None:
-        theirs = messages.read_stances(told["features"])
-        self.agreement = features.resolve(self.stances, theirs)
-        self.session_id = told["session-id"]
+    def _accept(self, conn: int, accept: messages.Accept) -> None:
+        self.agreement = features.resolve(self.stances, accept.features)
+        self.session_id = accept.session_id
         plan = channel_plan(self.agreement, self.inline)
         ours = agreement_body(self.agreement, plan, self.session_id)
-        if self.agreement.errors or body.dump(ours) != body.dump(told["agreement"]):
-            self._give_up(*(self.agreement.errors or (Error(
-                "agreement-mismatch", "agreement", body.digest(ours)[:16], body.digest(told["agreement"])[:16],
-                "The two sides computed different agreements from the same offers.", "This is a defect.", "never",
-            ),)))  # fmt: skip
+        if self.agreement.errors or body.dump(ours) != body.dump(accept.agreement):
+            self._give_up(*(self.agreement.errors or (_mismatch(ours, accept.agreement),)))
             return
-        if len(told["secret"]) != 64 or not all(c in "0123456789abcdef" for c in told["secret"]):
-            raise PeerError("unknown-value", "ACCEPT's secret is not 32 bytes of lower-case hex", "ACCEPT.secret")
-        self.warnings = messages.read_errors(told["warnings"])
+        if len(accept.secret) != 64 or not all(c in "0123456789abcdef" for c in accept.secret):
+            text = "ACCEPT's secret is not 32 bytes of lower-case hex"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="ACCEPT.secret")
+        self.warnings = accept.warnings
         heard = self.heard[: len(self.heard) - len(self.links[conn].reader.buffer)]
-        self._make_key(bytes.fromhex(told["secret"]), self.sent, heard)
+        self._make_key(bytes.fromhex(accept.secret), self.sent, heard)
         digest = body.digest(ours)
-        self._say(conn, frames.START, {"agreement": digest, "mac": binding.mac(self.key_bytes, "START", digest)})
+        self._say(conn, messages.Start(digest, binding.mac(self.key_bytes, "START", digest)))
         for name in plan:
             self._add_link(len(self.channels))
             self._out.append(i.Open(len(self.channels), name))
             self.channels = (*self.channels, name)
 
-    def _heard_channel_ok(self, conn: int, told: dict[str, Any]) -> None:
+    def _channel_ok(self, conn: int, answer: messages.ChannelOk) -> None:
         name, ours = self.channels[conn], self.links[conn].nonce.hex()
-        if not binding.same(told["mac"], binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, told["nonce"])):
-            raise PeerError("channel-auth", f"the answer on channel {name} is not from our peer", f"channel[{name}]")
+        if not binding.same(answer.mac, binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, answer.nonce)):
+            text = f"the answer on channel {name} is not from our peer"
+            raise PeerError(Code.CHANNEL_AUTH, text, item=f"channel[{name}]")
         self._set(conn, kind=name, reader=self.links[conn].reader._replace(unlimited=True))
         self.agreed = (*self.agreed, name)
         self._begin_when_complete()
 
-    def _heard_ready(self, conn: int, told: dict[str, Any]) -> None:
-        if self.state == "closing":
+    def _ready(self, conn: int, ready: messages.Ready) -> None:
+        if self.state == S.CLOSING:
             return
-        mine = [[name, self.links[c].nonce.hex()] for c, name in enumerate(self.channels) if c != CONTROL]
-        flat = [part for row in mine for part in row]
-        if told["channels"] != mine or not binding.same(told["mac"], binding.mac(self.key_bytes, "READY", *flat)):
-            raise PeerError("transcript", "READY does not name the channels that we opened", "READY")
+        ours = tuple((name, self.links[c].nonce.hex()) for c, name in enumerate(self.channels) if c != CONTROL)
+        mac = binding.mac(self.key_bytes, "READY", *(part for row in ours for part in row))
+        if ready.channels != ours or not binding.same(ready.mac, mac):
+            raise PeerError(Code.TRANSCRIPT, "READY does not name the channels that we opened", item="READY")
         self._begin_when_complete()
 
     def _begin_when_complete(self) -> None:
         """READY, and CHANNEL_OK on every connection of ours, in whatever order they come: then no copy of CHANNEL_OPEN
         that somebody else has sent can have taken a channel's place."""
-        if self.state == "ready" and not self.stage and len(self.agreed) == len(self.channels) - 1:
+        if self.state == S.READY and not self.stage and len(self.agreed) == len(self.channels) - 1:
             for conn, link in self.links.items():
                 self._set(conn, reader=link.reader._replace(unlimited=True))
-            self._enter("active")
-            self.stage = "relay" if self.identity.relays else "setup"
-            if self.stage == "relay":
+            self._report_status(Status.ACTIVE)
+            self._stage_to(Stage.RELAY if self.identity.relays else Stage.SETUP)
+            if self.identity.relays:
                 channels = tuple((n, c) for c, n in enumerate(self.channels) if c != CONTROL)
                 self._out.append(i.MoveGuest(channels, as_config(self._agreed_settings)))
                 self._out += [i.SwitchGuest()] * self.postcopy
             self._advance()
 
-    def _heard_reject(self, conn: int, told: dict[str, Any]) -> None:
-        errors = messages.read_errors(told["errors"])
+    def _rejected(self, conn: int, answer: messages.Reject | messages.Abort) -> None:
+        errors = answer.errors
         if conn == CONTROL:
-            self._refused(errors, told)
-        elif self.state in ("agreed", "ready"):
-            item, text = f"channel[{self._name(conn)}]", clean(told["text"])
-            self._channel_over(errors or (Error(clean(told["code"], 80), item, text=text),))
+            self._end_attempt(errors or (Error(answer.code, text=answer.text),))
+        elif self.state in (S.AGREED, S.READY):
+            self._channel_over(errors or (Error(answer.code, item=f"channel[{self._name(conn)}]", text=answer.text),))
 
-    _heard_abort = _heard_reject
+    def _failed(self, conn: int, failure: messages.Failure) -> None:
+        self._end_attempt(failure.errors or (Error(Code.CONNECTION_LOST),))
 
-    def _heard_error(self, conn: int, told: dict[str, Any]) -> None:
-        self._refused(messages.read_errors(told["errors"]), {"code": "connection-lost", "text": ""})
-
-    def _refused(self, errors: tuple[Error, ...], told: dict[str, Any]) -> None:
-        self._end_attempt(errors or (Error(clean(told["code"], 80), text=clean(told["text"])),))
-
-    def _end_attempt(self, errors: tuple[Error, ...]) -> None:
-        self._drop_all()
-        self._out.append(i.ResumeGuest())
-        cancelled = errors[0].code in ("cancelled", "deadline")
-        self._enter("cancelled" if cancelled else "failed")
-        self._finish("cancelled" if cancelled else "failed", errors)
-
-    def _heard_loaded(self, conn: int, told: dict[str, Any]) -> None:
-        if self.state == "closing":
+    def _loaded(self, conn: int, loaded: messages.Loaded) -> None:
+        if self.state == S.CLOSING:
             return
-        if self.state == "completed" and self.identity.relays and self.stage != "sent":
-            self.stage = "ending"  # what carries the stream here has yet to notice
-            return
-        if self.state == "completed":
+        if self.state == S.COMPLETED and self.identity.relays and self.stage != Stage.SENT:
+            self._stage_to(Stage.ENDING)  # what carries the stream here has yet to notice
+        elif self.state == S.COMPLETED:
             self._completed()
-            return
-        if self.stage == "relay":  # the guest here has yet to say that it stands still
-            self.state, self.stage = "ready", "arrived"
-            return
-        if self.stage not in ("sent", "package"):
-            self.state = "ready"
-            raise PeerError("bad-state", "LOADED before everything was sent", "LOADED")
-        self._say(conn, frames.GO, {})
+        elif self.stage == Stage.RELAY:  # the guest here has yet to report that it stands still
+            self._stage_to(Stage.ARRIVED)
+        elif self.stage in (Stage.SENT, Stage.PACKAGE):
+            self._say(conn, messages.Go())
+        else:
+            raise PeerError(Code.BAD_STATE, "LOADED before everything was sent", item="LOADED")
 
-    def _heard_running(self, conn: int, told: dict[str, Any]) -> None:
-        if self.state == "postcopy":
-            self._enter("postcopy-active")
+    def _running(self, conn: int, running: messages.Running) -> None:
+        if self.state == S.POSTCOPY:
+            self._report_status(Status.POSTCOPY_ACTIVE)
             if not self.identity.relays:
-                self.stage = "collect-last"
-                self._out.append(i.CollectRam(last=True))
+                self._collect(last=True)
         else:
             self._completed()
 
-    def _completed(self) -> None:
-        self._enter("completed")
-        self._drop_all()
-        self._finish("completed", ())
-
-    # --- the data ---------------------------------------------------------------------------------------------------
-    def _on_ramcollected(self, ram: i.RamCollected) -> None:
-        if self.stage not in ("collect", "collect-last") or self.state == "closing":
-            return
-        last = self.stage == "collect-last"
-        self.converged = ram.converged
-        lanes = [] if self.postcopy else [c for c, n in enumerate(self.channels) if n.startswith("multifd")]
-        compression = str(self.agreement.parameter("multifd", "compression", "none"))
-        for lane, piece, _named in stream.multifd_pass(lanes, ram.size_bytes, compression, self.packets):
-            self.packets += 1
-            self._write(lane, *piece)
-        kind = stream.END if last else stream.PART
-        agreed = self._agreed_settings  # what was skipped must not be on the wire
-        for piece in stream.ram_pass(RAM_SECTION, agreed, 0 if lanes else ram.size_bytes, bool(lanes), kind):
-            self._write_main(*piece)
-        if last:
-            devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine))
-            pieces = [*devices, (stream.end_of_stream(b"" if self.postcopy else b"{}"), 0)]
-            for piece in stream.joined(pieces):
-                self._write_main(*piece)
-        self.stage = "sent" if last else "ram"
-        self._advance()
-
-    def _on_gueststopped(self, _: i.GuestStopped) -> None:
-        self.stopped = True
-        self._advance()
-
-    def _on_guestmoved(self, moved: i.GuestMoved) -> None:
+    def _guest_moved(self, moved: i.GuestMoved) -> None:
         """Of a stream that is not ours."""
         before = self.stage
-        if before not in ("relay", "arrived", "package", "ending") or self.state == "closing":
+        awaited = (Stage.RELAY, Stage.ARRIVED, Stage.PACKAGE, Stage.ENDING)
+        if before not in awaited or self.state == S.CLOSING:
             return
-        self.stage = "package" if moved.postcopy else "sent"
-        if before == "ending":
+        self._stage_to(Stage.PACKAGE if moved.postcopy else Stage.SENT)
+        if before == Stage.ENDING:
             self._completed()
         elif moved.error:
             text = f"The guest could not be sent: {clean(moved.error)}."
-            self._give_up(Error("connection-lost", "guest", moved.error, "", text, "", "later"))
-        elif before == "arrived":
-            self.state = "package-loaded" if moved.postcopy else "loaded"
-            self._say(CONTROL, frames.GO, {})
-        elif moved.postcopy:
-            self.state = "package-sent"
+            self._give_up(Error(Code.CONNECTION_LOST, item="guest", source=moved.error, text=text, retry=Retry.LATER))
+        elif before == Stage.ARRIVED or moved.postcopy:
+            if moved.postcopy:
+                self._happened(Event.PACKAGE_SENT)
+            if before == Stage.ARRIVED:
+                self._say(CONTROL, messages.Go())
 
-    def _advance(self) -> None:
-        """The migration thread: it stands still while the transport has not taken what it wrote."""
-        if self.undrained or self.finished is not None or self.state == "closing":
-            return
-        if self.stage == "setup":
-            self._out.append(i.Said(self._main, "QEVM, CONFIGURATION, START ram"))
-            told = stream.header(self._agreed_settings) + stream.ram_start(RAM_SECTION, self._agreed_settings, False)
-            self.stage = "ram"
-            self._write_main(told, 0)
-        elif self.stage == "ram" and not (self.converged or self.postcopy):
-            self.stage = "collect"
-            self._out.append(i.CollectRam(first=not self.collected))
-            self.collected = True
-        elif self.stage == "ram":
-            self.stage = "stopping"
-            self._enter("device")
-            self._out.append(i.StopGuest())
-        elif self.stage == "stopping" and self.stopped:
-            if self.postcopy:
-                self._send_package()
-            else:
-                self.stage = "collect-last"
-                self._out.append(i.CollectRam(last=True))
-
-    def _send_package(self) -> None:
-        """Postcopy: device state now, memory later; LOADED, GO and RUNNING come in between."""
-        self.stage, self.state = "package", "package-sent"
-        start = stream.command(stream.POSTCOPY_LISTEN)
-        pieces = [(start, 0), *stream.device_state(3, self.settings.machine),
-                  (stream.command(stream.POSTCOPY_RUN), 0)]  # fmt: skip
-        self._out.append(i.Said(self._main, "devices, POSTCOPY_RUN"))
-        for piece in stream.joined(pieces):
-            self._write_main(*piece)
-
-    @property
-    def _agreed_settings(self) -> Settings:
-        return agreed_settings(self.settings, self.agreement)
-
-    @property
-    def _main(self) -> int:
-        return CONTROL if self.inline else self.channels.index("main")
-
-    def _write_main(self, data: bytes, fill: int) -> None:
-        if not self.inline:
-            self._write(self._main, data, fill)
-            return
-        limit = self.identity.limits.data_bytes
-        while data or fill:
-            part, data = data[:limit], data[limit:]
-            room = min(fill, limit - len(part)) if not data else 0
-            fill -= room
-            self._write(CONTROL, frames.frame(frames.DATA, part, fill=room), room)
-
-    def _write(self, conn: int, data: bytes, fill: int) -> None:
-        self._out.append(i.Send(conn, data, fill))
-        if conn not in self.undrained:
-            self.undrained = (*self.undrained, conn)
+    def _completed(self) -> None:
+        self._report_status(Status.COMPLETED)
+        self._drop_all()
+        self._end(Status.COMPLETED)
 
     # --- endings ----------------------------------------------------------------------------------------------------
     def _mistake(self, conn: int, error: Error) -> None:
@@ -426,47 +332,120 @@ class Source(SourceAnswers):
         """End a migration that still may be ended: tell the peer if the link carries, keep the guest."""
         if self.finished is not None:
             return
-        if self.state in ("loaded", "package-loaded", "postcopy"):
+        if self.state in GIVEN_UP:
             self._uncertain(str(errors[0]))
             return
-        gone = errors[0].code in ("connection-lost", "peer-closed", "connect")
-        if self.state not in ("connecting", "failed", "closing") and not gone:
-            self._say(CONTROL, frames.ABORT, messages.abort(errors[0], self.state), note=errors[0].code)
+        gone = errors[0].code in (Code.CONNECTION_LOST, Code.PEER_CLOSED, Code.CONNECT)
+        if self.state not in (S.CONNECTING, S.FAILED, S.CLOSING) and not gone:
+            self._say(CONTROL, messages.Abort.of(errors[0], self.state), note=errors[0].code)
         self._end_attempt(errors)
+
+    def _end_attempt(self, errors: tuple[Error, ...]) -> None:
+        self._drop_all()
+        self._out.append(i.ResumeGuest())
+        status = Status.CANCELLED if errors[0].code in (Code.CANCELLED, Code.DEADLINE) else Status.FAILED
+        self._report_status(status)
+        self._end(status, errors)
 
     def _uncertain(self, how: str) -> None:
         self._drop_all()
         error = Error(
-            "connection-lost", "control", "GO sent", "no RUNNING",
-            f"The link was lost after GO, before the end was heard ({clean(how)}): the destination may run "
-            "the guest. It is paused here.", "Ask the destination, then either resume here or quit.", "never",
-        )  # fmt: skip
-        self._enter("uncertain")
-        self._finish("uncertain", (error,))
+            Code.CONNECTION_LOST,
+            item="control",
+            source="GO sent",
+            destination="no RUNNING",
+            text=f"The link was lost after GO, before the end was heard ({clean(how)}): the destination may run "
+            "the guest. It is paused here.",
+            hint="Ask the destination, then either resume here or quit.",
+            retry=Retry.NEVER,
+        )
+        self._report_status(Status.UNCERTAIN)
+        self._end(Status.UNCERTAIN, (error,))
 
     def _drop_all(self) -> None:
         self._out += [i.Drop(conn) for conn in self.links]
 
-    def _finish(self, status: str, errors: tuple[Error, ...]) -> None:
+    def _reject_command(self, error: Error) -> None:
+        """`migrate` is refused before anything has started."""
+        self._end(Status.REJECTED, (error,))
+
+    def _end(self, status: Status, errors: tuple[Error, ...] = ()) -> None:
         text = "; ".join(str(e) for e in errors)
-        self.finished = i.Finished(
-            status, text, "specific" if errors else "none", errors, listening=status == "rejected"
-        )
-        self._out.append(self.finished)
+        reason = Reason.SPECIFIC if errors else Reason.NONE
+        self._finish(i.Finished(status, text, reason, errors, listening=status == Status.REJECTED))
+
+    # --- the tables -------------------------------------------------------------------------------------------------
+    HANDLERS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        i.Start: _start,
+        i.Cancel: _cancel,
+        i.SwitchToPostcopy: _switch_to_postcopy,
+        i.Opened: _opened,
+        i.Secured: _secured,
+        i.TlsFailed: _tls_failed,
+        i.Received: _received,
+        i.Drained: Outgoing._drained,
+        i.Ended: _ended,
+        i.Broken: _broken,
+        i.RamCollected: Outgoing._ram_collected,
+        i.GuestStopped: Outgoing._guest_stopped,
+        i.GuestMoved: _guest_moved,
+    }
+    RECEIVES: ClassVar[Mapping[type[Message], Receive]] = {
+        messages.Hello: Receive({S.OFFERED: S.GREETED}, _hello),
+        messages.Accept: Receive({S.GREETED: S.AGREED}, _accept),
+        messages.Reject: Receive(
+            {S.OFFERED: S.FAILED, S.GREETED: S.FAILED, S.AGREED: S.FAILED, S.CLOSING: S.FAILED}, _rejected
+        ),
+        messages.ChannelOk: Receive({}, _channel_ok),  # on the channel's own connection
+        messages.Ready: Receive({S.AGREED: S.READY, S.CLOSING: S.CLOSING}, _ready),
+        messages.Loaded: Receive(
+            {
+                S.READY: S.READY,
+                S.PACKAGE_SENT: S.PACKAGE_SENT,
+                S.POSTCOPY: S.COMPLETED,  # the second: all memory is there
+                S.CLOSING: S.CLOSING,
+            },
+            _loaded,
+        ),
+        messages.Running: Receive({S.LOADED: S.COMPLETED, S.PACKAGE_LOADED: S.POSTCOPY}, _running),
+        messages.Failure: Receive(
+            dict.fromkeys((S.READY, S.LOADED, S.PACKAGE_SENT, S.PACKAGE_LOADED, S.CLOSING), S.FAILED), _failed
+        ),
+        messages.Abort: Receive(  # not in POSTCOPY: the guest runs there, and whatever comes leaves us uncertain
+            dict.fromkeys(
+                (
+                    S.OFFERED,
+                    S.GREETED,
+                    S.AGREED,
+                    S.READY,
+                    S.LOADED,
+                    S.PACKAGE_SENT,
+                    S.PACKAGE_LOADED,
+                    S.CLOSING,
+                ),
+                S.FAILED,
+            ),
+            _rejected,
+        ),
+        messages.Info: Receive(ANY_STATE, Outgoing._info),
+    }
+    SENDS: ClassVar[Mapping[type[Message], Mapping[S, S]]] = {
+        messages.Offer: {S.CONNECTING: S.OFFERED},
+        messages.Go: {S.READY: S.LOADED, S.PACKAGE_SENT: S.PACKAGE_LOADED},
+    }
+    EVENTS: ClassVar[Mapping[Event, Mapping[S, S]]] = {
+        Event.PACKAGE_SENT: {S.READY: S.PACKAGE_SENT, S.PACKAGE_SENT: S.PACKAGE_SENT},
+        Event.CHANNEL_LOST: dict.fromkeys((S.AGREED, S.READY, S.PACKAGE_SENT), S.CLOSING),
+    }
 
 
-def as_config(settings: Settings) -> tuple[tuple[str, object], ...]:
-    """Capabilities and parameters, as (name, value), for who sets them."""
-    return tuple((c, True) for c in settings.capabilities) + tuple(settings.parameters)
-
-
-def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:
-    """The settings with the shared features as agreed; what only one side cares for stays."""
-    keep = tuple(c for c in settings.capabilities if c not in features.SHARED)
-    on = tuple(name for name, _ in agreement.on if name in features.DEPENDS and name != "final-ack")
-    parameters = dict(settings.parameters)
-    if agreement.has("multifd"):
-        parameters["multifd-channels"] = int(agreement.parameter("multifd", "channels", 2))
-        parameters["multifd-compression"] = str(agreement.parameter("multifd", "compression", "none"))
-    return Settings(settings.version, settings.machine, keep + on, tuple(sorted(parameters.items())),
-                    settings.transport, settings.exit_on_error)  # fmt: skip
+def _mismatch(ours: dict[str, Any], theirs: dict[str, Any]) -> Error:
+    return Error(
+        Code.AGREEMENT_MISMATCH,
+        item="agreement",
+        source=body.digest(ours)[:16],
+        destination=body.digest(theirs)[:16],
+        text="The two sides computed different agreements from the same offers.",
+        hint="This is a defect.",
+        retry=Retry.NEVER,
+    )

@@ -1,46 +1,82 @@
-"""Who may say what, when. Whatever decides a transition stands here, and nowhere else.
-
-A message that a state does not list is the peer's mistake: `bad-state`. PING, PONG and INFO never change a state.
-"""
+"""The states of v2's two sides. Which message leads where is in the tables `RECEIVES`, `SENDS` and `EVENTS` of
+`source.Source` and `destination.Destination`; nothing else changes a state."""
 
 from __future__ import annotations
 
-from . import frames as f
+from ..names import Name
 
 SOURCE, DESTINATION = "source", "destination"
-ANY_TIME = (f.PING, f.PONG, f.INFO)
 
-TRANSITIONS: dict[str, dict[str, dict[int, str]]] = {
-    SOURCE: {
-        "connecting": {},
-        "offered": {f.HELLO: "greeted", f.REJECT: "failed", f.ABORT: "failed"},
-        "greeted": {f.ACCEPT: "agreed", f.REJECT: "failed", f.ABORT: "failed"},
-        "agreed": {f.READY: "ready", f.REJECT: "failed", f.ABORT: "failed"},
-        "ready": {f.LOADED: "loaded", f.ERROR: "failed", f.ABORT: "failed"},  # the data flows
-        "loaded": {f.RUNNING: "completed", f.ERROR: "failed", f.ABORT: "failed"},  # GO was said
-        "package-sent": {f.LOADED: "package-loaded", f.ERROR: "failed", f.ABORT: "failed"},  # postcopy, from here on
-        "package-loaded": {f.RUNNING: "postcopy", f.ERROR: "failed", f.ABORT: "failed"},  # GO was said
-        "postcopy": {f.LOADED: "completed"},  # the guest runs there: whatever else comes leaves us uncertain
-        # a channel was lost and ABORT said so: the destination's own reason, if it has one, is still on its way
-        "closing": {f.REJECT: "failed", f.ERROR: "failed", f.ABORT: "failed", f.READY: "closing", f.LOADED: "closing"},
-        "completed": {},
-        "failed": {},
-    },
-    DESTINATION: {
-        "listening": {f.HELLO: "greeted"},
-        "greeted": {f.OFFER: "accepted", f.ABORT: "listening"},
-        "accepted": {f.START: "started", f.ABORT: "listening"},
-        "started": {f.ABORT: "listening"},  # until every planned channel is bound
-        "ready": {f.DATA: "ready", f.ABORT: "failed", f.ERROR: "failed"},
-        "loading": {f.ABORT: "failed", f.ERROR: "failed", f.DATA: "loading"},
-        "loaded": {f.GO: "going", f.ABORT: "failed", f.ERROR: "failed", f.DATA: "loaded"},
-        "going": {f.DATA: "going"},
-        "completed": {},
-        "failed": {},
-    },
+
+class SourceState(Name):
+    CONNECTING = "connecting"
+    OFFERED = "offered"
+    GREETED = "greeted"  # the destination's HELLO has come
+    AGREED = "agreed"
+    READY = "ready"  # the data flows
+    LOADED = "loaded"  # GO was sent
+    PACKAGE_SENT = "package-sent"  # postcopy, from here on
+    PACKAGE_LOADED = "package-loaded"  # GO was sent
+    POSTCOPY = "postcopy"  # the guest runs there
+    CLOSING = "closing"  # a channel was lost and ABORT was sent: the destination's own reason may be on its way
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class DestinationState(Name):
+    NONE = "none"
+    LISTENING = "listening"
+    GREETED = "greeted"
+    ACCEPTED = "accepted"
+    STARTED = "started"  # until every planned channel is bound and the configuration is set
+    READY = "ready"
+    LOADING = "loading"
+    LOADED = "loaded"
+    GOING = "going"  # GO has come: nothing that is sent now can take it back
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Event(Name):
+    """What changes a state besides messages."""
+
+    STARTED = "started"  # `migrate-incoming`
+    PACKAGE_SENT = "package-sent"  # postcopy: all but the memory
+    CHANNEL_LOST = "channel-lost"
+    LATE_REFUSAL = "late-refusal"
+    STREAM_READ = "stream-read"  # all that is needed to load the devices
+    RUN_FAILED = "run-failed"  # GO was not obeyed, for certain
+    COMPLETED = "completed"
+    FAILED = "failed"
+    RESET = "reset"  # ready for the next attempt
+
+
+class Stage(Name):
+    """How far a source is with the guest's data."""
+
+    BEFORE = ""
+    SETUP = "setup"
+    RAM = "ram"  # between two passes
+    COLLECT = "collect"
+    STOPPING = "stopping"
+    COLLECT_LAST = "collect-last"
+    PACKAGE = "package"
+    SENT = "sent"
+    RELAY = "relay"  # the stream is a QEMU's, from here on
+    ARRIVED = "arrived"  # LOADED has come before that QEMU has reported its end
+    ENDING = "ending"
+
+
+STAGES: dict[Stage, tuple[Stage, ...]] = {
+    Stage.BEFORE: (Stage.SETUP, Stage.RELAY),
+    Stage.SETUP: (Stage.RAM,),
+    Stage.RAM: (Stage.COLLECT, Stage.STOPPING),
+    Stage.COLLECT: (Stage.RAM,),
+    Stage.STOPPING: (Stage.COLLECT_LAST, Stage.PACKAGE),
+    Stage.COLLECT_LAST: (Stage.SENT,),
+    Stage.PACKAGE: (Stage.COLLECT_LAST, Stage.SENT, Stage.PACKAGE, Stage.ENDING),
+    Stage.SENT: (),
+    Stage.RELAY: (Stage.PACKAGE, Stage.SENT, Stage.ARRIVED),
+    Stage.ARRIVED: (Stage.PACKAGE, Stage.SENT),
+    Stage.ENDING: (Stage.PACKAGE, Stage.SENT),
 }
-
-
-def next_state(role: str, state: str, message: int) -> str | None:
-    """The state after `message`, or None where it is not legal."""
-    return state if message in ANY_TIME else TRANSITIONS[role][state].get(message)

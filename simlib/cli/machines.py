@@ -7,23 +7,30 @@ import json
 import shlex
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..case.profiles import ProfileError
-from ..live.command import table
-from .again import Running, of_process, profiled
-from .preflight import Answer, Party, answers, as_json, party
-from .profile import Monitor
-from .save import ROOM_BYTES, load_uri, save
-from .saved import Saved, read
+from ..real_qemu.again import Running, of_process, profiled
+from ..real_qemu.preflight import (
+    Answer,
+    Party,
+    answers,
+    as_json,
+    party,
+)
+from ..real_qemu.profile import Monitor
+from ..real_qemu.save import ROOM_BYTES, load_uri, save
+from ..real_qemu.saved import Saved, read
+from .sockets import table
 
 DOUBTS_SHOWN = 6
 
 
 # --- inspect --------------------------------------------------------------------------------------------------------
-def inspect(options: Any) -> int:
+def inspect(options: Namespace) -> int:
     """Raises SavedError, OSError."""
     saved = read(options.file, options.offset)
     if options.json:
@@ -93,7 +100,7 @@ def knowable(saved: Saved) -> Iterator[str]:
 
 
 # --- qemu profile ---------------------------------------------------------------------------------------------------
-def profile(options: Any) -> int:
+def profile(options: Namespace) -> int:
     """Raises ProfileError, OSError, ValueError."""
     given = [bool(options.binary), options.pid is not None, bool(options.qmp)]
     if given[:2] == [True, True] or not any(given) or (options.qmp and options.binary):
@@ -119,7 +126,7 @@ def profile(options: Any) -> int:
     return 0
 
 
-def _profiled(options: Any, folder: Path, original: Monitor | None) -> dict[str, Any]:
+def _profiled(options: Namespace, folder: Path, original: Monitor | None) -> dict[str, Any]:
     pid = options.pid or (original.pid if original else 0)
     if original and not pid:
         raise ProfileError(f"{options.qmp}: whose monitor this is can't be seen over TCP; add --pid N")
@@ -128,7 +135,7 @@ def _profiled(options: Any, folder: Path, original: Monitor | None) -> dict[str,
 
 
 # --- qemu preflight -------------------------------------------------------------------------------------------------
-def preflight(options: Any) -> int:
+def preflight(options: Namespace) -> int:
     """0: some host can take the guest. Raises ProfileError, OSError."""
     guest, hosts = party(options.guest), [party(word) for word in options.host]
     for host in hosts:
@@ -181,19 +188,28 @@ def _against(guest: Party, answer: Answer) -> Iterator[str]:
 
 
 # --- qemu save ------------------------------------------------------------------------------------------------------
-def save_guest(options: Any) -> int:
+def save_guest(options: Namespace) -> int:
     """Raises ProfileError, OSError."""
     settings = save(options.qmp, options.file, options.resume)
     machine = settings.machine
     if options.json:
-        told = {"file": str(options.file), "stream_at": ROOM_BYTES, "size_bytes": options.file.stat().st_size,
-                "qemu_version": settings.version, "machine_type": machine.type, "devices": len(machine.devices),
-                "capabilities": list(settings.capabilities), "resumed": options.resume}  # fmt: skip
+        told = {
+            "file": str(options.file),
+            "stream_at": ROOM_BYTES,
+            "size_bytes": options.file.stat().st_size,
+            "qemu_version": settings.version,
+            "machine_type": machine.type,
+            "devices": len(machine.devices),
+            "capabilities": list(settings.capabilities),
+            "resumed": options.resume,
+        }
         json.dump(told, sys.stdout, indent=1)
         print()
         return 0
-    print(f"{options.file}: {machine.type} of QEMU {settings.version}, {len(machine.devices)} devices; the stream "
-          f"starts at byte {ROOM_BYTES}, behind the manifest")  # fmt: skip
+    print(
+        f"{options.file}: {machine.type} of QEMU {settings.version}, {len(machine.devices)} devices; the stream "
+        f"starts at byte {ROOM_BYTES}, behind the manifest"
+    )
     print(f"the guest {'runs on' if options.resume else 'stands still; `cont` lets it go on'}")
     print(f"can it be loaded elsewhere? simlib qemu preflight {options.file} HOST.json")
     return 0

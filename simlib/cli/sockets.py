@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import textwrap
+from argparse import Namespace
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,11 +19,16 @@ from ..case.registry import ScenarioError
 from ..case.scenario import GuestFacts, Link, Scenario, Side
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start
+from ..live.address import (
+    Address,
+    bound,
+    given,
+    parse,
+)
+from ..live.host import Host
+from ..live.tls import Credentials, make_credentials
 from ..record.capture import Capture, Segment
 from ..record.trace import Packet, Trace
-from .address import Address, bound, given, parse
-from .host import Host
-from .tls import Credentials, make_credentials
 
 KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
 
@@ -103,7 +109,7 @@ def _complain(text: str) -> None:
         print(f"simlib: {text}", file=sys.stderr, flush=True)
 
 
-def _setup(options: Any, at_source: bool) -> Setup:
+def _setup(options: Namespace, at_source: bool) -> Setup:
     """Raises ValueError."""
     address = parse(options.address)
     transport = "exec-socat" if address.kind == "exec" else address.kind
@@ -114,15 +120,27 @@ def _setup(options: Any, at_source: bool) -> Setup:
     if address.inline and channels:
         raise ValueError(f"{address} is one pair of pipes: --channels needs tcp: or unix:")
     side = Side(
-        machine=options.profile, capabilities=capabilities, exit_on_error=False,
+        machine=options.profile,
+        capabilities=capabilities,
+        exit_on_error=False,
         parameters=({"multifd-channels": channels} if channels else {})
         | ({"tls-creds": str(options.tls)} if options.tls else {}),
         accept=getattr(options, "accept", "v2"),
-        psk=_secret(options.psk_file), session=options.session, require=tuple(options.require),
-        forbid=tuple(options.forbid), on_maybe=getattr(options, "on_maybe", "warn"),
-    )  # fmt: skip
-    scenario = Scenario(name="live", title="live", versions=(options.qemu,), source=side, destination=side,
-                        link=Link(transport), guest=GuestFacts(ram_mib=getattr(options, "ram_mib", 0.0)))  # fmt: skip
+        psk=_secret(options.psk_file),
+        session=options.session,
+        require=tuple(options.require),
+        forbid=tuple(options.forbid),
+        on_maybe=getattr(options, "on_maybe", "warn"),
+    )
+    scenario = Scenario(
+        name="live",
+        title="live",
+        versions=(options.qemu,),
+        source=side,
+        destination=side,
+        link=Link(transport),
+        guest=GuestFacts(ram_mib=getattr(options, "ram_mib", 0.0)),
+    )
     setup = Setup(scenario, options.protocol, options.qemu, seed=secrets.randbits(128))
     try:
         setup.settings(at_source)
@@ -145,7 +163,7 @@ def _secret(path: Path | None) -> str:
     return told
 
 
-def _host(options: Any, setup: Setup, at_source: bool, trace: Trace) -> Host:
+def _host(options: Namespace, setup: Setup, at_source: bool, trace: Trace) -> Host:
     address = parse(options.address)
     credentials = None
     if options.tls:
@@ -153,14 +171,19 @@ def _host(options: Any, setup: Setup, at_source: bool, trace: Trace) -> Host:
         credentials = Credentials(options.tls, hostname)
         credentials.context(server=not at_source)  # complain now, not in the middle
     host = Host(
-        "source" if at_source else "destination", setup.source() if at_source else setup.destination(), trace,
-        setup.guest(at_source), peer=address, credentials=credentials, record="both" if options.pcap else "",
-    )  # fmt: skip
+        "source" if at_source else "destination",
+        setup.source() if at_source else setup.destination(),
+        trace,
+        setup.guest(at_source),
+        peer=address,
+        credentials=credentials,
+        record="both" if options.pcap else "",
+    )
     host.guest.running = at_source
     return host
 
 
-def serve(options: Any) -> int:
+def serve(options: Namespace) -> int:
     """Listen until a guest has come, or is told to stop. Raises ValueError, OSError."""
     setup = _setup(options, at_source=False)
 
@@ -174,8 +197,11 @@ def serve(options: Any) -> int:
             if address.inline:
                 await _listen(host, address)
             elif host.listener is not None:
-                print(f"listening on {bound(host.listener)} ({options.profile}, QEMU {options.qemu}); Ctrl-C ends it",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"listening on {bound(host.listener)} ({options.profile}, QEMU {options.qemu}); Ctrl-C ends it",
+                    file=sys.stderr,
+                    flush=True,
+                )
             await _ended(host, stop)
             if host.over and host.endpoint.finished is None:
                 print(f"simlib: {address}: its other end is gone, and no guest has come", file=sys.stderr)
@@ -193,7 +219,7 @@ async def _listen(host: Host, address: Address) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(address)) from None
 
 
-def connect(options: Any) -> int:
+def connect(options: Namespace) -> int:
     """One migration of a made-up guest. Ctrl-C cancels it. Raises ValueError, OSError."""
     setup = _setup(options, at_source=True)
 
@@ -213,7 +239,7 @@ def connect(options: Any) -> int:
     return _run(options, work)
 
 
-def certificates(options: Any) -> int:
+def certificates(options: Namespace) -> int:
     """A CA, a server and a client, in the layout of QEMU's tls-creds-x509."""
     if (options.folder / "ca-cert.pem").exists():
         raise ValueError(f"{options.folder}: holds certificates already; name another folder")
@@ -225,7 +251,7 @@ def certificates(options: Any) -> int:
     return 0
 
 
-def _run(options: Any, work: Callable[[asyncio.Event, Telling], Coroutine[Any, Any, int]]) -> int:
+def _run(options: Namespace, work: Callable[[asyncio.Event, Telling], Coroutine[Any, Any, int]]) -> int:
     async def whole() -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -257,14 +283,19 @@ async def _close(host: Host) -> None:
     await asyncio.sleep(0)
 
 
-def _report(options: Any, host: Host, trace: Trace, stopped: bool) -> int:
+def _report(options: Namespace, host: Host, trace: Trace, stopped: bool) -> int:
     end = host.endpoint.finished
     good = end is not None and end.status == "completed"
     if options.json:
         errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
-        told = {"status": end.status if end else "none", "text": end.text if end else "", "errors": errors,
-                "guest_bytes": host.guest_bytes or host.endpoint.ram_bytes if good else host.guest_bytes,
-                "time_s": host.finished_s, "steps": trace.rows()}  # fmt: skip
+        told = {
+            "status": end.status if end else "none",
+            "text": end.text if end else "",
+            "errors": errors,
+            "guest_bytes": host.guest_bytes or host.endpoint.ram_bytes if good else host.guest_bytes,
+            "time_s": host.finished_s,
+            "steps": trace.rows(),
+        }
         json.dump(told, sys.stdout, indent=1)
         print()
     elif end is not None:
@@ -286,8 +317,12 @@ def table(errors: tuple[Error, ...]) -> list[str]:
     wide = [min(max(len(r[n]) for r in rows), 36) for n in range(3)]
     lines = []
     for row, error in zip(rows, (None, *errors), strict=True):
-        lines.append("  " + "  ".join(textwrap.shorten(c or "-", w or 1, placeholder="…").ljust(w)
-                                       for c, w in zip(row, wide, strict=True)).rstrip())  # fmt: skip
+        lines.append(
+            "  "
+            + "  ".join(
+                textwrap.shorten(c or "-", w or 1, placeholder="…").ljust(w) for c, w in zip(row, wide, strict=True)
+            ).rstrip()
+        )
         if error is not None:
             lines += [f"      {line}" for line in textwrap.wrap(f"{error.code}: {error.text} {error.hint}", 100)]
     return lines

@@ -8,35 +8,45 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from argparse import Namespace
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..case import files
 from ..case.registry import PROTOCOLS, require
-from ..case.scenario import Scenario
 from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, parse
-from ..live.command import Telling, tell
 from ..live.tls import Credentials
+from ..real_qemu import check as checking
+from ..real_qemu.migrate import (
+    Wish,
+    destination_agent,
+    listen,
+    looked_at,
+    settings,
+    source_agent,
+    until_finished,
+)
+from ..real_qemu.monitor import Monitor, QemuError
+from ..real_qemu.process import needed
 from ..record.capture import Segment, write
 from ..record.result import Result
 from ..record.trace import Trace
-from . import check as checking
-from .migrate import Wish, destination_agent, listen, looked_at, settings, source_agent, until_finished
-from .monitor import Monitor, QemuError
-from .process import needed
+from ..world import run as in_world
+from .sockets import Telling, tell
+from .terminal import progress
 
 CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
-def check(
-    options: Any, scenarios: list[Scenario], world: checking.World, progress: Callable[..., Iterator[checking.Cell]]
-) -> int:
+def check(options: Namespace) -> int:
     """The table scenario × version. 0 if every cell that ran agrees, 1 if not. Raises ValueError, QemuError."""
+    scenarios = [files.find(n) for n in options.scenario] if options.scenario else files.load_all()
     for protocol in options.protocol or ():
         require("protocol", protocol, PROTOCOLS)
     here = needed(tuple(options.binary))
@@ -45,7 +55,7 @@ def check(
         raise ValueError(f"nothing is to be run on the versions that are here ({', '.join(sorted(here))})")
     cells: list[checking.Cell] = []
     try:
-        checker = checking.Checker(world, here, options.repeats, Keeper(options.captures))
+        checker = checking.Checker(in_world, here, options.repeats, Keeper(options.captures))
         found: Iterable[checking.Cell] = checking.check(checker, work, options.jobs)
         for cell in progress(found, len(work), "cells"):
             cells.append(cell)
@@ -59,7 +69,7 @@ def check(
     return 0 if all(c.agrees or c.left_out for c in cells) else 1
 
 
-def _tell_cells(cells: list[checking.Cell], options: Any) -> None:
+def _tell_cells(cells: list[checking.Cell], options: Namespace) -> None:
     if options.json:
         json.dump({"cells": [c.as_dict() for c in cells], "summary": checking.summary(cells)}, sys.stdout, indent=1)
         print()
@@ -89,7 +99,7 @@ class Keeper:
 
 
 # --- migrate, agent -------------------------------------------------------------------------------------------------
-def migrate(options: Any) -> int:
+def migrate(options: Namespace) -> int:
     """One guest, from a running QEMU to a waiting one. Raises ValueError, QemuError."""
     if bool(options.destination_qmp) == bool(options.to):
         raise ValueError("name the destination: --destination-qmp for one of this host, --to for an agent elsewhere")
@@ -118,7 +128,7 @@ def migrate(options: Any) -> int:
     return _run(options, work)
 
 
-def agent(options: Any) -> int:
+def agent(options: Namespace) -> int:
     """The destination's half, until a guest has come. Raises ValueError, QemuError."""
 
     async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
@@ -132,7 +142,7 @@ def agent(options: Any) -> int:
 
 
 async def _agent(
-    options: Any, stack: AsyncExitStack, folder: Path, trace: Trace, qmp: str, named: str, at: Address
+    options: Namespace, stack: AsyncExitStack, folder: Path, trace: Trace, qmp: str, named: str, at: Address
 ) -> Address:
     """A destination's agent that listens; `options.agents` keeps it."""
     machine = await looked_at(qmp, named)
@@ -155,13 +165,21 @@ async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path)
     return found
 
 
-def _wish(options: Any) -> Wish:
+def _wish(options: Namespace) -> Wish:
     wanted = ("postcopy-ram",) if getattr(options, "postcopy_after", None) is not None else ()
-    return Wish(getattr(options, "channels", 0), (*options.capability, *wanted), (), tuple(options.require),
-                tuple(options.forbid), options.on_maybe, options.session, bool(options.tls))  # fmt: skip
+    return Wish(
+        getattr(options, "channels", 0),
+        (*options.capability, *wanted),
+        (),
+        tuple(options.require),
+        tuple(options.forbid),
+        options.on_maybe,
+        options.session,
+        bool(options.tls),
+    )
 
 
-def _credentials(options: Any, hostname: str) -> dict[str, Any]:
+def _credentials(options: Namespace, hostname: str) -> dict[str, Any]:
     if not options.tls:
         return {}
     return {"credentials": Credentials(options.tls, hostname)}
@@ -173,19 +191,28 @@ async def _close(agent: Any) -> None:
     await asyncio.sleep(0)
 
 
-def _report(options: Any, end: Finished | None, trace: Trace, running: bool, stopped: bool) -> int:
+def _report(options: Namespace, end: Finished | None, trace: Trace, running: bool, stopped: bool) -> int:
     good = end is not None and end.status == "completed"
     if options.json:
         errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
-        json.dump({"status": end.status if end else "none", "text": end.text if end else "", "errors": errors,
-                   "guest_runs_here": running, "steps": trace.rows()}, sys.stdout, indent=1)  # fmt: skip
+        json.dump(
+            {
+                "status": end.status if end else "none",
+                "text": end.text if end else "",
+                "errors": errors,
+                "guest_runs_here": running,
+                "steps": trace.rows(),
+            },
+            sys.stdout,
+            indent=1,
+        )
         print()
     elif end is not None:
         tell(end)
     return 0 if good else 130 if stopped else 1
 
 
-def _run(options: Any, work: Any) -> int:
+def _run(options: Namespace, work: Any) -> int:
     async def whole() -> int:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -7,14 +7,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from .case.endpoints import Setup
-from .case.managers import Act, Answered, Begun, Command, Event, Exited, Over, Rang, Reported, Say, Spawn, Wait
-from .case.registry import MANAGERS, ScenarioError
-from .handshake import interface as i
-from .handshake.capabilities import known_capabilities
-from .handshake.machine import Settings
+from ..case.endpoints import Setup
+from ..case.managers import (
+    Act,
+    Answered,
+    Begun,
+    Command,
+    Event,
+    Exited,
+    Over,
+    Rang,
+    Reported,
+    Say,
+    Spawn,
+    Wait,
+)
+from ..case.registry import MANAGERS, ScenarioError
+from ..handshake import interface as i
+from ..handshake.capabilities import known_capabilities
+from ..handshake.machine import Settings
+from ..record.trace import Trace
 from .host import Host
-from .record.trace import Trace
 
 SILENT = "it does not answer"
 

@@ -6,17 +6,28 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from .case.scenario import Scenario
-from .record.compare import Runner, jobs
-from .record.outcome import COLUMNS, Row
-from .record.result import Result
+from ..case.scenario import Scenario
+from .compare import Runner, jobs
+from .outcome import COLUMNS, Row
+from .result import Result
 
 if TYPE_CHECKING:
     import pandas
 
 CHARTS_SHOWN = 4  # more do not fit beside each other
-SHOWN = ("scenario", "protocol", "manager", "source_version", "destination_version", "outcome", "guest_at",
-         "source_text", "error_codes", "spoken", "spoken_right")  # fmt: skip
+SHOWN = (
+    "scenario",
+    "protocol",
+    "manager",
+    "source_version",
+    "destination_version",
+    "outcome",
+    "guest_at",
+    "source_text",
+    "error_codes",
+    "spoken",
+    "spoken_right",
+)
 
 
 class Comparison:

@@ -1,4 +1,4 @@
-"""What the command line prints fits any locale and commands no terminal, whoever said it."""
+"""What the command line prints fits any locale and commands no terminal, whoever said it; progress is drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import json
 import os
 import re
 import sys
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # C0 and C1 but for tabs and line ends, and what turns the direction of text. Progress bars on stderr return to their
 # line's beginning.
@@ -52,3 +55,11 @@ def _escaped(text: str) -> str:
 def line(text: str) -> str:
     """A title of several lines could pass for lines of ours."""
     return " ".join(text.split())
+
+
+def progress(items: Iterable[T], total: int, unit: str) -> Iterable[T]:
+    """The items, with a bar and the time left on stderr: on a terminal, and after two seconds."""
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, total=total, unit=f" {unit}", delay=2, disable=None, leave=False)
+    return bar

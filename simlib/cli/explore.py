@@ -1,0 +1,144 @@
+"""`simlib explore`: one scenario in every order, or everything that the lab has to say about order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ..case import files
+from ..case.faults import Fault
+from ..case.registry import FAULTS, ScenarioError, imported
+from ..explore import report
+from ..explore.models import cases
+from ..explore.properties import PROPERTIES
+from ..explore.request import Searched, model_of
+from ..explore.search import Found
+from ..explore.state import Faults
+from ..explore.story import Story
+from .terminal import progress
+
+
+def explore(options: Namespace) -> int:
+    """The exit status; ValueError for what was asked wrongly."""
+    return _one(options) if options.scenario else _all(options)
+
+
+def _hit(kind: str) -> Fault:
+    """A fault of that kind, as its defaults have it. Raises ScenarioError."""
+    make: Any = FAULTS.get(kind)
+    try:
+        return make()  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ScenarioError(f"--fault {kind}: its keys need defaults ({error})") from None
+
+
+def _one(options: Namespace) -> int:
+    named = files.find(options.scenario)
+    faults = Faults(
+        options.cuts,
+        options.losses,
+        tuple(options.order),
+        tuple(options.stranger),
+        tuple(_hit(kind) for kind in options.fault),
+    )
+    model = model_of(
+        named,
+        protocol=options.protocol or named.protocols[0],
+        version=options.qemu or named.versions[0],
+        faults=faults,
+        rival=options.rival,
+        timers=options.timers,
+        room=options.room,
+    )
+    own = [imported(place) for place in options.property]
+    search = Searched(model, (*PROPERTIES, *own), options.plain, options.limit)
+    found, seconds = search.found, search.seconds
+    stories = [Story(model, violation) for violation in found.violations.values()]
+    try:
+        if options.out:
+            for told in stories:
+                _save(told, options.out)
+    finally:  # a folder that can't be written takes none of it
+        if options.json:
+            json.dump(_as_json(options, found, stories), sys.stdout, indent=1)
+            print()
+        else:
+            _tell(options, found, stories, seconds)
+    return 130 if search.interrupted else 0
+
+
+def _save(told: Story, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{told.name}.txt").write_text(f"{told}\n", encoding="utf-8")
+    (out / f"{told.name}.svg").write_text(told._repr_svg_(), encoding="utf-8")
+    if told.scenario:
+        (out / f"{told.name}.toml").write_text(files.dumps(told.scenario), encoding="utf-8")
+
+
+def _as_json(options: Namespace, found: Found, stories: list[Story]) -> dict[str, Any]:
+    return {
+        "scenario": options.scenario,
+        "states": found.states,
+        "transitions": found.transitions,
+        "depth": found.depth,
+        "complete": found.complete,
+        "endings": [{"source": s, "guest_at": at, "states": n} for (s, at), n in sorted(found.endings.items())],
+        "violations": [
+            {
+                "property": s.violation.name,
+                "text": s.violation.text,
+                "steps": s.violation.path,
+                "source": s.ending.source,
+                "guest_at": s.ending.guest_at,
+            }
+            for s in stories
+        ],
+    }
+
+
+def _tell(options: Namespace, found: Found, stories: list[Story], seconds: float) -> None:
+    for told in stories:
+        print(f"{told}\n")
+    covered = "every state" if found.complete else f"not every state: stopped after {found.states:,}"
+    print(
+        f"{covered}: {found.states:,} states, {found.transitions:,} steps between them, at most {found.depth} deep, "
+        f"in {seconds:.1f} s"
+    )
+    for (status, at), count in sorted(found.endings.items()):
+        print(f"  ends: source {status}, guest at {at} ({count} states)")
+    for told in stories:
+        print(f"  broken: {told.title} (after {len(told.violation.path)} steps, told above)")
+    if not stories:
+        print(f"  {'everything held' if found.complete else 'nothing was broken so far'}")
+    if options.out and stories:
+        print(f"texts and charts: {options.out}")
+        if stories[0].scenario:
+            print(f"again in the simulated world: simlib run {options.out}/{stories[0].name}.toml")
+
+
+def _all(options: Namespace) -> int:
+    lines = list(progress(report.search_cases(), len(cases()), "models"))
+    killed = list(report.search_mutants())
+    text = report.page(lines, killed)
+    if options.json:
+        told = [
+            {"model": ln.case.name, "states": ln.found.states, "breaks": sorted(ln.found.violations)} for ln in lines
+        ]
+        dead = [{"rule": m.rule, "noticed_by": m.killed_by, "noticed": m.killed_by in f.violations} for m, f in killed]
+        json.dump({"models": told, "mutants": dead}, sys.stdout, indent=1)
+        print()
+    elif options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "ordering.md").write_text(text, encoding="utf-8")
+        print(f"written: {options.out}/ordering.md")
+    else:
+        print(text)
+    wrong = [ln.case.name for ln in lines if not ln.as_expected] + [
+        m.rule for m, f in killed if m.killed_by not in f.violations
+    ]
+    for name in wrong:
+        print(f"simlib: not as expected: {name}", file=sys.stderr)
+    return 1 if wrong else 0

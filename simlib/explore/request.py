@@ -1,0 +1,95 @@
+"""What is asked of a search, checked, and what it answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..case.endpoints import Setup
+from ..case.faults import Fault
+from ..case.registry import INTRUDERS, ScenarioError, require, require_whole
+from ..case.scenario import Scenario
+from .properties import Property
+from .search import Found, Search
+from .state import ORDERS, OVERHEARD, Faults, Model
+from .story import Story
+
+
+def model_of(
+    named: Scenario, *, protocol: str, version: str, faults: Faults, rival: bool, timers: bool, room: int
+) -> Model:
+    """What is searched of a scenario. Raises ScenarioError for what is not known or can't be searched."""
+    setup = Setup(named, protocol, version)
+    setup.settings(True), setup.settings(False)
+    for what, count in (("cuts", faults.cuts), ("losses", faults.losses), ("room", room)):
+        require_whole(what, count, 0)
+    for order in faults.orders:
+        require("order", order, tuple(ORDERS))
+    for intruder in faults.strangers:
+        if intruder not in INTRUDERS:
+            require("stranger", intruder, (*INTRUDERS, *OVERHEARD))
+    for fault in faults.hits:
+        if type(fault).strike is Fault.strike:
+            raise ScenarioError(f"a {fault.name!r} is about time, which a search leaves out: it has no `strike`")
+    refused = setup.refused()
+    if refused:
+        raise ScenarioError(f"{named.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")
+    alarms = ("detect", "guard") if timers else ()
+    return Model(setup, faults, alarms, rival, room, compatible=not (rival or _odd(named)))
+
+
+def _odd(found: Scenario) -> bool:
+    """Whether the two sides were set up differently, so that nobody expects the guest to arrive."""
+    return found.source != found.destination or found.link.transport not in ("tcp", "unix", "exec-socat")
+
+
+class Searched:
+    """A search that has ended: every state was visited, or it was interrupted, or came to its limit.
+
+    Attributes:
+        states: how many were visited.
+        complete: whether these are all.
+        violations: by property, what was wrong and the shortest way there.
+    """
+
+    def __init__(self, model: Model, properties: Sequence[Property], plain: bool, limit: int) -> None:
+        require_whole("limit", limit, 1)
+        for one in properties:
+            if not isinstance(one, Property):
+                raise ScenarioError(f"{one!r:.60} is no simlib.Property")
+        self.model, self.interrupted = model, False
+        search, began_s = Search(model, plain, properties=properties), time.monotonic()
+        with _progress() as progress:
+            try:
+                search.run(limit, progress)
+            except KeyboardInterrupt:
+                self.interrupted = True
+        self.found, self.seconds = search.found, time.monotonic() - began_s
+        self.states, self.complete, self.violations = self.found.states, self.found.complete, self.found.violations
+
+    def story(self, name: str) -> Story:
+        """The shortest way to a violation of a property, by its name or its first word ("S4"). Raises ScenarioError."""
+        for known, violation in self.violations.items():
+            if name in (known, known.split()[0]):
+                return Story(self.model, violation)
+        raise ScenarioError(f"no order of events broke {name!r}; broken are {', '.join(self.violations) or 'none'}")
+
+    def __repr__(self) -> str:
+        covered = "every state" if self.complete else "not every state"
+        broken = ", ".join(self.violations) or "nothing is broken"
+        return f"{covered}: {self.states:,} states; {broken}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Found, int], None]]:
+    """Draws how far a search has come: on a terminal, and after two seconds. How far it is to the end nobody knows."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" states", delay=2, disable=None, leave=False) as bar:
+
+        def draw(result: Found, waiting: int) -> None:
+            bar.set_postfix_str(f"{waiting:,} to visit, {result.depth} deep", refresh=False)
+            bar.update(result.states - bar.n)
+
+        yield draw

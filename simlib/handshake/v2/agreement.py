@@ -1,0 +1,40 @@
+"""What follows from an agreement: the channels, the body that both sides digest, and the settings (SPEC section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..machine import Settings
+from . import features
+from .features import Agreement
+
+
+def channel_plan(agreement: Agreement, inline: bool) -> tuple[str, ...]:
+    """The further connections, by name; none where control carries the stream."""
+    if inline:
+        return ()
+    lanes = int(agreement.parameter("multifd", "channels", 2)) if agreement.has("multifd") else 0
+    preempt = ("postcopy-preempt",) if agreement.has("postcopy-preempt") else ()
+    return ("main", *(f"multifd[{i}]" for i in range(lanes)), *preempt)
+
+
+def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str) -> dict[str, Any]:
+    """What both sides digest: features with their parameters, channels, session."""
+    return {"features": agreement.body(), "channels": list(plan), "session-id": session_id}
+
+
+def as_config(settings: Settings) -> tuple[tuple[str, object], ...]:
+    """Capabilities and parameters, as (name, value), for who sets them."""
+    return tuple((c, True) for c in settings.capabilities) + tuple(settings.parameters)
+
+
+def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:
+    """The settings with the shared features as agreed; what only one side cares for stays."""
+    keep = tuple(c for c in settings.capabilities if c not in features.SHARED)
+    on = tuple(name for name, _ in agreement.on if name in features.DEPENDS and name != "final-ack")
+    parameters = dict(settings.parameters)
+    if agreement.has("multifd"):
+        parameters["multifd-channels"] = int(agreement.parameter("multifd", "channels", 2))
+        parameters["multifd-compression"] = str(agreement.parameter("multifd", "compression", "none"))
+    return replace(settings, capabilities=keep + on, parameters=tuple(sorted(parameters.items())))

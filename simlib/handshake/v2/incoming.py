@@ -1,0 +1,186 @@
+"""The guest's data at v2's destination: the stream of v1 from the agreed channels, as far as its devices can be loaded.
+
+Where a QEMU reads the stream itself (`relays`), nothing of it passes here, and that QEMU reports what it has loaded.
+"""
+
+from __future__ import annotations
+
+from .. import interface as i
+from .. import stream
+from ..endpoint import Table
+from ..errors import Code, Error, Retry, clean
+from ..machine import Settings
+from ..names import Status
+from . import messages
+from .answers import DestinationAnswers
+from .config import Identity
+from .frames import Frame
+from .states import DestinationState as S
+from .states import Event
+
+_SHOWN = {"machine": "CONFIGURATION {0}", "setup": "START ram", "eof": "EOF"}  # of the stream, in the trace
+ALL_SYNCS = 1 << 30
+
+
+class Incoming(DestinationAnswers):
+    """What a destination does between READY and its end."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        super().__init__(settings, identity, S.NONE)
+        self.lanes: Table[stream.Lane] = Table()
+        self._forget_data()
+
+    def _forget_data(self) -> None:
+        """Nothing has come yet."""
+        self.postcopy = self.running = self.eof = False
+        self.main_bytes = self.flushes = 0
+        self.lanes = Table()
+        self._loader = stream.Loader(self.settings)
+
+    # --- the stream -------------------------------------------------------------------------------------------------
+    def _stream(self, conn: int, data: bytes, fill: int) -> None:
+        """Bytes of a bound channel."""
+        if self.state not in self.DATA_STATES:
+            error = Error(
+                Code.BAD_STATE,
+                item=f"channel[{self.links[conn].kind}]",
+                source="bytes",
+                destination=self.state,
+                text="Bytes came before READY.",
+            )
+            self._refuse((error,))
+            return
+        self._pass_on(self.links[conn].kind, conn, data, fill)
+
+    def _got_data(self, conn: int, frame: Frame) -> None:
+        self._pass_on("main", conn, frame.payload, frame.fill)
+
+    def _pass_on(self, kind: str, conn: int, data: bytes, fill: int) -> None:
+        try:
+            if kind == "main":
+                self._load(data, fill)
+            elif kind != "postcopy-preempt":
+                self._read_lane(conn, data, fill)
+        except stream.StreamError as error:
+            self._load_failed(str(error))
+
+    def _read_lane(self, conn: int, data: bytes, fill: int) -> None:
+        compression = str(self.agreement.parameter("multifd", "compression", "none"))
+        self.lanes[conn] = self.lanes[conn].add(data, fill).read(compression, conn, ALL_SYNCS)
+        self._loaded_when_complete()
+
+    def _load(self, data: bytes, fill: int) -> None:
+        self._loader.feed(data, fill)
+        while (event := self._loader.next_event()) is not None:
+            if event[0] in _SHOWN:
+                self._out.append(i.Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
+            if event[0] == "ram":
+                assert isinstance(event[1], int)
+                self.main_bytes += event[1]
+            elif event[0] == "flush":
+                self.flushes += 1
+            elif event[0] == "command" and event[1] == stream.POSTCOPY_RUN:
+                self.postcopy = True
+                self._start_loading()
+            elif event[0] == "eof":
+                self.eof = True
+                self._loaded_when_complete()
+
+    @property
+    def _main(self) -> int:
+        """The connection that carries main."""
+        assert self.control is not None
+        return next((conn for name, conn, _ in self.bound if name == "main"), self.control)
+
+    def _loaded_when_complete(self) -> None:
+        """The stream is at its end and every lane has had all its SYNCs."""
+        if not self.eof or any(lane.syncs < self.flushes for lane in self.lanes.values()):
+            return
+        if self.postcopy:
+            self._memory_over()
+        elif self.state == S.READY:
+            self._start_loading()
+
+    def _start_loading(self) -> None:
+        self._happened(Event.STREAM_READ)
+        self._out.append(i.Load(sum(d.size_bytes for d in self.settings.machine.devices)))
+
+    # --- the guest --------------------------------------------------------------------------------------------------
+    def _guest_loaded(self, loaded: i.Loaded) -> None:
+        if self.identity.relays and self.postcopy and self.state in (S.LOADED, S.GOING):
+            self.eof = not loaded.error
+            self._memory_over(loaded.error)
+        elif self.state != (S.READY if self.identity.relays else S.LOADING):
+            return
+        elif loaded.error:
+            self._load_failed(loaded.error)
+        else:
+            self.postcopy = self.postcopy or loaded.postcopy
+            self._tell(messages.Loaded(self.ram_bytes))
+
+    def _go(self, conn: int, go: messages.Go) -> None:
+        self._out.append(i.RunGuest())
+
+    def _guest_running(self, running: i.GuestRunning) -> None:
+        if running.error:  # GO was not obeyed, and the source may have its guest back
+            self._happened(Event.RUN_FAILED)
+            self._load_failed(running.error, "run")
+            return
+        self.running = True
+        self._tell(messages.Running())
+        if self.postcopy:
+            self._report_status(Status.POSTCOPY_ACTIVE)
+        if self.eof and self.postcopy:
+            self._memory_over()
+        elif not self.postcopy:
+            self._completed()
+
+    def _memory_over(self, error: str = "") -> None:
+        """Of a guest that came by postcopy: all of its memory is here, or never will be."""
+        if not self.running:
+            if error:
+                self._load_failed(error)
+        elif error:
+            self._report_status(Status.POSTCOPY_PAUSED)
+            text = f"The source went away ({clean(error)}) while its guest ran here without all of its memory."
+            lost = Error(Code.CONNECTION_LOST, item="control", text=text, retry=Retry.NEVER)
+            self._end(Status.FAILED, (lost,))
+        else:
+            self._tell(messages.Loaded(self.ram_bytes))
+            self._completed()
+
+    def _completed(self) -> None:
+        self._happened(Event.COMPLETED)
+        self._report_status(Status.COMPLETED)
+        for conn in list(self.links):
+            self._close(conn)
+        self._end(Status.COMPLETED)
+
+    def _load_failed(self, text: str, what: str = "load") -> None:
+        """v1 would print this and exit; here the source reads it."""
+        self._refuse(
+            (
+                Error(
+                    Code.NEEDS_RESTART,
+                    item="guest",
+                    destination=text,
+                    text=f"The destination could not {what} the guest: {text}.",
+                    hint="Restart the destination; its device state is dirty.",
+                ),
+            )
+        )
+
+    # --- what the session does --------------------------------------------------------------------------------------
+    def _tell(self, message: messages.Message) -> None:
+        """Send on the control connection."""
+        assert self.control is not None
+        self._say(self.control, message)
+
+    def _refuse(self, errors: tuple[Error, ...]) -> None:
+        raise NotImplementedError
+
+    def _close(self, conn: int) -> None:
+        raise NotImplementedError
+
+    def _end(self, status: Status, errors: tuple[Error, ...] = (), listening: bool = False) -> None:
+        raise NotImplementedError

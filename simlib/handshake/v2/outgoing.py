@@ -1,0 +1,137 @@
+"""The guest's data at v2's source: the stream of v1 on the agreed channels, a stage after the other.
+
+The stream is written here, or, where the channels carry that of a QEMU (`relays`), somebody else writes it and reports
+its end. What the handshake needs to know of it is `stage`.
+"""
+
+from __future__ import annotations
+
+from .. import interface as i
+from .. import stream
+from ..errors import OurMistake
+from ..machine import Settings
+from ..names import Status
+from . import frames
+from .agreement import agreed_settings
+from .answers import CONTROL, SourceAnswers
+from .config import Identity
+from .features import Agreement
+from .states import STAGES, Event, SourceState, Stage
+
+RAM_SECTION = 1
+
+
+class Outgoing(SourceAnswers):
+    """What a source does between READY and LOADED."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        super().__init__(settings, identity, SourceState.CONNECTING)
+        self.agreement = Agreement()
+        self.channels: tuple[str, ...] = ("control",)
+        self.undrained: tuple[int, ...] = ()
+        self.stage: Stage = Stage.BEFORE
+        self.stopped = self.converged = self.postcopy = self.collected = False
+        self.packets = 0
+
+    @property
+    def inline(self) -> bool:
+        """Control carries the stream: there is one connection."""
+        return self.settings.transport not in ("tcp", "unix")
+
+    def _stage_to(self, stage: Stage) -> None:
+        """The one writer of `stage`."""
+        if stage not in STAGES[self.stage]:
+            raise OurMistake(f"stage {stage} after {self.stage}")
+        self.stage = stage
+
+    # --- passes over guest memory -----------------------------------------------------------------------------------
+    def _ram_collected(self, ram: i.RamCollected) -> None:
+        if self.stage not in (Stage.COLLECT, Stage.COLLECT_LAST) or self.state == SourceState.CLOSING:
+            return
+        last = self.stage == Stage.COLLECT_LAST
+        self.converged = ram.converged
+        lanes = [] if self.postcopy else [c for c, n in enumerate(self.channels) if n.startswith("multifd")]
+        compression = str(self.agreement.parameter("multifd", "compression", "none"))
+        for lane, piece, _ in stream.multifd_pass(lanes, ram.size_bytes, compression, self.packets):
+            self.packets += 1
+            self._write(lane, *piece)
+        kind = stream.END if last else stream.PART
+        agreed = self._agreed_settings  # what was skipped must not be on the wire
+        for piece in stream.ram_pass(RAM_SECTION, agreed, 0 if lanes else ram.size_bytes, bool(lanes), kind):
+            self._write_main(*piece)
+        if last:
+            devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine))
+            pieces = [*devices, (stream.end_of_stream(b"" if self.postcopy else b"{}"), 0)]
+            for piece in stream.joined(pieces):
+                self._write_main(*piece)
+        self._stage_to(Stage.SENT if last else Stage.RAM)
+        self._advance()
+
+    def _collect(self, last: bool) -> None:
+        self._stage_to(Stage.COLLECT_LAST if last else Stage.COLLECT)
+        self._out.append(i.CollectRam(last=last, first=not last and not self.collected))
+        self.collected = self.collected or not last
+
+    def _guest_stopped(self, _: i.GuestStopped) -> None:
+        self.stopped = True
+        self._advance()
+
+    def _drained(self, drained: i.Drained) -> None:
+        self.undrained = tuple(c for c in self.undrained if c != drained.conn)
+        self._advance()
+
+    def _advance(self) -> None:
+        """The migration thread: it stands still while the transport has not taken what it wrote."""
+        if self.undrained or self.finished is not None or self.state == SourceState.CLOSING:
+            return
+        if self.stage == Stage.SETUP:
+            self._out.append(i.Said(self._main, "QEVM, CONFIGURATION, START ram"))
+            agreed = self._agreed_settings
+            self._stage_to(Stage.RAM)
+            self._write_main(stream.header(agreed) + stream.ram_start(RAM_SECTION, agreed, False), 0)
+        elif self.stage == Stage.RAM and not (self.converged or self.postcopy):
+            self._collect(last=False)
+        elif self.stage == Stage.RAM:
+            self._stage_to(Stage.STOPPING)
+            self._report_status(Status.DEVICE)
+            self._out.append(i.StopGuest())
+        elif self.stage == Stage.STOPPING and self.stopped:
+            if self.postcopy:
+                self._send_package()
+            else:
+                self._collect(last=True)
+
+    def _send_package(self) -> None:
+        """Postcopy: device state now, memory later; LOADED, GO and RUNNING come in between."""
+        self._stage_to(Stage.PACKAGE)
+        self._happened(Event.PACKAGE_SENT)
+        start, run = stream.command(stream.POSTCOPY_LISTEN), stream.command(stream.POSTCOPY_RUN)
+        pieces = [(start, 0), *stream.device_state(3, self.settings.machine), (run, 0)]
+        self._out.append(i.Said(self._main, "devices, POSTCOPY_RUN"))
+        for piece in stream.joined(pieces):
+            self._write_main(*piece)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+    @property
+    def _agreed_settings(self) -> Settings:
+        return agreed_settings(self.settings, self.agreement)
+
+    @property
+    def _main(self) -> int:
+        return CONTROL if self.inline else self.channels.index("main")
+
+    def _write_main(self, data: bytes, fill: int) -> None:
+        if not self.inline:
+            self._write(self._main, data, fill)
+            return
+        limit = self.identity.limits.data_bytes
+        while data or fill:
+            part, data = data[:limit], data[limit:]
+            room = min(fill, limit - len(part)) if not data else 0
+            fill -= room
+            self._write(CONTROL, frames.frame(frames.DATA, part, fill=room), room)
+
+    def _write(self, conn: int, data: bytes, fill: int) -> None:
+        self._out.append(i.Send(conn, data, fill))
+        if conn not in self.undrained:
+            self.undrained = (*self.undrained, conn)

@@ -1,0 +1,2 @@
+"""What is alike wherever a simulated QEMU runs: its process (`host`), and the manager that commands two of them
+(`management`). Time and bytes come from the runner."""

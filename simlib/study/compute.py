@@ -1,0 +1,60 @@
+"""A sweep from its design to its file: what is missing is run, with progress, and everything is kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from ..record.compare import Runner
+from . import sweep as engine
+from .design import Design
+from .extras import install_command
+from .store import StoreError
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what is to be said."""
+
+
+def computed(
+    run: Runner, design: Design, out: Path, command: str, *, workers: int = 0, cluster: str = ""
+) -> int | None:
+    """Run what a sweep's file lacks, with progress; how many rows it has, None if all were there. Raises StoreError."""
+    try:
+        import pyarrow  # noqa: F401  # now, not after hours of runs
+    except ModuleNotFoundError:
+        raise StoreError(f"pyarrow is missing; `{install_command('study')}` brings it, `make` has it") from None
+    from tqdm import tqdm
+
+    identified = engine.identity(design)
+    if engine.complete(design, identified, out):
+        engine.log_path(out).unlink(missing_ok=True)  # killed between the last two steps
+        return None
+    log = engine.opened(identified, out)
+    try:
+        before = log.done
+        if log.damaged_bytes:
+            print(
+                f"{log.path}: {log.damaged_bytes:,} bytes were damaged; what stood there is run again", file=sys.stderr
+            )
+        if before:
+            print(f"going on: {before:,} of {design.runs:,} rows are there", file=sys.stderr)
+        if before < design.runs:
+            bar = tqdm(total=design.runs, initial=before, unit=" runs", delay=0.2, disable=None, leave=False)
+            with bar, _place(cluster, workers, design.runs - before) as place:
+                engine.sweep(run, design, place, log, lambda done: bar.update(done - bar.n))
+        return engine.finish(design, identified, log, out, command)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; {log.done:,} of {design.runs:,} rows are kept, and the same command goes on"
+        ) from None
+    finally:
+        log.close()
+
+
+def _place(cluster: str, workers: int, runs: int) -> AbstractContextManager[engine.Place]:
+    if cluster:
+        return engine.cluster(cluster)
+    return engine.processes(min(workers or os.cpu_count() or 1, runs))
