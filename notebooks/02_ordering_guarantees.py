@@ -15,7 +15,7 @@ from simlib.explore.story import Story
 from simlib.study import figures
 from simlib.study.order import histories, models, over_channels, rules, searched, states_figure
 
-found = {line.case.name: line for line in search_cases()}  # each of them is a search over every order
+results = {line.case.name: line for line in search_cases()}  # each of them is a search over every order
 
 # %% [markdown]
 # ## Today: the first connection is main, until it is not
@@ -24,7 +24,7 @@ found = {line.case.name: line for line in search_cases()}  # each of them is a s
 # are enough: the multifd connection is accepted before main's.
 
 # %%
-line = found["v1 7.2, 1 multifd"]
+line = results["v1 7.2, 1 multifd"]
 Story(line.case.model, line.found.violations["S4 no loss"])
 
 # %% [markdown]
@@ -33,11 +33,11 @@ Story(line.case.model, line.found.violations["S4 no loss"])
 # nothing in it says whose it is.
 
 # %%
-line = found["v1 10.0, 1 multifd, stranger"]
+line = results["v1 10.0, 1 multifd, stranger"]
 Story(line.case.model, line.found.violations["S6 same channels"])
 
 # %%
-v1 = {name: line for name, line in found.items() if name.startswith("v1 ")}
+v1 = {name: line for name, line in results.items() if name.startswith("v1 ")}
 models(v1)
 
 # %% [markdown]
@@ -47,11 +47,11 @@ models(v1)
 # peer can't; (f) TLS's ALPN. The prior art's table, found again on running code; `timer` lets it ring at any moment.
 
 # %%
-probes = {name: line for name, line in found.items() if name.startswith("(")}
+probes = {name: line for name, line in results.items() if name.startswith("(")}
 models(probes)
 
 # %%
-line = found["(a) new and new, timer"]
+line = results["(a) new and new, timer"]
 Story(line.case.model, line.found.violations["S2 protocols apart"])
 
 # %% [markdown]
@@ -72,7 +72,7 @@ histories()
 # two rows are what the handshake can't hold: a manager that told one side v1, and one that called a one-way pipe two-way.
 
 # %%
-v2s = {name: line for name, line in found.items() if name.startswith("v2")}
+v2s = {name: line for name, line in results.items() if name.startswith("v2")}
 models(v2s)
 
 # %% [markdown]

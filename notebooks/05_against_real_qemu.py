@@ -11,28 +11,28 @@ from IPython.display import Markdown
 
 from simlib.study.real import agreement, by_version, cells, costs, costs_figure, ran, told
 
-found = cells()
-agreement(found)
+results = cells()
+agreement(results)
 
 # %% [markdown]
 # ## Where they differ
 
 # %%
-differ = ran(found).query("~agrees")
+differ = ran(results).query("~agrees")
 differ[["scenario", "version", "protocol", "outcome", "simulated", "reason"]].style.hide(axis="index")
 
 # %% [markdown]
 # ## How real v1 ends
 
 # %%
-kept = ran(found)
-by_version(kept, "v1")
+played = ran(results)
+by_version(played, "v1")
 
 # %% [markdown]
 # ## How v2 ends in the same situations, beside the same QEMUs
 
 # %%
-by_version(kept, "v2")
+by_version(played, "v2")
 
 # %% [markdown]
 # ## What a mismatch costs
@@ -41,7 +41,7 @@ by_version(kept, "v2")
 # the bytes grow with the guest and the seconds with the network. v1's end may be a *completed* of a guest that was lost.
 
 # %%
-table = costs(found)
+table = costs(results)
 table.style.format({"v1 s": "{:.2f}", "v1 MiB": "{:.1f}", "v2 s": "{:.2f}", "v2 MiB": "{:.1f}"}, na_rep="never")
 
 # %%
@@ -56,10 +56,10 @@ costs_figure(table)
 print(told("matched_multifd.v2.7.2"))
 
 # %%
-counts = agreement(found).sum()
+counts = agreement(results).sum()
 wasted = table["v1 MiB"].sum()
-arrived = (kept[kept.protocol == "v2"].outcome == "migrated").sum()
-wrong = kept[(kept.protocol == "v2") & kept.outcome.str.contains("corrupted")]
+arrived = (played[played.protocol == "v2"].outcome == "migrated").sum()
+wrong = played[(played.protocol == "v2") & played.outcome.str.contains("corrupted")]
 
 # %%
 Markdown(

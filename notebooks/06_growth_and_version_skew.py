@@ -88,7 +88,7 @@ goes_on = future[future["ends, in every order"] == "completed"]
 # %%
 Markdown(
     f"**Versions**: of {len(pairs) // 2} pairs and situations, {wrong['v1']} fail or hang under v1 and {wrong['v2']} under v2. "
-    + " ".join(f"{claim} {found.verdict}: {found.numbers[0]}." for claim, found in decided.items())
+    + " ".join(f"{claim} {verdict.verdict}: {verdict.numbers[0]}." for claim, verdict in decided.items())
     + f"\n\n**Growth**: of {len(future)} peers from the future {len(goes_on)} migrate in every order of events, and the other "
     f"{len(future) - len(goes_on)} end with what was not understood by name, the guest at "
     f"{', '.join(sorted(set(future[~future.index.isin(goes_on.index)]['guest at'])))}; properties broken: "

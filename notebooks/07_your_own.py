@@ -181,11 +181,11 @@ never_stops = lab.Property(
     "U1 never stops",
     lambda system, state, final: "the guest stands still on both sides" if state.runs == (False, False) else "",
 )
-found = lab.search("matched", "v2", version="10.0", properties=[never_stops], intruders=[mail], faults=[ResetOne()])
-found
+result = lab.search("matched", "v2", version="10.0", properties=[never_stops], intruders=[mail], faults=[ResetOne()])
+result
 
 # %%
-found.story("U1")
+result.story("U1")
 
 # %% [markdown]
 # ## A machine of your own
@@ -218,6 +218,6 @@ table.pivot(index="link.delay-ms", columns="protocol", values="time_to_outcome_s
 # %%
 Markdown(
     f"**{len(table)} runs** of a sweep, {(table.spoken == 'v3').sum()} of them in a protocol that the lab had never heard of; it ended as v2 did in "
-    f"{sum(by['v3'] == by['v2'] for by in ends.values())} of {len(ends)} situations, and **{found.states:,} states** were searched for a property of one's own, which "
-    f"{'no' if not found.violations else 'some'} order of events breaks."
+    f"{sum(by['v3'] == by['v2'] for by in ends.values())} of {len(ends)} situations, and **{result.states:,} states** were searched for a property of one's own, which "
+    f"{'no' if not result.violations else 'some'} order of events breaks."
 )

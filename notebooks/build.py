@@ -74,12 +74,12 @@ def _each_picture_once(notebook: Any) -> None:
 
 def text_of(notebook: Any) -> list[tuple[str, ...]]:
     """Each cell's source and what it prints, without pictures."""
-    told = []
+    texts = []
     for cell in notebook.cells:
         datas = [{"text/plain": o.get("text", ""), **o.get("data", {})} for o in cell.get("outputs", ())]
         shown = [d.get("text/markdown") or d["text/plain"] for d in datas]
-        told.append((cell.source, *shown))
-    return told
+        texts.append((cell.source, *shown))
+    return texts
 
 
 def difference(built: Any, target: Path) -> str:
@@ -98,8 +98,8 @@ def main() -> int:
         if "--check" not in sys.argv:
             _each_picture_once(built)
             nbformat.write(built, target)
-        elif told := difference(built, target):
-            stale.append(told)
+        elif text := difference(built, target):
+            stale.append(text)
     if stale:
         print("; ".join(stale) + ": `make notebooks` rebuilds", file=sys.stderr)
     return 1 if stale else 0

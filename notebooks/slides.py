@@ -34,16 +34,16 @@ MARKDOWN = mistune.create_markdown(escape=False, plugins=["table"])
 
 def versions() -> str:
     """What the numbers were computed with."""
-    told = [f"{name} {importlib.metadata.version(name)}" for name in ("simpy", "matplotlib", "pandas")]
-    return ", ".join([f"simlib {simlib.__version__}", *told, f"Python {platform.python_version()}"])
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("simpy", "matplotlib", "pandas")]
+    return ", ".join([f"simlib {simlib.__version__}", *packages, f"Python {platform.python_version()}"])
 
 
 def shown(output: Any) -> str:
     """One output as HTML; a picture goes inside, where its fonts and ids meet no other's."""
     data = output.get("data", {})
     if "image/svg+xml" in data:
-        held = base64.b64encode(data["image/svg+xml"].encode()).decode()
-        return f'<figure><img alt="" src="data:image/svg+xml;base64,{held}"></figure>'
+        encoded = base64.b64encode(data["image/svg+xml"].encode()).decode()
+        return f'<figure><img alt="" src="data:image/svg+xml;base64,{encoded}"></figure>'
     if "text/markdown" in data:
         return str(MARKDOWN(data["text/markdown"]))
     if "text/html" in data:
@@ -69,18 +69,18 @@ def page(notebook: Any) -> str:
     """The whole deck as one page."""
     bodies = list(slides(notebook))
     foot = f"seed {SEED} · {html.escape(versions())}"
-    told = [
+    sections = [
         f"<section>\n{body}\n<footer><span>{foot}</span><span>{number} of {len(bodies)}</span></footer>\n</section>"
         for number, body in enumerate(bodies, 1)
     ]
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     frame = string.Template((HERE / "slides" / "deck.html").read_text(encoding="utf-8"))
-    return frame.substitute(title=html.escape(title), slides="\n".join(told))
+    return frame.substitute(title=html.escape(title), slides="\n".join(sections))
 
 
 def browser() -> str:
     """Where a Chromium is; empty if there is none."""
-    return os.environ.get("CHROMIUM", "") or next((found for b in BROWSERS if (found := shutil.which(b))), "")
+    return os.environ.get("CHROMIUM", "") or next((path for b in BROWSERS if (path := shutil.which(b))), "")
 
 
 def without_pdf() -> str:
@@ -105,9 +105,9 @@ def print_pdf(source: Path) -> list[str]:
         view.emulate_media(media="print")
         view.pdf(path=source.with_suffix(".pdf"), prefer_css_page_size=True, print_background=True)
         code = "all => all.filter(s => s.scrollHeight > 720).map(s => s.querySelector('h1, h2').textContent)"
-        found = view.eval_on_selector_all("section", code)
+        titles = view.eval_on_selector_all("section", code)
         started.close()
-    return [str(title) for title in found]
+    return [str(title) for title in titles]
 
 
 def main() -> int:

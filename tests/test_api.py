@@ -29,8 +29,8 @@ WITH_EXAMPLES = (
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_docstrings_are_true(name: str) -> None:
-    found = doctest.testmod(import_module(f"simlib.{name}"), optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert found.attempted and not found.failed
+    result = doctest.testmod(import_module(f"simlib.{name}"), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("name", [n for n in lab.__all__ if n != "__version__"])

@@ -101,17 +101,17 @@ OWNERS = {
 def imports(path: Path) -> set[str]:
     """Absolute names of all modules that a file imports, at any depth."""
     here = ("simlib", *path.relative_to(ROOT).with_suffix("").parts)
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
+            modules |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = here[: len(here) - node.level]
             name = ".".join((*base, *((node.module or "").split(".") if node.module else ())))
-            found |= {name} if node.module else {f"{name}.{a.name}" for a in node.names}
+            modules |= {name} if node.module else {f"{name}.{a.name}" for a in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-    return found
+            modules.add(node.module or "")
+    return modules
 
 
 def package(name: str) -> str:
@@ -127,8 +127,8 @@ def names(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=names)
 def test_imports_point_downwards(path: Path) -> None:
-    mine = package(names(path))
-    allowed = LAYERS[mine] | {mine}
+    own = package(names(path))
+    allowed = LAYERS[own] | {own}
     if path.name in BOTH_VERSIONS and path.parent.name == "handshake":
         allowed |= {"simlib.handshake.v1", "simlib.handshake.v2"}
     ours = {package(n) for n in imports(path) if n.split(".")[0] == "simlib"}
@@ -160,8 +160,8 @@ def test_no_module_imports_itself_through_others() -> None:
     known = {names(path) for path in FILES}
     graph = {}
     for path in FILES:
-        found = {name if name in known else name.rpartition(".")[0] for name in imports(path)}
-        graph[names(path)] = (found & known) - {names(path), "simlib"}
+        modules = {name if name in known else name.rpartition(".")[0] for name in imports(path)}
+        graph[names(path)] = (modules & known) - {names(path), "simlib"}
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
@@ -190,8 +190,8 @@ def test_types_are_named_and_dispatch_is_explicit() -> None:
 
 def test_importing_the_handshake_loads_no_simulator_and_no_pandas() -> None:
     code = "import sys, simlib.handshake.detect; print({'simpy', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == "set()"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "set()"
 
 
 def test_the_lock_holds_no_stranger_of_our_name() -> None:
@@ -201,10 +201,10 @@ def test_the_lock_holds_no_stranger_of_our_name() -> None:
 
 
 def test_no_merge_was_left_half_done() -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         ["git", "-C", str(ROOT.parent), "grep", "-nE", "^(<{7}|>{7}|={7}$)"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.stdout == "" and told.returncode == 1
+    assert result.stdout == "" and result.returncode == 1

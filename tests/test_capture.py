@@ -30,35 +30,35 @@ def preface(role: bytes) -> bytes:
 
 def blocks(path: Path) -> list[tuple[int, bytes]]:
     """Split a pcapng into (type, body), holding every block to its alignment and to its two lengths."""
-    raw, found, at = path.read_bytes(), [], 0
+    raw, parsed, at = path.read_bytes(), [], 0
     while at < len(raw):
         kind, length = struct.unpack_from("<II", raw, at)
         assert length % 4 == 0 and at + length <= len(raw)
         assert struct.unpack_from("<I", raw, at + length - 4) == (length,)
-        found.append((kind, raw[at + 8 : at + length - 4]))
+        parsed.append((kind, raw[at + 8 : at + length - 4]))
         at += length
-    return found
+    return parsed
 
 
 def options(raw: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
+    values: dict[int, bytes] = {}
     while raw:
         code, length = struct.unpack_from("<HH", raw)
         if not code:
             break
-        found[code], raw = raw[4 : 4 + length], raw[4 + length + -length % 4 :]
-    return found
+        values[code], raw = raw[4 : 4 + length], raw[4 + length + -length % 4 :]
+    return values
 
 
 def packets(path: Path) -> list[tuple[int, bytes, int, str]]:
     """Return (time in ns, captured bytes, original length, comment) of every packet."""
-    found = []
+    records = []
     for kind, body in blocks(path):
         if kind == 6:
             _, high, low, captured, original = struct.unpack_from("<IIIII", body)
             comment = options(body[20 + captured + -captured % 4 :]).get(1, b"").decode()
-            found.append((high << 32 | low, body[20 : 20 + captured], original, comment))
-    return found
+            records.append((high << 32 | low, body[20 : 20 + captured], original, comment))
+    return records
 
 
 def ones_complement(data: bytes) -> int:
@@ -70,11 +70,11 @@ def ones_complement(data: bytes) -> int:
 
 def test_every_block_of_the_file_is_aligned_and_the_head_says_who_wrote_it(tmp_path: Path) -> None:
     write(tmp_path / "run.pcapng", HANDSHAKE, "scenario 12", secrets=b"CLIENT_RANDOM 00 11\n")
-    found = blocks(tmp_path / "run.pcapng")
-    assert [kind for kind, _ in found] == [0x0A0D0D0A, 1, 0x0A, 6, 6, 6]
-    assert options(found[0][1][16:]) == {1: b"scenario 12", 2: b"simulated", 3: b"none", 4: b"simlib"}
-    assert found[1][1][:2] == b"\x65\0" and options(found[1][1][8:])[9] == b"\x09"
-    assert found[2][1][:8] == struct.pack("<II", 0x544C534B, 20)
+    parsed = blocks(tmp_path / "run.pcapng")
+    assert [kind for kind, _ in parsed] == [0x0A0D0D0A, 1, 0x0A, 6, 6, 6]
+    assert options(parsed[0][1][16:]) == {1: b"scenario 12", 2: b"simulated", 3: b"none", 4: b"simlib"}
+    assert parsed[1][1][:2] == b"\x65\0" and options(parsed[1][1][8:])[9] == b"\x09"
+    assert parsed[2][1][:8] == struct.pack("<II", 0x544C534B, 20)
 
 
 def mode(path: Path) -> int:

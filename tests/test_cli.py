@@ -167,9 +167,9 @@ def test_no_text_of_a_scenario_commands_the_terminal(words: str, more: str, tmp_
     path.write_text(COMMANDS + more)
     verb, *rest = words.split()
     out = [] if verb == "explore" else ["--out", str(tmp_path / "out")]
-    told = b"".join(bytes_of(verb, str(path), *rest, *out, **UTF8)).decode()
-    assert told and not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", told) and "Traceback" not in told
-    assert not re.search("^fake: migrated", told, re.MULTILINE)
+    output = b"".join(bytes_of(verb, str(path), *rest, *out, **UTF8)).decode()
+    assert output and not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", output) and "Traceback" not in output
+    assert not re.search("^fake: migrated", output, re.MULTILINE)
 
 
 def test_what_is_piped_in_is_read_like_a_file() -> None:
@@ -179,7 +179,7 @@ def test_what_is_piped_in_is_read_like_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("compare matched", ""),
         ("run matched", "again: simlib run matched"),
@@ -187,11 +187,11 @@ def test_what_is_piped_in_is_read_like_a_file() -> None:
     ],
 )
 def test_an_output_folder_that_cannot_be_written_is_exit_1_and_takes_no_report(
-    words: str, told: str, tmp_path: Path
+    words: str, expected: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     got = simlib(*words.split(), "--out", str(tmp_path / "file" / "out"))
-    assert got.returncode == 1 and "file" in got.stderr and "Traceback" not in got.stderr and told in got.stdout
+    assert got.returncode == 1 and "file" in got.stderr and "Traceback" not in got.stderr and expected in got.stdout
 
 
 def test_run_prints_a_trace_and_writes_chart_and_capture(tmp_path: Path) -> None:
@@ -241,9 +241,9 @@ def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
 def test_explore_saves_a_story_that_run_plays_to_the_same_end(tmp_path: Path) -> None:
     got = simlib("explore", "matched_multifd", "--protocol", "v1", "--qemu", "7.2", "--out", str(tmp_path), "--json")
     violation = next(v for v in json.loads(got.stdout)["violations"] if v["property"] == "S4 no loss")
-    told = tmp_path / "matched_multifd-S4.toml"
+    path = tmp_path / "matched_multifd-S4.toml"
     assert {p.suffix for p in tmp_path.glob("matched_multifd-S4.*")} == {".txt", ".svg", ".toml"}
-    row = json.loads(simlib("run", str(told), "--json").stdout)["row"]
+    row = json.loads(simlib("run", str(path), "--json").stdout)["row"]
     assert (row["source_status"], row["outcome"]) == (violation["source"], "lost")
 
 
@@ -258,6 +258,6 @@ def test_explore_that_is_interrupted_tells_what_it_covered() -> None:
 
 @pytest.mark.parametrize("verb", ["run", "explore"])
 def test_what_is_not_modelled_is_said(verb: str) -> None:
-    found = simlib(verb, "matched_multifd", "--protocol", "a")
-    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
-    assert "detection by (a) is played with main alone, and the source has multifd on" in found.stderr
+    result = simlib(verb, "matched_multifd", "--protocol", "a")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert "detection by (a) is played with main alone, and the source has multifd on" in result.stderr

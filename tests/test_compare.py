@@ -45,8 +45,8 @@ def test_a_libvirt_like_manager_saves_the_guest_that_a_naive_one_loses() -> None
 
 def test_every_picture_and_trace_that_the_page_names_was_written(tmp_path: Path) -> None:
     chosen = [s for s in load_all() if "d'" in s.protocols]
-    told = list(run_all(run, jobs(chosen), tmp_path, 1))
-    finish(told, chosen, tmp_path, "")
+    outcomes = list(run_all(run, jobs(chosen), tmp_path, 1))
+    finish(outcomes, chosen, tmp_path, "")
     named = re.findall("(?:src|href)='([^']*/[^']*)'", (tmp_path / "index.html").read_text(encoding="utf-8"))
     assert named and [n for n in named if not (tmp_path / unquote(n)).exists()] == []
 

@@ -39,11 +39,11 @@ STORIES = (
 @pytest.mark.parametrize(("name", "protocol", "version"), STORIES, ids=["-".join(s) for s in STORIES])
 def test_the_story_is_still_the_same(name: str, protocol: str, version: str, request: pytest.FixtureRequest) -> None:
     result = run(find(name), protocol=protocol, version=version, seed=1)
-    told = f"{result.trace}\n\n{result.row.outcome}, the guest is at: {result.row.guest_at}\n"
+    story = f"{result.trace}\n\n{result.row.outcome}, the guest is at: {result.row.guest_at}\n"
     path = GOLDEN / f"{name}.{protocol}.{version}.txt"
     if request.config.getoption("--rewrite"):
-        path.write_text(told, encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == told
+        path.write_text(story, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == story
 
 
 def test_no_golden_is_left_over() -> None:

@@ -45,8 +45,8 @@ def test_nothing_is_compared_with_the_name_of_a_protocol_or_manager(path: Path) 
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             plain = [s for s in sides if isinstance(s, ast.Constant | ast.Tuple | ast.List | ast.Set)]
-            found = set().union(*map(constants, plain)) & NAMES
-            assert not found, f"line {node.lineno}: {ast.unparse(node)}"
+            names = set().union(*map(constants, plain)) & NAMES
+            assert not names, f"line {node.lineno}: {ast.unparse(node)}"
         if isinstance(node, ast.match_case):
             assert not constants(node.pattern) & NAMES, f"line {node.pattern.lineno}"
 

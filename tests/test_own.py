@@ -82,13 +82,13 @@ def run_on(thing: Own, on: str) -> None:
 
 def searched(thing: Own) -> None:
     named = dict(thing.search)
-    found = lab.search(thing.scenario, thing.protocol, version="10.0", **named)
-    assert found.complete and found.states > 50
+    result = lab.search(thing.scenario, thing.protocol, version="10.0", **named)
+    assert result.complete and result.states > 50
     if "properties" in named:
-        assert "U1 never stops" in found.violations
-        assert "guest" in str(found.story("U1"))
+        assert "U1 never stops" in result.violations
+        assert "guest" in str(result.story("U1"))
     if "faults" in named:
-        assert found.states > lab.search(thing.scenario, thing.protocol, version="10.0").states
+        assert result.states > lab.search(thing.scenario, thing.protocol, version="10.0").states
 
 
 def swept(thing: Own, **where: Any) -> None:
@@ -140,8 +140,8 @@ def commanded(thing: Own, folder: Path) -> None:
     protocol = PROTOCOLS.name_of(thing.protocol)
     words = [str(file), "--qemu", "10.0", "--protocol", NAMED.get(protocol, protocol), "--json"]
     if "properties" in thing.search:
-        found = simlib("explore", *words, "--property", "tests.own_parts:NEVER_STOPS")
-        assert [v["property"] for v in found["violations"]] == ["U1 never stops"]
+        report = simlib("explore", *words, "--property", "tests.own_parts:NEVER_STOPS")
+        assert [v["property"] for v in report["violations"]] == ["U1 never stops"]
         return
     manager = ["--manager", "tests.own_parts:FallsBack"] if thing.manager else []
     assert thing.seen(Row(**simlib("run", *words, *manager)["row"]))
@@ -216,7 +216,7 @@ def test_a_hit_is_part_of_the_state() -> None:
 
 
 @pytest.mark.parametrize(
-    "words,told",
+    "words,expected",
     [
         (("run", "matched", "--protocol", "tests.nowhere:V3"), "there is no module 'tests.nowhere'"),
         (("run", "matched", "--protocol", "tests.own_parts:V33"), "did you mean 'V3'"),
@@ -228,9 +228,9 @@ def test_a_hit_is_part_of_the_state() -> None:
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
-def test_a_name_that_leads_nowhere_is_one_sentence_and_exit_status_two(words: tuple[str, ...], told: str) -> None:
+def test_a_name_that_leads_nowhere_is_one_sentence_and_exit_status_two(words: tuple[str, ...], expected: str) -> None:
     done = subprocess.run([sys.executable, "-m", "simlib", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and told in done.stderr
+    assert done.returncode == 2 and expected in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 

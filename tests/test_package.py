@@ -27,8 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     where = ("--python", sys.executable, "--out-dir", folder, ROOT)
     call(UV, "build", "--wheel", "--no-build-isolation", "--offline", *where, folder=folder)
-    (found,) = folder.glob("*.whl")
-    return found
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 def installed(wheel: Path, extras: str, folder: Path) -> Path:
@@ -74,6 +74,6 @@ def test_with_its_extras_it_serves_connects_and_judges_a_guest(wheel: Path, tmp_
     ) as serving:
         while not (tmp_path / "lab").exists():
             assert serving.poll() is None
-        told = json.loads(call(simlib, "connect", address, "--json", folder=tmp_path))
-        assert told["status"] == "completed"
+        report = json.loads(call(simlib, "connect", address, "--json", folder=tmp_path))
+        assert report["status"] == "completed"
         assert json.loads(serving.communicate(timeout=30)[0])["status"] == "completed"

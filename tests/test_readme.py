@@ -83,11 +83,11 @@ def test_the_commands_about_a_guest_of_your_own_work_in_their_order(tmp_path: Pa
             while not (tmp_path / "vm.qmp").exists():
                 assert guest.poll() is None
                 time.sleep(0.01)
-            found = [subprocess.run([sys.executable, "-m", *c], capture_output=True, text=True, cwd=ROOT) for c in rest]
+            runs = [subprocess.run([sys.executable, "-m", *c], capture_output=True, text=True, cwd=ROOT) for c in rest]
         finally:
             guest.kill()
-    assert [f.returncode for f in found] == [0, 0, 1, 0, 0, 0], [f.stderr for f in found]
-    assert "virtio-rng" in found[2].stdout and "maybe" in found[4].stdout
+    assert [f.returncode for f in runs] == [0, 0, 1, 0, 0, 0], [f.stderr for f in runs]
+    assert "virtio-rng" in runs[2].stdout and "maybe" in runs[4].stdout
 
 
 def test_the_two_real_sides_do_what_is_said() -> None:
@@ -97,13 +97,13 @@ def test_the_two_real_sides_do_what_is_said() -> None:
         port = str(sock.getsockname()[1])
     command = [sys.executable, "-m", "simlib"]
 
-    def given(words: list[str]) -> list[str]:
+    def with_port(words: list[str]) -> list[str]:
         return command + [w.replace("4444", port) for w in words]
 
-    with subprocess.Popen(given(serve), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(with_port(serve), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None and "listening" in server.stderr.readline()
-        first = subprocess.run(given(refused), capture_output=True, text=True, timeout=60)
-        second = subprocess.run(given(migrates), capture_output=True, text=True, timeout=60)
+        first = subprocess.run(with_port(refused), capture_output=True, text=True, timeout=60)
+        second = subprocess.run(with_port(migrates), capture_output=True, text=True, timeout=60)
         server.communicate(timeout=60)
     assert (first.returncode, second.returncode, server.returncode) == (1, 0, 0) and "virtio-rng" in first.stdout
 

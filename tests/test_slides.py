@@ -24,9 +24,9 @@ def deck(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(HERE)
     spec = importlib.util.spec_from_file_location("slides", HERE / "slides.py")
     assert spec and spec.loader
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    yield found
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
     sys.modules.pop("build", None)
 
 
@@ -34,8 +34,8 @@ def small(*outputs: dict[str, str]) -> nbformat.NotebookNode:
     """A notebook of two slides; the second shows these outputs."""
     code = nbformat.v4.new_code_cell("secret_code()")
     code.outputs = [nbformat.v4.new_output("display_data", data=data) for data in outputs]
-    told = [nbformat.v4.new_markdown_cell(text) for text in ("# Told or detected?", "## A picture")]
-    return nbformat.v4.new_notebook(cells=[*told, code])
+    cells = [nbformat.v4.new_markdown_cell(text) for text in ("# Told or detected?", "## A picture")]
+    return nbformat.v4.new_notebook(cells=[*cells, code])
 
 
 def test_a_heading_starts_a_slide_and_the_code_is_hidden(deck: ModuleType) -> None:
@@ -60,8 +60,8 @@ def test_without_a_chromium_one_sentence_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(deck.shutil, "which", lambda name: None)
     monkeypatch.delenv("CHROMIUM", raising=False)
-    told = deck.without_pdf()
-    assert "apt-get install" in told and "chromium" in told and "\n" not in told
+    message = deck.without_pdf()
+    assert "apt-get install" in message and "chromium" in message and "\n" not in message
 
 
 def test_the_review_has_twelve_slides_and_defines_nothing() -> None:

@@ -35,8 +35,8 @@ class Line:
 
 def scenario(round_trip_ms: float, tls: bool) -> Scenario:
     side = Side(capabilities=("multifd",), parameters={"multifd-channels": 2} | ({"tls-creds": "t"} if tls else {}))
-    found = Scenario(name="times", title="times", source=side, destination=side, versions=("10.0",))
-    return found.vary(link=Link(delay_ms=round_trip_ms / 2, rate_mib_s=1100.0), guest__ram_mib=1.0)  # always by proxy
+    base = Scenario(name="times", title="times", source=side, destination=side, versions=("10.0",))
+    return base.vary(link=Link(delay_ms=round_trip_ms / 2, rate_mib_s=1100.0), guest__ram_mib=1.0)  # always by proxy
 
 
 def to_ready_ms(trace: Trace) -> float:
@@ -45,16 +45,16 @@ def to_ready_ms(trace: Trace) -> float:
 
 
 def measure() -> list[Line]:
-    found: list[Line] = []
+    lines: list[Line] = []
     for tls in (False, True):
         cpu_ms = 0.0
         for trip_ms in ROUND_TRIPS_MS:
-            given = scenario(trip_ms, tls)
-            live_ms = min(to_ready_ms(live.run(given, seed=n).trace) for n in range(REPEATS))
-            simulated_ms = to_ready_ms(world.run(given, protocol="v2").trace)
+            situation = scenario(trip_ms, tls)
+            live_ms = min(to_ready_ms(live.run(situation, seed=n).trace) for n in range(REPEATS))
+            simulated_ms = to_ready_ms(world.run(situation, protocol="v2").trace)
             cpu_ms = cpu_ms or live_ms - simulated_ms
-            found.append(Line(tls, trip_ms, live_ms, simulated_ms, cpu_ms))
-    return found
+            lines.append(Line(tls, trip_ms, live_ms, simulated_ms, cpu_ms))
+    return lines
 
 
 if __name__ == "__main__":

@@ -119,8 +119,8 @@ class FromTheFuture(Source):
     """Speaks version 3 alone."""
 
     def _greeting(self, conn: int) -> bytes:
-        told = super()._greeting(conn)
-        return told[:10] + struct.pack(">HH", 3, 3) + told[14:]
+        preface = super()._greeting(conn)
+        return preface[:10] + struct.pack(">HH", 3, 3) + preface[14:]
 
 
 @dataclass(frozen=True)
@@ -235,23 +235,23 @@ def replayed(case: Conversation, role: str, steps: list[dict[str, Any]], at_a_ti
 
 def bytes_of(steps: list[dict[str, Any]]) -> dict[int, bytes]:
     """All bytes of each connection."""
-    found: dict[int, bytes] = {}
+    streams: dict[int, bytes] = {}
     for step in steps:
         data = bytes.fromhex(step.get("hex", "")) + bytes(step.get("zeros", 0))
-        found[step["connection"]] = found.get(step["connection"], b"") + data
-    return found
+        streams[step["connection"]] = streams.get(step["connection"], b"") + data
+    return streams
 
 
 def transcripts() -> Iterator[tuple[str, str]]:
     for name, case in CONVERSATIONS.items():
         steps, sides = converse(case)
-        told: dict[str, Any] = {"name": name, "about": case.about, "psk": case.psk.hex()}
+        transcript: dict[str, Any] = {"name": name, "about": case.about, "psk": case.psk.hex()}
         flights = {role: bytes_of([s for s in steps if s["from"] == role])[0] for role in sides}
         if any("ACCEPT" in s.get("says", "") for s in steps):
-            told |= _key_of(flights["source"], flights["destination"], case.psk)
-            _must(name, told["key"], sides["source"].endpoint.key_bytes.hex())
-        told |= {"steps": steps, "outcome": {role: side.outcome() for role, side in sides.items()}}
-        yield f"transcripts/{name}.json", json.dumps(told, indent=1) + "\n"
+            transcript |= _key_of(flights["source"], flights["destination"], case.psk)
+            _must(name, transcript["key"], sides["source"].endpoint.key_bytes.hex())
+        transcript |= {"steps": steps, "outcome": {role: side.outcome() for role, side in sides.items()}}
+        yield f"transcripts/{name}.json", json.dumps(transcript, indent=1) + "\n"
 
 
 def _key_of(source: bytes, destination: bytes, psk: bytes) -> dict[str, str]:
@@ -267,9 +267,9 @@ def _upto(flight: bytes, type: int) -> tuple[bytes, bytes]:
     """The bytes up to the end of the first frame of that type, and its payload."""
     at = struct.unpack(">H", flight[8:10])[0]
     while True:
-        size, found = struct.unpack(">IB", flight[at : at + 5])
+        size, frame_type = struct.unpack(">IB", flight[at : at + 5])
         at += 12 + size
-        if found == type:
+        if frame_type == type:
             return flight[:at], flight[at - size : at]
 
 
@@ -350,17 +350,17 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
 def read_frames(reader: str, data: bytes) -> list[dict[str, Any]]:
     """What framing alone makes of the bytes. Raises PeerError."""
     state = frames.Reader(INITIATOR if reader == "destination" else RESPONDER, frames.Limits()).add(data)
-    found: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
     while True:
         state, item = state.next()
         if item is None:
-            return found
+            return items
         if isinstance(item, frames.Preface):
-            found.append(
+            items.append(
                 {"preface": item.magic.hex(), "lowest": item.lowest, "highest": item.highest, "nonce": item.nonce.hex()}
             )
         else:
-            found.append(
+            items.append(
                 {
                     "type": item.type,
                     "flags": item.flags,
@@ -478,9 +478,9 @@ def read_body(message: str, payload: bytes) -> dict[str, Any]:
 def body_vectors() -> dict[str, Any]:
     cases = []
     for name, message, payload, code in BODIES:
-        found = read_body(message, payload)
-        _must(name, code, found.get("error", ""))
-        cases.append({"name": name, "message": message, "hex": payload.hex(), "expect": found})
+        result = read_body(message, payload)
+        _must(name, code, result.get("error", ""))
+        cases.append({"name": name, "message": message, "hex": payload.hex(), "expect": result})
     canonical = [
         {"name": name, "value": value, "canonical": body.dump(value).decode(), "sha256": body.digest(value)}
         for name, value in CANONICAL
@@ -489,18 +489,18 @@ def body_vectors() -> dict[str, Any]:
 
 
 # --- negotiation ----------------------------------------------------------------------------------------------------
-def _stances(told: str) -> list[dict[str, Any]]:
+def _stances(text: str) -> list[dict[str, Any]]:
     """Of "multifd+ channels=1..8 compression=zstd|none, xbzrle": ! require, + prefer, - forbid, nothing: allow."""
-    found = []
-    for part in filter(None, (p.strip() for p in told.split(","))):
-        name, *given = part.split()
+    stances = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, *words = part.split()
         need = {"!": "require", "+": "prefer", "-": "forbid"}.get(name[-1], "allow")
         stance: dict[str, Any] = {"name": name.rstrip("!+") if need != "forbid" else name[:-1], "need": need}
-        if given:
-            pairs = [g.split("=") for g in given]
+        if words:
+            pairs = [g.split("=") for g in words]
             stance["parameters"] = {k: [int(n) for n in v.split("..")] if ".." in v else v.split("|") for k, v in pairs}
-        found.append(stance)
-    return found
+        stances.append(stance)
+    return stances
 
 
 _M = "multifd+ channels=1..4 compression="
@@ -661,25 +661,25 @@ NEGOTIATIONS: list[tuple[str, str, str, dict[str, Any], list[str], list[list[str
 
 
 def negotiated(source: list[dict[str, Any]], destination: list[dict[str, Any]]) -> dict[str, Any]:
-    found = features.resolve(messages.read_stances(source), messages.read_stances(destination))
-    told: dict[str, Any] = {
-        "on": found.body(),
-        "skipped": [name for name, _ in found.skipped],
-        "errors": [[e.code, e.item] for e in found.errors],
+    agreement = features.resolve(messages.read_stances(source), messages.read_stances(destination))
+    result: dict[str, Any] = {
+        "on": agreement.body(),
+        "skipped": [name for name, _ in agreement.skipped],
+        "errors": [[e.code, e.item] for e in agreement.errors],
     }
-    if not found.errors:
-        told["agreement"] = agreement_body(found, channel_plan(found, False), SESSION)
-        told["digest"] = body.digest(told["agreement"])
-    return told
+    if not agreement.errors:
+        result["agreement"] = agreement_body(agreement, channel_plan(agreement, False), SESSION)
+        result["digest"] = body.digest(result["agreement"])
+    return result
 
 
 def negotiation_vectors() -> list[dict[str, Any]]:
     cases = []
     for name, one, other, on, skipped, errors in NEGOTIATIONS:
         source, destination = _stances(one), _stances(other)
-        found = negotiated(source, destination)
-        _must(name, (on, skipped, errors), (found["on"], found["skipped"], found["errors"]))
-        cases.append({"name": name, "source": source, "destination": destination, "expect": found})
+        result = negotiated(source, destination)
+        _must(name, (on, skipped, errors), (result["on"], result["skipped"], result["errors"]))
+        cases.append({"name": name, "source": source, "destination": destination, "expect": result})
     return cases
 
 
@@ -846,36 +846,36 @@ VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
 
 def facts_of(machine: Machine, at_destination: bool) -> dict[str, Any]:
     """OFFER's facts; the destination also knows its aliases and what may be resized."""
-    told = {key: value for key, value in wire.to_body(Manifest.of(Settings("", machine))).items() if key in FACTS}
+    facts = {key: value for key, value in wire.to_body(Manifest.of(Settings("", machine))).items() if key in FACTS}
     local = {"aliases": list(machine.aliases), "resizable": [b.name for b in machine.ram_blocks if b.resizable]}
-    return told | (local if at_destination else {})
+    return facts | (local if at_destination else {})
 
 
-def machine_of(told: dict[str, Any]) -> Machine:
-    facts = {key: manifest.SHAPE[key] for key in FACTS}
+def machine_of(facts: dict[str, Any]) -> Machine:
+    shape = {key: manifest.SHAPE[key] for key in FACTS}
     local = {"aliases?": [str], "resizable?": [str], "capabilities?": [str]}
-    found = body.load(body.dump(told), facts | local, "facts")
-    messages.check_facts(found)
-    sent = found | {"capabilities": [], "qemu-version": ""}
+    checked = body.load(body.dump(facts), shape | local, "facts")
+    messages.check_facts(checked)
+    sent = checked | {"capabilities": [], "qemu-version": ""}
     machine = messages.whole_machine(wire.from_body(Manifest, sent, ""))
-    blocks = tuple(replace(b, resizable=b.name in told.get("resizable", ())) for b in machine.ram_blocks)
-    return replace(machine, aliases=tuple(told.get("aliases", ())), ram_blocks=blocks)
+    blocks = tuple(replace(b, resizable=b.name in facts.get("resizable", ())) for b in machine.ram_blocks)
+    return replace(machine, aliases=tuple(facts.get("aliases", ())), ram_blocks=blocks)
 
 
 def judged(source: dict[str, Any], destination: dict[str, Any], limit_bytes: int) -> dict[str, Any]:
-    found = inventory.compare(machine_of(source), machine_of(destination), limit_bytes)
-    findings = [[e.code, e.item, e.severity, e.source, e.destination] for e in found]
-    return {"verdict": inventory.verdict(found), "findings": findings}
+    errors = inventory.compare(machine_of(source), machine_of(destination), limit_bytes)
+    findings = [[e.code, e.item, e.severity, e.source, e.destination] for e in errors]
+    return {"verdict": inventory.verdict(errors), "findings": findings}
 
 
 def verdict_vectors() -> list[dict[str, Any]]:
     cases = []
     for name, one, other, limit, verdict, findings in VERDICTS:
         source, destination = facts_of(one(SMALL), False), facts_of(other(SMALL), True)
-        found = judged(source, destination, limit)
-        _must(name, (verdict, findings), (found["verdict"], [tuple(f[:2]) for f in found["findings"]]))
+        result = judged(source, destination, limit)
+        _must(name, (verdict, findings), (result["verdict"], [tuple(f[:2]) for f in result["findings"]]))
         cases.append(
-            {"name": name, "source": source, "destination": destination, "memory-limit": limit, "expect": found}
+            {"name": name, "source": source, "destination": destination, "memory-limit": limit, "expect": result}
         )
     return cases
 
@@ -891,7 +891,7 @@ def mac_vectors() -> list[dict[str, Any]]:
         ("both, longer than a block of SHA-256", bytes(range(40)), hashlib.sha256(b"tls").digest()),
     ):
         key = binding.session_key(secret, psk, exporter, source, destination)
-        told: dict[str, Any] = {
+        case: dict[str, Any] = {
             "name": name,
             "secret": secret.hex(),
             "psk": psk.hex(),
@@ -910,8 +910,8 @@ def mac_vectors() -> list[dict[str, Any]]:
             ["READY", "main", nonces[2], "multifd[0]", nonces[1], "multifd[1]", nonces[0]],
         ):
             raw = b"".join(struct.pack(">I", len(p)) + p.encode() for p in parts)
-            told["macs"].append({"parts": parts, "input": raw.hex(), "mac": binding.mac(key, *parts)})
-        cases.append(told)
+            case["macs"].append({"parts": parts, "input": raw.hex(), "mac": binding.mac(key, *parts)})
+        cases.append(case)
     return cases
 
 
@@ -924,13 +924,13 @@ def _sealed(payload: bytes) -> bytes:
 def manifest_vectors() -> list[dict[str, Any]]:
     saved = replace(OVER_TCP, capabilities=("mapped-ram",))
     good = manifest.write(OVER_TCP)
-    told = json.loads(good[12:-32])
+    content = json.loads(good[12:-32])
     small = replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER,)))
     cases = []
     for name, data, settings, codes in (
         ("good", good, OVER_TCP, []),
         ("good, the stream behind it", good + b"QEVM\0\0\0\3", OVER_TCP, []),
-        ("an ignorable key", _sealed(body.dump(told | {"?later": 1})), OVER_TCP, []),
+        ("an ignorable key", _sealed(body.dump(content | {"?later": 1})), OVER_TCP, []),
         ("saved with mapped-ram, loaded without", manifest.write(saved), OVER_TCP, ["feature-required"]),
         ("saved with mapped-ram, loaded with it", manifest.write(saved), saved, []),
         ("a device that is not there", good, small, ["device-unknown"]),
@@ -939,10 +939,10 @@ def manifest_vectors() -> list[dict[str, Any]]:
         ("cut in its checksum", good[:-1], OVER_TCP, ["manifest"]),
         ("one bit changed", good[:100] + bytes([good[100] ^ 1]) + good[101:], OVER_TCP, ["manifest"]),
         ("a length above the limit", frames.MANIFEST + struct.pack(">I", (4 << 20) + 1), OVER_TCP, ["manifest"]),
-        ("an unknown key", _sealed(body.dump(told | {"later": 1})), OVER_TCP, ["unknown-key"]),
+        ("an unknown key", _sealed(body.dump(content | {"later": 1})), OVER_TCP, ["unknown-key"]),
         (
             "a key that lacks",
-            _sealed(body.dump({k: v for k, v in told.items() if k != "devices"})),
+            _sealed(body.dump({k: v for k, v in content.items() if k != "devices"})),
             OVER_TCP,
             ["unknown-value"],
         ),
@@ -968,12 +968,12 @@ def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
     side = Side(Destination(settings, Identity(b"D" * 32, grease=False)), Conversation("", settings, settings))
     side.hear({"connection": 0, "hex": flight.hex()})
     for item in read_frames("source", bytes.fromhex(next(s["hex"] for s in side.wire if "hex" in s))):
-        told = json.loads(bytes.fromhex(item["payload"])) if "payload" in item else {}
+        content = json.loads(bytes.fromhex(item["payload"])) if "payload" in item else {}
         if item.get("type") == ACCEPT:
-            codes = sorted({e["code"] for e in told["warnings"]})
-            return {"destination": version, "verdict": told["verdict"], "codes": codes}
+            codes = sorted({e["code"] for e in content["warnings"]})
+            return {"destination": version, "verdict": content["verdict"], "codes": codes}
         if item.get("type") == REJECT:
-            return {"destination": version, "verdict": "no", "codes": sorted({e["code"] for e in told["errors"]})}
+            return {"destination": version, "verdict": "no", "codes": sorted({e["code"] for e in content["errors"]})}
     raise AssertionError("neither ACCEPT nor REJECT")
 
 
@@ -982,7 +982,7 @@ def offers() -> Iterator[tuple[str, str]]:
         settings = Settings(version, profiles.machine(version, configuration))
         side = Side(Source(settings, Identity(b"S" * 32, grease=grease)), Conversation("", settings, settings))
         flight = bytes.fromhex(side.wire[0]["hex"])
-        told = {
+        offer = {
             "about": f"the first flight of QEMU {version} with {configuration}; frozen: it is accepted for ever",
             "qemu-version": version,
             "configuration": configuration,
@@ -991,14 +991,14 @@ def offers() -> Iterator[tuple[str, str]]:
         }
         yield (
             f"offers/v2.0-{version}-{configuration}{'-grease' if grease else ''}.json",
-            json.dumps(told, indent=1) + "\n",
+            json.dumps(offer, indent=1) + "\n",
         )
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-def _must(name: str, expected: Any, found: Any) -> None:
-    if expected != found:
-        raise SystemExit(f"{name}: the implementation says {found!r}, expected is {expected!r}")
+def _must(name: str, expected: Any, actual: Any) -> None:
+    if expected != actual:
+        raise SystemExit(f"{name}: the implementation says {actual!r}, expected is {expected!r}")
 
 
 def _lines(cases: list[dict[str, Any]]) -> str:

@@ -60,10 +60,10 @@ def bring_pyodide() -> Path:
         if shutil.which("npm") is None:
             raise Failure("npm is missing, which brings Pyodide (Debian: apt-get install npm)")
         call("npm", "pack", "--silent", f"pyodide@{PYODIDE_VERSION}", cwd=PARTS)
-    found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if found != PYODIDE_SHA512:
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if digest != PYODIDE_SHA512:
         archive.unlink()
-        raise Failure(f"{archive.name} has the SHA-512 {found}, not the one that notebooks/lite/build.py names")
+        raise Failure(f"{archive.name} has the SHA-512 {digest}, not the one that notebooks/lite/build.py names")
     with tarfile.open(archive) as packed:
         safely = (
             {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -128,12 +128,12 @@ def build_wheel() -> Path:
     whole = next((folder / "whole").glob("*.whl"))
     small = folder / whole.name
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as new:
-        kept = [n for n in old.namelist() if not n.startswith("simlib/data/") or n.startswith(NEEDED_DATA)]
-        for name in sorted(kept):
+        names = [n for n in old.namelist() if not n.startswith("simlib/data/") or n.startswith(NEEDED_DATA)]
+        for name in sorted(names):
             data = old.read(name)
             if name.endswith("/RECORD"):
                 lines = data.decode().splitlines(keepends=True)
-                data = "".join(line for line in lines if line.partition(",")[0] in kept).encode()
+                data = "".join(line for line in lines if line.partition(",")[0] in names).encode()
             new.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
     return small
 
@@ -178,8 +178,8 @@ def lay_out(lite: Path) -> None:
         "exposeAppInBrowser": True,
         "litePluginSettings": {f"{KERNEL}:kernel": plugin},
     }
-    told = {"jupyter-lite-schema-version": 0, "jupyter-config-data": config}
-    (lite / "jupyter-lite.json").write_text(json.dumps(told, indent=1))
+    settings = {"jupyter-lite-schema-version": 0, "jupyter-config-data": config}
+    (lite / "jupyter-lite.json").write_text(json.dumps(settings, indent=1))
     quiet = {
         "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
         "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},

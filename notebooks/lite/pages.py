@@ -52,15 +52,15 @@ def write(root: Path, out: Path) -> None:
 
 def page(title: str, body: str, up: str = "") -> str:
     """A page of the house: its style inside, a way home above."""
-    made = (HERE / "page.html").read_text(encoding="utf-8")
+    text = (HERE / "page.html").read_text(encoding="utf-8")
     for key, value in {"title": escape(title), "up": up, "try": up + TRY, "body": body}.items():
-        made = made.replace(f"{{{{{key}}}}}", value)
-    return made
+        text = text.replace(f"{{{{{key}}}}}", value)
+    return text
 
 
 def first(root: Path, out: Path, rows: list[Row], asked: dict[str, str]) -> str:
     """The page that a mail links to."""
-    told = (HERE / "index.html").read_text(encoding="utf-8")
+    text = (HERE / "index.html").read_text(encoding="utf-8")
     values: dict[str, object] = {"try": TRY, "claims": claims(root), "situations": len({r.scenario for r in rows})}
     for name, group in groups(rows).items():
         short = name.replace("v1, ", "")
@@ -68,12 +68,12 @@ def first(root: Path, out: Path, rows: list[Row], asked: dict[str, str]) -> str:
     for protocol in ("v1", "v2"):
         values[f"{protocol}_chart"] = drawn(protocol)
     values["measured"] = sum(1 for _ in (root / "data" / "ground-truth.jsonl").open(encoding="utf-8"))
-    links = [(where, *told_of) for where, told_of in ABOUT.items() if (out / where).exists()]
+    links = [(where, *labels) for where, labels in ABOUT.items() if (out / where).exists()]
     values["read"] = "".join(f"<li><a href='{w}'>{escape(q)}</a></li>" for w, q in asked.items())
     values["links"] = "".join(f"<a class='card' href='{w}'><b>{t}</b><span>{a}</span></a>" for w, t, a in links)
     for key, value in values.items():
-        told = told.replace(f"{{{{{key}}}}}", str(value))
-    return page("The migration handshake lab", told)
+        text = text.replace(f"{{{{{key}}}}}", str(value))
+    return page("The migration handshake lab", text)
 
 
 def drawn(protocol: str) -> str:
@@ -85,7 +85,7 @@ def drawn(protocol: str) -> str:
 def claims(root: Path) -> str:
     """The table of the claims of 2023 as rows with a coloured verdict."""
     table = (root / "data" / "results" / "claims.md").read_text(encoding="utf-8").splitlines()
-    told = []
+    entries = []
     for line in table:
         cells = [c.strip() for c in line.strip("|").split(" | ")]
         if len(cells) != 4 or "**" not in cells[1]:
@@ -94,8 +94,8 @@ def claims(root: Path) -> str:
         word, _, exception = verdict.removeprefix("**").partition("**")
         why = f"<p><b>Except:</b> {escape(exception.lstrip(': '))}</p>" if exception else ""
         shown = f"<code>{escape(command.strip('`'))}</code>"
-        told.append(
+        entries.append(
             f"<details><summary><span class='verdict {word.split()[0]}'>{escape(word)}</span>{escape(claim)}</summary>"
             f"{why}<p>{escape(numbers)}</p><p>{shown}</p></details>"
         )
-    return "".join(told)
+    return "".join(entries)

@@ -36,8 +36,8 @@ choices = {
 for name, choice in choices.items():
     choice.description = choice.description or name
 mistakes = ipywidgets.interactive_output(
-    lambda scenario, delay_ms, **given: setattr(
-        chart, "value", run(find(scenario).vary(link__delay_ms=delay_ms), version="10.0", **given)._repr_svg_()
+    lambda scenario, delay_ms, **settings: setattr(
+        chart, "value", run(find(scenario).vary(link__delay_ms=delay_ms), version="10.0", **settings)._repr_svg_()
     ),
     choices,
 )
@@ -83,8 +83,8 @@ Markdown("\n".join([*head, *shown]))
 
 # %%
 results = [run(j.scenario, protocol=j.protocol, version=j.version, manager=j.manager, seed=1) for j in jobs(load_all())]
-found = [r.row for r in results]
-HTML(as_html(matrix_svg(found), "How each situation ends under each protocol"))
+outcomes = [r.row for r in results]
+HTML(as_html(matrix_svg(outcomes), "How each situation ends under each protocol"))
 
 # %% [markdown]
 # The same seeds tell the same stories on every machine, to the last step and moment; a digest of them all, to compare:
@@ -106,7 +106,7 @@ Story(line.case.model, line.found.violations["S4 no loss"])
 # ## The answer
 
 # %%
-ended = {p: [r for r in found if r.protocol == p and not r.lied] for p in ("v1", "v2")}
+ended = {p: [r for r in outcomes if r.protocol == p and not r.lied] for p in ("v1", "v2")}
 bad = {p: sum(r.outcome in BAD for r in rs) for p, rs in ended.items()}
 Markdown(
     f"Of {len(ended['v1'])} runs of today's stream **{bad['v1']}** hang, lose or corrupt the guest, or mislead whoever asked. "

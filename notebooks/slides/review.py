@@ -175,9 +175,9 @@ verdicts = {name: CLAIMS[name].decide(lab) for name in asked}
 lines = "\n".join(
     f"| {n}, {CLAIMS[n].who.split()[0]}: {CLAIMS[n].text} | {verdict_text(v)} |" for n, v in verdicts.items()
 )
-told = verdicts["D3"].verdict == "holds" and verdicts["P5-strong"].verdict == "refuted"
+decided = verdicts["D3"].verdict == "holds" and verdicts["P5-strong"].verdict == "refuted"
 Markdown(
-    f"**{'Be told.' if told else 'Not decided.'}**\n\n| claim of 2023 | found |\n|---|---|\n{lines}\n\nOpen: "
+    f"**{'Be told.' if decided else 'Not decided.'}**\n\n| claim of 2023 | found |\n|---|---|\n{lines}\n\nOpen: "
     + "; ".join(dict.fromkeys(v.still_open for v in list(verdicts.values())[:3] if v.still_open))
     + "."
 )

@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from ..handshake.capabilities import CAPABILITIES
-from ..handshake.machine import is_modelled, not_modelled
 from ..handshake.stream import COMPRESSION_FLAG
 from ..handshake.v2.features import SHARED
+from ..handshake.versions import is_modelled, not_modelled
 from .registry import DELAYS, INTRUDERS, MANAGERS, PROTOCOLS, Registry, ScenarioError, choose, nearest
 
 T = TypeVar("T")
@@ -150,7 +150,12 @@ def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
             for parameter, one in value.items():
                 _check_parameter(part, parameter, one)
         return value
-    wanted = inner if origin is types.UnionType else (hint,)
+    return _checked_single(part, key, inner if origin is types.UnionType else (hint,), value, allowed)
+
+
+def _checked_single(part: type, key: str, wanted: tuple[type, ...], value: Any, allowed: Any) -> Any:
+    """A value that is no part, list or table: type, choice, range, pattern. Raises FieldError."""
+    name = key.partition("[")[0]
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 1e300 else float("inf")  # no float is as large as a whole number may be
     if not any(isinstance(value, w) and (w is bool or not isinstance(value, bool)) for w in wanted):

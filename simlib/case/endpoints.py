@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..handshake.interface import Finished
-from ..handshake.machine import Settings, is_modelled, not_modelled
+from ..handshake.machine import Settings
 from ..handshake.v2.config import Identity
+from ..handshake.versions import is_modelled, not_modelled
 from . import effects
 from .checks import pair
 from .faults import Stranger

@@ -26,19 +26,19 @@ def load(path: Path) -> Scenario:
     table = read_table(path)
     if not table:
         raise ScenarioError(f"{path}: is empty; a scenario needs at least a title")
-    found = _read(Scenario, {"name": path.stem, **table}, str(path), "")
-    assert isinstance(found, Scenario)
-    found = replace(found, source=_beside(path, found.source), destination=_beside(path, found.destination))
-    if not found.title:
+    scenario = _read(Scenario, {"name": path.stem, **table}, str(path), "")
+    assert isinstance(scenario, Scenario)
+    scenario = replace(scenario, source=_beside(path, scenario.source), destination=_beside(path, scenario.destination))
+    if not scenario.title:
         raise ScenarioError(f"{path}: lacks the key 'title', one line that says what happens")
-    for version in found.versions:
+    for version in scenario.versions:
         for side, number in zip((True, False), pair(version), strict=True):
-            found.settings(side, number)
+            scenario.settings(side, number)
     try:
-        effects.check(found)
+        effects.check(scenario)
     except ScenarioError as error:
-        raise ScenarioError(f"{path}: {str(error).removeprefix(f'{found.name}: ')}") from None
-    return found
+        raise ScenarioError(f"{path}: {str(error).removeprefix(f'{scenario.name}: ')}") from None
+    return scenario
 
 
 def _beside(path: Path, side: Side) -> Side:
@@ -113,9 +113,9 @@ def with_key(scenario: Scenario, path: str, value: Any, file: str) -> Scenario:
     first, _, rest = path.partition(".")
     if first == "both" and rest:
         return with_key(with_key(scenario, f"source.{rest}", value, file), f"destination.{rest}", value, file)
-    found = _with(scenario, path.split("."), value, file, path)
-    assert isinstance(found, Scenario)
-    return found
+    changed = _with(scenario, path.split("."), value, file, path)
+    assert isinstance(changed, Scenario)
+    return changed
 
 
 def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
@@ -146,18 +146,18 @@ def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
         part = _kind_of(table, file, where)
         table = {**table, "kind": part.name}
     hints = {name: hint for name, hint, _ in typed_fields(part)}
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     spelt: dict[str, str] = {}
     for raw, value in table.items():
         key = raw.replace("-", "_")
         if key not in hints:
             raise ScenarioError(f"{file}: unknown key '{where}{raw}'{nearest(key, hints)}")
-        given[key], spelt[key] = _part(hints[key], value, file, f"{where}{raw}"), raw
+        values[key], spelt[key] = _part(hints[key], value, file, f"{where}{raw}"), raw
     for f in fields(part):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
             raise ScenarioError(f"{file}: lacks the key '{where}{f.name}'")
     try:
-        return part(**given)
+        return part(**values)
     except FieldError as error:
         key = re.match(r"\w+", error.key)[0]  # type: ignore[index]
         at = f"{where}{spelt.get(key, key)}{error.key[len(key) :]}"
@@ -170,10 +170,10 @@ def _kind_of(table: dict[str, Any], file: str, where: str) -> type[Fault]:
         raise ScenarioError(f"{file}: lacks the key '{where}kind'")
     if kind not in FAULTS:
         raise ScenarioError(f"{file}: '{where}kind' is {kind!r}{choose(str(kind), FAULTS)}")
-    found: type[Fault] = FAULTS.get(kind)
+    cls: type[Fault] = FAULTS.get(kind)
     if ":" in kind:  # from now on it is known by its name, to workers too
-        FAULTS.name_of(found)
-    return found
+        FAULTS.name_of(cls)
+    return cls
 
 
 def _part(hint: Any, value: Any, file: str, at: str) -> Any:

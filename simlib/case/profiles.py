@@ -13,13 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..handshake.machine import Device, Machine, RamBlock, Subsection, version_number
+from ..handshake.machine import Device, Machine, RamBlock, Subsection
+from ..handshake.versions import behaviour, version_number
 from .failure import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data" if (ROOT / "data").is_dir() else ROOT.parent / "data"
 SIZE_LIMIT_BYTES = 64 << 20
-SENDS_CPU_HOTPLUG = (11, 0)  # measured on 11.1; 11.0 dropped the older interface (hw/acpi/cpu.c)
 
 
 class ProfileError(Failure):
@@ -29,12 +29,12 @@ class ProfileError(Failure):
 @lru_cache(maxsize=8)
 def profile(version: str) -> dict[str, Any]:
     """The profile for a QEMU version. Raises ProfileError."""
-    found = {version_number(p.stem.removeprefix("qemu-")): p for p in (DATA / "profiles").glob("qemu-*.json")}
-    if not found:
+    paths = {version_number(p.stem.removeprefix("qemu-")): p for p in (DATA / "profiles").glob("qemu-*.json")}
+    if not paths:
         raise ProfileError(f"no profiles in {DATA / 'profiles'}; data/profiles/README.md says how to make them")
-    best = max((n for n in found if n <= version_number(version)), default=min(found))
-    told: dict[str, Any] = json.loads(found[best].read_text())
-    return told
+    best = max((n for n in paths if n <= version_number(version)), default=min(paths))
+    content: dict[str, Any] = json.loads(paths[best].read_text())
+    return content
 
 
 def is_file(configuration: str) -> bool:
@@ -56,14 +56,14 @@ def from_file(configuration: str) -> Machine:
     try:
         with Path(name).open("rb") as file:
             text = file.read(SIZE_LIMIT_BYTES + 1)
-        told = json.loads(text) if len(text) <= SIZE_LIMIT_BYTES else None
+        content = json.loads(text) if len(text) <= SIZE_LIMIT_BYTES else None
     except OSError as error:
         raise ProfileError(f"{name}: can't be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ProfileError(f"{name}: is not JSON: {error}") from None
-    if told is None:
+    if content is None:
         raise ProfileError(f"{name}: is longer than a profile can be ({SIZE_LIMIT_BYTES >> 20} MiB)")
-    return described(told, entry, name)
+    return described(content, entry, name)
 
 
 def machine(version: str, configuration: str) -> Machine:
@@ -78,36 +78,38 @@ def _committed(version: str, configuration: str) -> Machine:
     return _as_of(version, described(profile(version), configuration, f"QEMU {version}"))
 
 
-def _as_of(version: str, found: Machine) -> Machine:
+def _as_of(version: str, machine: Machine) -> Machine:
     """What this version sends of it."""
-    if version_number(version) < SENDS_CPU_HOTPLUG:
-        return found
+    if not behaviour(version).sends_cpu_hotplug:
+        return machine
     devices = []
-    for device in found.devices:
+    for device in machine.devices:
         known = (replace(s, needed="always") if s.by_vcpus else s for s in device.subsections)
         devices.append(replace(device, subsections=tuple(known)))
-    return replace(found, devices=tuple(devices))
+    return replace(machine, devices=tuple(devices))
 
 
-def described(told: dict[str, Any], configuration: str, whose: str) -> Machine:
+def described(content: dict[str, Any], configuration: str, whose: str) -> Machine:
     """One of a profile's machines; the only one if no name is given. Raises ProfileError."""
     try:
-        found = {m["name"]: m for m in told["machines"]}
-        entry = found.get(configuration or (next(iter(found)) if len(found) == 1 else ""))
+        machines = {m["name"]: m for m in content["machines"]}
+        entry = machines.get(configuration or (next(iter(machines)) if len(machines) == 1 else ""))
         if entry is None:
-            known = ", ".join(sorted(found))
+            known = ", ".join(sorted(machines))
             raise ProfileError(f"{whose} has no machine configuration {configuration!r}; known are {known}")
-        return _machine(told, entry)
+        return _machine(content, entry)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ProfileError(f"{whose}: is no profile as `simlib qemu profile` writes it ({error!r})") from None
 
 
-def _machine(told: dict[str, Any], entry: dict[str, Any]) -> Machine:
+def _machine(content: dict[str, Any], entry: dict[str, Any]) -> Machine:
     """What the profiles of data/profiles leave out has its default."""
     devices = tuple(_device(d) for d in entry["devices"] if d["id"] != "ram")
     blocks = tuple(RamBlock(b["name"], b["size"], resizable=b.get("resizable", False)) for b in entry["ram-blocks"])
     vcpus = entry.get("vcpus") or sum(d.id == "cpu_common" for d in devices) or 1
-    aliases = tuple(m["alias"] for m in told["machine-types"] if m["name"] == entry["machine-type"] and m.get("alias"))
+    aliases = tuple(
+        m["alias"] for m in content["machine-types"] if m["name"] == entry["machine-type"] and m.get("alias")
+    )
     usual = Machine()
     return Machine(
         entry["machine-type"],
@@ -141,13 +143,13 @@ def _device(entry: dict[str, Any]) -> Device:
     )
 
 
-def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
+def edited(machine: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
     """The machine with some devices changed: {device = "id", version = 3, ...}. Raises ProfileError."""
-    devices = list(found.devices)
+    devices = list(machine.devices)
     for edit in edits:
         at = next((n for n, d in enumerate(devices) if d.id == edit.get("device")), None)
         if at is None:
-            raise ProfileError(f"edit names no device of {found.type}: {edit.get('device')!r}")
+            raise ProfileError(f"edit names no device of {machine.type}: {edit.get('device')!r}")
         changes = {k.replace("-", "_"): v for k, v in edit.items() if k != "device"}
         for key, value in changes.items():
             if not _fits(value, _EXAMPLE.get(key)):
@@ -157,7 +159,7 @@ def edited(found: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
             elif isinstance(value, list):
                 changes[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
         devices[at] = replace(devices[at], **changes)
-    return replace(found, devices=tuple(devices))
+    return replace(machine, devices=tuple(devices))
 
 
 _EXAMPLE = {f.name: f.default for f in fields(Device)} | {

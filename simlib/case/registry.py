@@ -48,14 +48,16 @@ def imported(place: str) -> Any:
     """The object that "package.module:name" names. Raises ScenarioError."""
     module, _, name = place.partition(":")
     try:
-        found = import_module(module)
+        imported_module = import_module(module)
     except ModuleNotFoundError as error:
         raise ScenarioError(f"{place!r}: there is no module {error.name or module!r} on Python's path") from None
     except Exception as error:  # whatever a user's module raises
         raise ScenarioError(f"{place!r}: importing it raised {type(error).__name__}: {error}") from error
-    if not hasattr(found, name):
-        raise ScenarioError(f"{place!r}: the module {module!r} defines no {name!r}{nearest(name, vars(found))}")
-    return getattr(found, name)
+    if not hasattr(imported_module, name):
+        raise ScenarioError(
+            f"{place!r}: the module {module!r} defines no {name!r}{nearest(name, vars(imported_module))}"
+        )
+    return getattr(imported_module, name)
 
 
 class Registry(Sequence[str], Generic[T]):
@@ -90,11 +92,11 @@ class Registry(Sequence[str], Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry of a name. Raises ScenarioError with the closest name for one that is not known."""
-        found = self._imported.get(name) or self.added.get(name) or self.unlisted.get(name)
-        if found is None:
+        entry = self._imported.get(name) or self.added.get(name) or self.unlisted.get(name)
+        if entry is None:
             require(self.what, name, self)
-            found = self._imported[name] = self.checked(imported(self.own.get(name, name)), name)
-        return found
+            entry = self._imported[name] = self.checked(imported(self.own.get(name, name)), name)
+        return entry
 
     def add(self, entry: T) -> T:
         """Give an object its name here, in the place of an earlier one of the user's. Raises ScenarioError."""

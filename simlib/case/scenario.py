@@ -184,8 +184,8 @@ def _machine(scenario: Scenario, side: Side, version: str) -> Machine:
     asked = (side.machine_type, side.memory_mib, side.vcpus, side.cpu, tuple(side.cpu_features), side.uuid)
     try:
         started = _started.__wrapped__ if is_file(side.machine) else _started  # a file may change
-        found = started(version, side.machine, *asked)
-        return edited(found, side.edit) if side.edit else found
+        as_started = started(version, side.machine, *asked)
+        return edited(as_started, side.edit) if side.edit else as_started
     except ProfileError as error:
         raise ScenarioError(f"{scenario.name}: {error}") from None
 
@@ -202,15 +202,15 @@ def _started(
     uuid: str,
 ) -> Machine:
     """A profile's machine as a command line asks for it, the same one for each run. Raises ProfileError."""
-    found = machine(version, profile)
-    blocks = found.ram_blocks
+    profiled = machine(version, profile)
+    blocks = profiled.ram_blocks
     if memory_mib:
         blocks = (replace(blocks[0], size_bytes=memory_mib << 20), *blocks[1:])
     return replace(
-        found,
-        type=machine_type or found.type,
+        profiled,
+        type=machine_type or profiled.type,
         ram_blocks=blocks,
-        vcpus=vcpus or found.vcpus,
+        vcpus=vcpus or profiled.vcpus,
         cpu=cpu,
         cpu_features=cpu_features,
         uuid=uuid,

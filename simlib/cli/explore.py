@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..case import files
 from ..case.faults import Fault
@@ -28,9 +28,9 @@ def explore(options: Namespace) -> int:
 
 def _hit(kind: str) -> Fault:
     """A fault of that kind, as its defaults have it. Raises ScenarioError."""
-    make: Any = FAULTS.get(kind)
+    make: Callable[[], Fault] = FAULTS.get(kind)
     try:
-        return make()  # type: ignore[no-any-return]
+        return make()
     except TypeError as error:
         raise ScenarioError(f"--fault {kind}: its keys need defaults ({error})") from None
 
@@ -55,37 +55,37 @@ def _one(options: Namespace) -> int:
     )
     own = [imported(place) for place in options.property]
     search = Searched(model, (*PROPERTIES, *own), options.plain, options.limit)
-    found, seconds = search.found, search.seconds
-    stories = [Story(model, violation) for violation in found.violations.values()]
+    result, seconds = search.found, search.seconds
+    stories = [Story(model, violation) for violation in result.violations.values()]
     try:
         if options.out:
-            for told in stories:
-                _save(told, options.out)
+            for story in stories:
+                _save(story, options.out)
     finally:  # a folder that can't be written takes none of it
         if options.json:
-            json.dump(_as_json(options, found, stories), sys.stdout, indent=1)
+            json.dump(_as_json(options, result, stories), sys.stdout, indent=1)
             print()
         else:
-            _tell(options, found, stories, seconds)
+            _tell(options, result, stories, seconds)
     return 130 if search.interrupted else 0
 
 
-def _save(told: Story, out: Path) -> None:
+def _save(story: Story, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{told.name}.txt").write_text(f"{told}\n", encoding="utf-8")
-    (out / f"{told.name}.svg").write_text(told._repr_svg_(), encoding="utf-8")
-    if told.scenario:
-        (out / f"{told.name}.toml").write_text(files.dumps(told.scenario), encoding="utf-8")
+    (out / f"{story.name}.txt").write_text(f"{story}\n", encoding="utf-8")
+    (out / f"{story.name}.svg").write_text(story._repr_svg_(), encoding="utf-8")
+    if story.scenario:
+        (out / f"{story.name}.toml").write_text(files.dumps(story.scenario), encoding="utf-8")
 
 
-def _as_json(options: Namespace, found: Found, stories: list[Story]) -> dict[str, Any]:
+def _as_json(options: Namespace, result: Found, stories: list[Story]) -> dict[str, object]:
     return {
         "scenario": options.scenario,
-        "states": found.states,
-        "transitions": found.transitions,
-        "depth": found.depth,
-        "complete": found.complete,
-        "endings": [{"source": s, "guest_at": at, "states": n} for (s, at), n in sorted(found.endings.items())],
+        "states": result.states,
+        "transitions": result.transitions,
+        "depth": result.depth,
+        "complete": result.complete,
+        "endings": [{"source": s, "guest_at": at, "states": n} for (s, at), n in sorted(result.endings.items())],
         "violations": [
             {
                 "property": s.violation.name,
@@ -99,20 +99,20 @@ def _as_json(options: Namespace, found: Found, stories: list[Story]) -> dict[str
     }
 
 
-def _tell(options: Namespace, found: Found, stories: list[Story], seconds: float) -> None:
-    for told in stories:
-        print(f"{told}\n")
-    covered = "every state" if found.complete else f"not every state: stopped after {found.states:,}"
+def _tell(options: Namespace, result: Found, stories: list[Story], seconds: float) -> None:
+    for story in stories:
+        print(f"{story}\n")
+    covered = "every state" if result.complete else f"not every state: stopped after {result.states:,}"
     print(
-        f"{covered}: {found.states:,} states, {found.transitions:,} steps between them, at most {found.depth} deep, "
+        f"{covered}: {result.states:,} states, {result.transitions:,} steps between them, at most {result.depth} deep, "
         f"in {seconds:.1f} s"
     )
-    for (status, at), count in sorted(found.endings.items()):
+    for (status, at), count in sorted(result.endings.items()):
         print(f"  ends: source {status}, guest at {at} ({count} states)")
-    for told in stories:
-        print(f"  broken: {told.title} (after {len(told.violation.path)} steps, told above)")
+    for story in stories:
+        print(f"  broken: {story.title} (after {len(story.violation.path)} steps, told above)")
     if not stories:
-        print(f"  {'everything held' if found.complete else 'nothing was broken so far'}")
+        print(f"  {'everything held' if result.complete else 'nothing was broken so far'}")
     if options.out and stories:
         print(f"texts and charts: {options.out}")
         if stories[0].scenario:
@@ -124,11 +124,11 @@ def _all(options: Namespace) -> int:
     killed = list(report.search_mutants())
     text = report.page(lines, killed)
     if options.json:
-        told = [
+        models = [
             {"model": ln.case.name, "states": ln.found.states, "breaks": sorted(ln.found.violations)} for ln in lines
         ]
         dead = [{"rule": m.rule, "noticed_by": m.killed_by, "noticed": m.killed_by in f.violations} for m, f in killed]
-        json.dump({"models": told, "mutants": dead}, sys.stdout, indent=1)
+        json.dump({"models": models, "mutants": dead}, sys.stdout, indent=1)
         print()
     elif options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..case.profiles import ProfileError
 from ..real_qemu.again import Running, of_process, profiled
@@ -24,6 +23,7 @@ from ..real_qemu.preflight import (
 from ..real_qemu.profile import Monitor
 from ..real_qemu.save import ROOM_BYTES, load_uri, save
 from ..real_qemu.saved import Saved, read
+from ..real_qemu.shapes import Json
 from .sockets import table
 
 DOUBTS_SHOWN = 6
@@ -34,13 +34,13 @@ def inspect(options: Namespace) -> int:
     """Raises SavedError, OSError."""
     saved = read(options.file, options.offset)
     if options.json:
-        told = {k: v for k, v in dataclasses.asdict(saved).items() if k not in ("described", "manifest")}
-        told |= {
+        contents = {k: v for k, v in dataclasses.asdict(saved).items() if k not in ("described", "manifest")}
+        contents |= {
             "has_manifest": saved.manifest is not None,
             "ram_bytes": saved.ram_bytes,
             "known": list(knowable(saved)),
         }
-        json.dump(told, sys.stdout, indent=1)
+        json.dump(contents, sys.stdout, indent=1)
         print()
         return 0
     print(f"{options.file}: {saved.size_bytes} bytes; the stream starts at byte {saved.starts_at}")
@@ -102,31 +102,31 @@ def knowable(saved: Saved) -> Iterator[str]:
 # --- qemu profile ---------------------------------------------------------------------------------------------------
 def profile(options: Namespace) -> int:
     """Raises ProfileError, OSError, ValueError."""
-    given = [bool(options.binary), options.pid is not None, bool(options.qmp)]
-    if given[:2] == [True, True] or not any(given) or (options.qmp and options.binary):
+    sources = [bool(options.binary), options.pid is not None, bool(options.qmp)]
+    if sources[:2] == [True, True] or not any(sources) or (options.qmp and options.binary):
         raise ValueError("name one: a BINARY with `-- ARGUMENTS`, --pid N, or --qmp ADDRESS (with --pid if it is TCP)")
     with tempfile.TemporaryDirectory() as folder:
         if options.qmp:
             with Monitor.at(options.qmp) as original:
-                told = _profiled(options, Path(folder), original)
+                contents = _profiled(options, Path(folder), original)
         else:
-            told = _profiled(options, Path(folder), None)
-    text = json.dumps(told, indent=1, sort_keys=True) + "\n"
+            contents = _profiled(options, Path(folder), None)
+    text = json.dumps(contents, indent=1, sort_keys=True) + "\n"
     if options.out is None:
         print(text, end="")
         return 0
     options.out.write_text(text, encoding="utf-8")
-    machine = told["machines"][0]
+    machine = contents["machines"][0]
     print(
-        f"{options.out}: QEMU {told['version']}, {machine['machine-type']}, {len(machine['devices'])} devices",
+        f"{options.out}: QEMU {contents['version']}, {machine['machine-type']}, {len(machine['devices'])} devices",
         file=sys.stderr,
     )
-    for note in told.get("notes", ()):
+    for note in contents.get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
     return 0
 
 
-def _profiled(options: Namespace, folder: Path, original: Monitor | None) -> dict[str, Any]:
+def _profiled(options: Namespace, folder: Path, original: Monitor | None) -> Json:
     pid = options.pid or (original.pid if original else 0)
     if original and not pid:
         raise ProfileError(f"{options.qmp}: whose monitor this is can't be seen over TCP; add --pid N")
@@ -141,22 +141,22 @@ def preflight(options: Namespace) -> int:
     for host in hosts:
         if not host.settings.version:
             raise ProfileError(f"{host.name}: is a saved guest; a host is a profile, from `simlib qemu profile`")
-    found = answers(guest, hosts, tuple(options.capability), options.on_maybe)
+    verdicts = answers(guest, hosts, tuple(options.capability), options.on_maybe)
     if options.json:
-        json.dump(as_json(guest, found), sys.stdout, indent=1)
+        json.dump(as_json(guest, verdicts), sys.stdout, indent=1)
         print()
     else:
-        for line in page(guest, found):
+        for line in page(guest, verdicts):
             print(line)
-    return 0 if any(a.verdict != "no" for a in found) else 1
+    return 0 if any(a.verdict != "no" for a in verdicts) else 1
 
 
-def page(guest: Party, found: list[Answer]) -> Iterator[str]:
+def page(guest: Party, verdicts: list[Answer]) -> Iterator[str]:
     """One page: where it can go, then host by host what stands against it."""
     version = f", QEMU {guest.settings.version}" if guest.settings.version else ""
     yield f"guest: {guest.name} ({guest.settings.machine.type}{version})"
-    wide = max(len(a.host.name) for a in found)
-    for answer in found:
+    wide = max(len(a.host.name) for a in verdicts)
+    for answer in verdicts:
         errors = [e for e in answer.findings if e.severity == "error"]
         doubts = len(answer.findings) - len(errors)
         why = (
@@ -167,7 +167,7 @@ def page(guest: Party, found: list[Answer]) -> Iterator[str]:
             else "nothing in the way"
         )
         yield f"  {answer.verdict:5}  {answer.host.name:{wide}}  (QEMU {answer.host.settings.version})  {why}"
-    for answer in found:
+    for answer in verdicts:
         yield from _against(guest, answer)
 
 
@@ -193,7 +193,7 @@ def save_guest(options: Namespace) -> int:
     settings = save(options.qmp, options.file, options.resume)
     machine = settings.machine
     if options.json:
-        told = {
+        summary = {
             "file": str(options.file),
             "stream_at": ROOM_BYTES,
             "size_bytes": options.file.stat().st_size,
@@ -203,7 +203,7 @@ def save_guest(options: Namespace) -> int:
             "capabilities": list(settings.capabilities),
             "resumed": options.resume,
         }
-        json.dump(told, sys.stdout, indent=1)
+        json.dump(summary, sys.stdout, indent=1)
         print()
         return 0
     print(

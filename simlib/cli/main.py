@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"simlib: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        wanted = (getattr(options, name, None) for name in ("out", "captures", "file"))
+        wanted = map(vars(options).get, ("out", "captures", "file"))
         print(f"simlib: {error.filename or next(filter(None, wanted), 'output')}: {error.strerror}", file=sys.stderr)
         return _mute()
     except ValueError as error:

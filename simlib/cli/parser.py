@@ -9,12 +9,13 @@ import argparse
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from .. import __version__
 from ..case.failure import Failure
 
 Verb = Callable[[argparse.Namespace], int]
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def command(place: str, extra: str = "") -> Verb:
@@ -33,19 +34,20 @@ def command(place: str, extra: str = "") -> Verb:
     return call
 
 
-def within(least: float, most: float = float("inf"), of: type = int) -> Callable[[str], Any]:
+def within(least: float, most: float = float("inf"), of: Callable[[str], float] = int) -> Callable[[str], float]:
     """How argparse reads a number of that range; whatever else is told with the option's name, and exit status 2."""
 
-    def read(text: str) -> Any:
+    def read(text: str) -> float:
+        value: float | None
         try:
-            found = of(text)
+            value = of(text)
         except ValueError:
-            found = None
-        if found is None or not least <= found <= most:  # NaN is in no range
+            value = None
+        if value is None or not least <= value <= most:  # NaN is in no range
             kind = "whole number" if of is int else "number"
             span = f"from {least:,} to {most:,}" if most < float("inf") else f"of at least {least:,}"
             raise argparse.ArgumentTypeError(f"must be a {kind} {span}; it is {text!r}")
-        return found
+        return value
 
     return read
 
@@ -100,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_explore(verbs: Any) -> None:
+def _add_explore(verbs: Verbs) -> None:
     explore = verbs.add_parser(
         "explore",
         help="every order of events: what holds, and the shortest story of what does not",
@@ -148,7 +150,7 @@ def _add_explore(verbs: Any) -> None:
     explore.set_defaults(call=command("explore.explore"))
 
 
-def _add_sockets(verbs: Any) -> None:
+def _add_sockets(verbs: Verbs) -> None:
     serve = verbs.add_parser(
         "serve",
         help="the destination, on a real socket",
@@ -202,17 +204,17 @@ def _add_sockets(verbs: Any) -> None:
     connect.add_argument(
         "--tls-hostname", default="", metavar="NAME", help="whom to expect; the address's host if none"
     )
-    made = verbs.add_parser(
+    certificates = verbs.add_parser(
         "certificates",
         help="certificates to try --tls with",
         description="Makes a CA, a server and a client in a folder laid out as QEMU's tls-creds-x509 wants it.",
     )
-    made.add_argument("folder", type=Path)
-    made.add_argument("hostname", nargs="*", help="names and addresses of the destination (localhost)")
-    made.set_defaults(call=command("sockets.certificates", "live"))
+    certificates.add_argument("folder", type=Path)
+    certificates.add_argument("hostname", nargs="*", help="names and addresses of the destination (localhost)")
+    certificates.set_defaults(call=command("sockets.certificates", "live"))
 
 
-def _add_inspect(verbs: Any) -> None:
+def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.add_parser(
         "inspect",
         help="a real saved guest or captured stream: what is in it, what a destination could know",
@@ -227,7 +229,7 @@ def _add_inspect(verbs: Any) -> None:
     inspect.set_defaults(call=command("machines.inspect", "live"))
 
 
-def _add_qemu(verbs: Any) -> None:
+def _add_qemu(verbs: Verbs) -> None:
     qemu = verbs.add_parser(
         "qemu",
         help="real QEMU: is the simulated v1 its v1, and v2 beside it",
@@ -284,7 +286,7 @@ def _add_qemu(verbs: Any) -> None:
     _add_profiles(qemu)
 
 
-def _add_check(qemu: Any) -> None:
+def _add_check(qemu: Verbs) -> None:
     check = qemu.add_parser(
         "check",
         help="the simulated v1 against real QEMU, scenario by scenario",
@@ -323,7 +325,7 @@ def _add_check(qemu: Any) -> None:
     check.set_defaults(call=command("qemu.check", "qemu"))
 
 
-def _add_profiles(qemu: Any) -> None:
+def _add_profiles(qemu: Verbs) -> None:
     profile = qemu.add_parser(
         "profile",
         help="what a QEMU's machine is, as a file that preflight takes",
@@ -370,12 +372,12 @@ def _add_profiles(qemu: Any) -> None:
     save.set_defaults(call=command("machines.save_guest", "live"))
 
 
-def _add_channels(verb: Any) -> None:
+def _add_channels(verb: argparse.ArgumentParser) -> None:
     """As many as QEMU's multifd-channels allows (migration/options.c)."""
     verb.add_argument("--channels", type=within(0, 255), default=0, metavar="N", help="multifd channels (%(default)s)")
 
 
-def _add_study(verbs: Any) -> None:
+def _add_study(verbs: Verbs) -> None:
     sweep = verbs.add_parser(
         "sweep",
         help="many runs of one scenario, into a Parquet file",

@@ -9,15 +9,13 @@ import signal
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..case import files
 from ..case.registry import PROTOCOLS, require
-from ..handshake.errors import Error
 from ..handshake.interface import Cancel, Finished, Start, SwitchToPostcopy
 from ..live.address import Address, parse
 from ..live.tls import Credentials
@@ -33,6 +31,7 @@ from ..real_qemu.migrate import (
 )
 from ..real_qemu.monitor import Monitor, QemuError
 from ..real_qemu.process import needed
+from ..real_qemu.sidecar import Agent
 from ..record.capture import Segment, write
 from ..record.result import Result
 from ..record.trace import Trace
@@ -41,6 +40,7 @@ from .sockets import Telling, tell
 from .terminal import progress
 
 CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
+Work = Callable[[asyncio.Event, AsyncExitStack, Path, Trace], Coroutine[object, object, int]]
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ def check(options: Namespace) -> int:
     cells: list[checking.Cell] = []
     try:
         checker = checking.Checker(in_world, here, options.repeats, Keeper(options.captures))
-        found: Iterable[checking.Cell] = checking.check(checker, work, options.jobs)
-        for cell in progress(found, len(work), "cells"):
+        results: Iterable[checking.Cell] = checking.check(checker, work, options.jobs)
+        for cell in progress(results, len(work), "cells"):
             cells.append(cell)
     finally:
         if cells:
@@ -114,8 +114,9 @@ def migrate(options: Namespace) -> int:
             at = Address("tcp", "127.0.0.1:0")
             named = options.destination_profile
             peer = await _agent(options, stack, folder, trace, options.destination_qmp, named, at)
-        more = _credentials(options, peer.host if peer.kind == "tcp" else "localhost")
-        agent = source_agent(here, _wish(options), secrets.token_bytes(32), trace, source, folder, peer, **more)
+        credentials = _credentials(options, peer.host if peer.kind == "tcp" else "localhost")
+        entropy = secrets.token_bytes(32)
+        agent = source_agent(here, _wish(options), entropy, trace, source, folder, peer, credentials=credentials)
         stack.push_async_callback(_close, agent)
         agent.feed(Start())
         if options.postcopy_after is not None:
@@ -134,9 +135,9 @@ def agent(options: Namespace) -> int:
     async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
         at = await _agent(options, stack, folder, trace, options.qmp, options.profile, parse(options.address))
         print(f"listening on {at} for the QEMU at {options.qmp}; Ctrl-C ends it", file=sys.stderr, flush=True)
-        found = options.agents[0]
-        await until_finished(found, stop)
-        return _report(options, found.endpoint.finished, trace, found.guest.running, stop.is_set())
+        host = options.agents[0]
+        await until_finished(host, stop)
+        return _report(options, host.endpoint.finished, trace, host.guest.running, stop.is_set())
 
     return _run(options, work)
 
@@ -151,18 +152,19 @@ async def _agent(
     if status not in ("inmigrate", "prelaunch", "paused"):
         raise QemuError(f"{qmp}: this QEMU is {status}; a destination is started with -S -incoming defer")
     wish = replace(_wish(options), channels=0)  # their number is the source's to say
-    given = await settings(qemu, machine, wish)
-    found = destination_agent(given, wish, secrets.token_bytes(32), trace, qemu, folder, **_credentials(options, ""))
-    stack.push_async_callback(_close, found)
-    options.agents = [found]
-    return await listen(found, at)
+    here = await settings(qemu, machine, wish)
+    entropy, credentials = secrets.token_bytes(32), _credentials(options, "")
+    host = destination_agent(here, wish, entropy, trace, qemu, folder, credentials=credentials)
+    stack.push_async_callback(_close, host)
+    options.agents = [host]
+    return await listen(host, at)
 
 
 async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path) -> Monitor:
-    found = Monitor(name, folder)
-    await found.connect(address)
-    stack.push_async_callback(found.disconnect)
-    return found
+    monitor = Monitor(name, folder)
+    await monitor.connect(address)
+    stack.push_async_callback(monitor.disconnect)
+    return monitor
 
 
 def _wish(options: Namespace) -> Wish:
@@ -179,13 +181,11 @@ def _wish(options: Namespace) -> Wish:
     )
 
 
-def _credentials(options: Namespace, hostname: str) -> dict[str, Any]:
-    if not options.tls:
-        return {}
-    return {"credentials": Credentials(options.tls, hostname)}
+def _credentials(options: Namespace, hostname: str) -> Credentials | None:
+    return Credentials(options.tls, hostname) if options.tls else None
 
 
-async def _close(agent: Any) -> None:
+async def _close(agent: Agent) -> None:
     await asyncio.sleep(0.05)  # what was said last goes out
     agent.close()
     await asyncio.sleep(0)
@@ -194,7 +194,7 @@ async def _close(agent: Any) -> None:
 def _report(options: Namespace, end: Finished | None, trace: Trace, running: bool, stopped: bool) -> int:
     good = end is not None and end.status == "completed"
     if options.json:
-        errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
+        errors = [asdict(e) for e in (end.errors if end else ())]
         json.dump(
             {
                 "status": end.status if end else "none",
@@ -212,13 +212,13 @@ def _report(options: Namespace, end: Finished | None, trace: Trace, running: boo
     return 0 if good else 130 if stopped else 1
 
 
-def _run(options: Namespace, work: Any) -> int:
+def _run(options: Namespace, work: Work) -> int:
     async def whole() -> int:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
             async with AsyncExitStack() as stack:
-                return int(await work(stop, stack, Path(folder), Telling(not options.json)))
+                return await work(stop, stack, Path(folder), Telling(not options.json))
 
     return asyncio.run(whole())

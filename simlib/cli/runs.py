@@ -45,15 +45,15 @@ def _tell_rows(rows: list[Row], options: Namespace, command: str) -> None:
 
 
 def run(options: Namespace) -> int:
-    found = files.find(options.scenario)
-    given = {
-        "protocol": options.protocol or found.protocols[0],
-        "version": options.qemu or found.versions[0],
-        "manager": options.manager or found.managers[0],
+    scenario = files.find(options.scenario)
+    arguments = {
+        "protocol": options.protocol or scenario.protocols[0],
+        "version": options.qemu or scenario.versions[0],
+        "manager": options.manager or scenario.managers[0],
     }
-    for number, at_source in zip(checks.pair(given["version"]), (True, False), strict=True):
-        found.settings(at_source, number)
-    result = world.run(found, seed=options.seed, **given)
+    for number, at_source in zip(checks.pair(arguments["version"]), (True, False), strict=True):
+        scenario.settings(at_source, number)
+    result = world.run(scenario, seed=options.seed, **arguments)
     try:
         if options.out:
             _write(options.out, result)
@@ -62,8 +62,8 @@ def run(options: Namespace) -> int:
             json.dump({"row": result.row.as_dict(), "steps": result.trace.rows()}, sys.stdout, indent=1)
             print()
         else:
-            again = f"simlib run {options.scenario} --protocol {given['protocol']} --qemu '{given['version']}'"
-            _tell_run(result, found.title, f"{again} --manager {given['manager']} --seed {options.seed}")
+            again = f"simlib run {options.scenario} --protocol {arguments['protocol']} --qemu '{arguments['version']}'"
+            _tell_run(result, scenario.title, f"{again} --manager {arguments['manager']} --seed {options.seed}")
     return 0
 
 
@@ -84,12 +84,12 @@ def _write(out: Path, result: Result) -> None:
 
 
 def show_list(options: Namespace) -> int:
-    found = files.load_all()
+    scenarios = files.load_all()
     if options.json:
-        told = [{"name": s.name, "title": s.title, "claims": s.claims, "versions": s.versions} for s in found]
-        json.dump(told, sys.stdout, indent=1)
+        rows = [{"name": s.name, "title": s.title, "claims": s.claims, "versions": s.versions} for s in scenarios]
+        json.dump(rows, sys.stdout, indent=1)
         print()
     else:
-        for s in found:
+        for s in scenarios:
             print(f"{s.name:40} {line(s.title)} ({', '.join(s.claims)})")
     return 0

@@ -11,8 +11,8 @@ import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ..case.endpoints import Setup
 from ..case.registry import ScenarioError
@@ -22,7 +22,7 @@ from ..handshake.interface import Cancel, Finished, Start
 from ..live.address import (
     Address,
     bound,
-    given,
+    inline_socket,
     parse,
 )
 from ..live.host import Host
@@ -44,7 +44,7 @@ class Telling(Trace):
         self.lost = False
         self.unheard: Callable[[], object] = lambda: None
         self.capture = Capture(pcap, "simlib, real sockets", private=tls) if pcap else None
-        self.held: list[Segment] = []  # until the secrets that open them are there
+        self.unwritten: list[Segment] = []  # until the secrets that open them are there
         self.known: set[int] = set()  # connections
 
     def note(self, time_s: float, side: str, kind: str, connection: str, text: str) -> None:
@@ -61,8 +61,8 @@ class Telling(Trace):
 
     def keep(self, packet: Packet) -> None:
         def written(capture: Capture) -> None:
-            self._write_held(capture)
-            self.held = [*self._segments(packet)]
+            self._write_out(capture)
+            self.unwritten = [*self._segments(packet)]
 
         self._captured(written)
 
@@ -73,13 +73,13 @@ class Telling(Trace):
         """What is still held is written."""
 
         def ended(capture: Capture) -> None:
-            self._write_held(capture)
+            self._write_out(capture)
             capture.close()
 
         self._captured(ended)
 
-    def _write_held(self, capture: Capture) -> None:
-        for segment in self.held:
+    def _write_out(self, capture: Capture) -> None:
+        for segment in self.unwritten:
             capture.add(segment)
 
     def _segments(self, packet: Packet) -> Iterator[Segment]:
@@ -116,7 +116,7 @@ def _setup(options: Namespace, at_source: bool) -> Setup:
     channels = getattr(options, "channels", 0)
     capabilities = tuple(options.capability) + (("multifd",) if channels else ())
     if address.kind == "fd":
-        given(address)[0].detach()  # complain now
+        inline_socket(address)[0].detach()  # complain now
     if address.inline and channels:
         raise ValueError(f"{address} is one pair of pipes: --channels needs tcp: or unix:")
     side = Side(
@@ -155,12 +155,12 @@ def _secret(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        told = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: can't be read as a secret: {error}") from None
-    if len(told) < 16:
-        raise ValueError(f"{path}: a secret of {len(told)} characters is too short; 16 are the least")
-    return told
+    if len(text) < 16:
+        raise ValueError(f"{path}: a secret of {len(text)} characters is too short; 16 are the least")
+    return text
 
 
 def _host(options: Namespace, setup: Setup, at_source: bool, trace: Trace) -> Host:
@@ -251,7 +251,7 @@ def certificates(options: Namespace) -> int:
     return 0
 
 
-def _run(options: Namespace, work: Callable[[asyncio.Event, Telling], Coroutine[Any, Any, int]]) -> int:
+def _run(options: Namespace, work: Callable[[asyncio.Event, Telling], Coroutine[object, object, int]]) -> int:
     async def whole() -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -287,8 +287,8 @@ def _report(options: Namespace, host: Host, trace: Trace, stopped: bool) -> int:
     end = host.endpoint.finished
     good = end is not None and end.status == "completed"
     if options.json:
-        errors = [{f: getattr(e, f) for f in Error.__dataclass_fields__} for e in (end.errors if end else ())]
-        told = {
+        errors = [asdict(e) for e in (end.errors if end else ())]
+        contents = {
             "status": end.status if end else "none",
             "text": end.text if end else "",
             "errors": errors,
@@ -296,7 +296,7 @@ def _report(options: Namespace, host: Host, trace: Trace, stopped: bool) -> int:
             "time_s": host.finished_s,
             "steps": trace.rows(),
         }
-        json.dump(told, sys.stdout, indent=1)
+        json.dump(contents, sys.stdout, indent=1)
         print()
     elif end is not None:
         tell(end)

@@ -38,17 +38,17 @@ def sweep(options: Namespace) -> int:
     design = load(options.sweep)
     run = RUNNERS[design.runner]()
     command = shlex.join(["simlib", "sweep", str(options.sweep), "--out", str(options.out)])
-    made = computed(run, design, options.out, command, workers=options.workers, cluster=options.cluster)
-    if made is None:
+    count = computed(run, design, options.out, command, workers=options.workers, cluster=options.cluster)
+    if count is None:
         print(f"{options.out}: {design.runs:,} rows are there already")
     else:
-        print(f"{options.out}: {made:,} rows of {len(design.points):,} points (seed {design.seed})")
+        print(f"{options.out}: {count:,} rows of {len(design.points):,} points (seed {design.seed})")
     return 0
 
 
 def claims(options: Namespace) -> int:
     """Raises ValueError for what was asked wrongly."""
-    from ..study import claims as kept
+    from ..study import claims as verdicts
     from ..study.registry import CLAIMS
 
     unknown = [name for name in options.claim if name not in CLAIMS]
@@ -58,16 +58,16 @@ def claims(options: Namespace) -> int:
         raise ValueError("--readme and --out take all claims at once; name none")
     chosen = {name: CLAIMS[name] for name in options.claim or CLAIMS}
     decided = []
-    for claim, found in kept.decide(in_world, chosen, options.full):
-        decided.append((claim, found))
+    for claim, verdict in verdicts.decide(in_world, chosen, options.full):
+        decided.append((claim, verdict))
         if not options.json:
-            print("\n".join(kept.as_text(claim, found)), flush=True)
+            print("\n".join(verdicts.as_text(claim, verdict)), flush=True)
     if options.json:
-        json.dump([kept.as_dict(c, f) for c, f in decided], sys.stdout, indent=1, ensure_ascii=False)
+        json.dump([verdicts.as_dict(c, f) for c, f in decided], sys.stdout, indent=1, ensure_ascii=False)
         print()
     if options.out:
-        options.out.write_text(kept.as_page(decided), encoding="utf-8")
+        options.out.write_text(verdicts.as_page(decided), encoding="utf-8")
     if options.readme:
         page = options.readme.read_text(encoding="utf-8")
-        options.readme.write_text(kept.with_summary(page, kept.as_summary(decided)), encoding="utf-8")
+        options.readme.write_text(verdicts.with_summary(page, verdicts.as_summary(decided)), encoding="utf-8")
     return 0

@@ -9,36 +9,40 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TextIO, TypeVar, cast
 
 T = TypeVar("T")
 
 # C0 and C1 but for tabs and line ends, and what turns the direction of text. Progress bars on stderr return to their
 # line's beginning.
 _COMMANDS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_OF = {"stdout": re.compile(f"[{_COMMANDS}\r]"), "stderr": re.compile(f"[{_COMMANDS}]")}
+_OF_STDOUT, _OF_STDERR = re.compile(f"[{_COMMANDS}\r]"), re.compile(f"[{_COMMANDS}]")
 
 
 def protect() -> None:
     """Make it so for stdout and stderr."""
     codecs.register_error("simlib", _replacement)
-    for name, commands in _OF.items():
-        stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # closed, as by `>&-`
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="simlib")
-        setattr(sys, name, Shown(stream, commands))
+    sys.stdout, sys.stderr = _shown(sys.stdout, _OF_STDOUT), _shown(sys.stderr, _OF_STDERR)
+
+
+def _shown(stream: TextIO | None, commands: re.Pattern[str]) -> TextIO:
+    if stream is None:  # closed, as by `>&-`
+        stream = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="simlib")
+    return cast(TextIO, Shown(stream, commands))
 
 
 class Shown:
     """A stream whose text is escaped where it must be; as in JSON, so that JSON stays JSON."""
 
-    def __init__(self, stream: Any, commands: re.Pattern[str]) -> None:
+    def __init__(self, stream: TextIO, commands: re.Pattern[str]) -> None:
         self.stream, self.commands = stream, commands
 
     def write(self, text: str) -> int:
-        return int(self.stream.write(self.commands.sub(lambda found: _escaped(found[0]), text)))
+        return self.stream.write(self.commands.sub(lambda match: _escaped(match[0]), text))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
 
 

@@ -43,9 +43,9 @@ def _listen(model: Model, answers: bool) -> tuple[tuple[str, ...], str]:
         action = _next(system, state, answers)
         if action is None:
             return tuple(heard), "waits for ever"
-        system.told = []
+        system.observed = []
         state = system.step(state, action)
-        heard += [str(told) for side, told in system.told if side == SOURCE and isinstance(told, i.Input)]
+        heard += [str(event) for side, event in system.observed if side == SOURCE and isinstance(event, i.Input)]
     return tuple(heard), str(system.endpoint(state, SOURCE).mode)
 
 
@@ -57,14 +57,14 @@ def _next(system: System, state: State, answers: bool) -> Action | None:
 
 def pairs() -> list[Pair]:
     """Every strategy that leaves the question to the source, without and with a timer."""
-    found = []
+    rows = []
     for variant in (v for v in ASKING if not PROTOCOLS.get(v).needs_tls):
         for timer in (False, True):
             pipe, decides = _listen(probe(variant, True, True, timer, transport="exec-cat"), False)
             slow, _ = _listen(probe(variant, True, True, timer), False)
             errs = f"on the slow path: both know v2, the source takes {decides}" if timer else "on the pipe: never ends"
-            found.append(Pair(f"({variant}){', timer' if timer else ''}", pipe, slow, decides, errs))
-    return found
+            rows.append(Pair(f"({variant}){', timer' if timer else ''}", pipe, slow, decides, errs))
+    return rows
 
 
 def detects(variant: str) -> tuple[str, str]:

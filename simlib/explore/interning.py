@@ -35,7 +35,7 @@ class Interner:
         self.wires: dict[Wire, Wire] = {}  # each by itself
         self.steps: dict[tuple[int, int, int], Step] = {}
         self.opened, self.ended, self.reset = (self.input(t) for t in (i.Opened(0), i.Ended(0), i.Broken(0, RESET)))
-        self.told: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
+        self.observed: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
 
     def endpoint(self, state: State, side: int) -> Any:
         return self.table[state.ends[side]]
@@ -51,22 +51,22 @@ class Interner:
         """Equal for equal states: small numbers, since hashing every field of every connection is slow."""
         return (state.ends, *map(id, state.wires), state[2:])
 
-    def input(self, told: i.Input) -> int:
+    def input(self, value: i.Input) -> int:
         """The number of an input; those of the link have connection 0."""
-        number = self._inputs.setdefault(told, len(self.inputs))
+        number = self._inputs.setdefault(value, len(self.inputs))
         if number == len(self.inputs):
-            self.inputs.append(told)
-            self.shapes.append(symmetry.shape(told))
-            self.openings.append(symmetry.opens_channel(told))
+            self.inputs.append(value)
+            self.shapes.append(symmetry.shape(value))
+            self.openings.append(symmetry.opens_channel(value))
         return number
 
-    def run(self, side: int, before: int, told: int, conn: int) -> Step:
+    def run(self, side: int, before: int, input_number: int, conn: int) -> Step:
         """The real code, once for each endpoint and input."""
-        key = before, told, conn
-        found = self.steps.get(key)
-        if found is None:
+        key = before, input_number, conn
+        step = self.steps.get(key)
+        if step is None:
             endpoint = self.table[before].fork()
-            told_as = self.inputs[told]
+            told_as = self.inputs[input_number]
             outputs = list(endpoint.handle(told_as if conn < 0 else replace(told_as, conn=conn)))  # type: ignore[arg-type]
             if not self.model.room:  # buffers are endless: all that was sent has been taken
                 fresh = outputs
@@ -76,8 +76,8 @@ class Interner:
             after = self.intern(side, endpoint)
             asks = tuple(o for o in outputs if not isinstance(o, REPORTS) and not self._mute(o))
             reports = tuple(o for o in outputs if isinstance(o, (*REPORTS, i.Finished)))
-            found = self.steps[key] = Step(after, asks, reports, tuple(self._effects(asks)))
-        return found
+            step = self.steps[key] = Step(after, asks, reports, tuple(self._effects(asks)))
+        return step
 
     def _effects(self, asks: tuple[i.Output, ...]) -> Iterator[Effect]:
         """What carries each ask out, looked up once; what is sent on one connection in a row, as numbers."""
@@ -97,8 +97,8 @@ class Interner:
         under way, or one made up; empty when there is nothing yet."""
         wires = [w for w in state.wires if w.owner == SOURCE and any(self.openings[m] for m in w.there)]
         for wire in wires[:1]:
-            told = next(m for m in wire.there if self.openings[m])
-            copied = self.inputs[told]
+            opening = next(m for m in wire.there if self.openings[m])
+            copied = self.inputs[opening]
             assert isinstance(copied, i.Received)
             if says == "replay":
                 return copied.data

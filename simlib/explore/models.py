@@ -66,15 +66,15 @@ def v1_cases() -> list[Case]:
     mixed = ("S4 no loss", "S6 same channels")
     stranger = Faults(strangers=("multifd",))
     preempt = side(0, "postcopy-ram", "postcopy-preempt")
-    found = []
+    listed = []
     for version in ("5.2", "7.2", "8.2", "10.0", "11.1"):
         old = version in ("5.2", "7.2")
         hurt = mixed if version == "8.2" else (*mixed, "S7 listens again")  # it only prints what it finds wrong
-        found += [
+        listed += [
             Case(f"v1 {version}, {n} multifd", v1("v1", version, side(n)), lost if old else (), old)
             for n in (1, 2, 4, 8)
         ]
-        found += [
+        listed += [
             Case(
                 f"v1 {version}, 2 multifd, return path",
                 v1("v1", version, side(2, *RETURN_PATH)),
@@ -90,17 +90,17 @@ def v1_cases() -> list[Case]:
         ]
         if version != "5.2":  # an old machine type connects preempt at once; 11.1 blocks on its silence
             breaks = ("S6 same channels", "L1 no deadlock") if version != "11.1" else ("L1 no deadlock",)
-            found.append(Case(f"v1 {version}, preempt", v1("v1", version, preempt), breaks, True))
+            listed.append(Case(f"v1 {version}, preempt", v1("v1", version, preempt), breaks, True))
     return [
-        *found,
+        *listed,
         Case("v1 10.0, TLS, 1 multifd", v1("v1", "10.0", tls(1))),
         Case("v1 10.0, TLS, 1 multifd, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
     ]
 
 
 def tls(channels: int) -> Side:
-    found = side(channels)
-    return Side(capabilities=found.capabilities, parameters={**found.parameters, "tls-creds": "tls0"})
+    plain = side(channels)
+    return Side(capabilities=plain.capabilities, parameters={**plain.parameters, "tls-creds": "tls0"})
 
 
 def v1_mismatches() -> list[Case]:
@@ -163,9 +163,9 @@ def probe(
     destination = side(0, *capabilities, knows_v2=destination_new)
     if PROTOCOLS.get(variant).needs_tls:
         source, destination = (replace(s, parameters={"tls-creds": "tls0"}) for s in (source, destination))
-    found = scenario("probe", source, destination, transport, detect_timeout_s=1.0 if timer else 0.0)
+    probed = scenario("probe", source, destination, transport, detect_timeout_s=1.0 if timer else 0.0)
     alarms = ("detect",) if timer else ()
-    return Model(Setup(found, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
+    return Model(Setup(probed, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
 
 
 def variant_cases() -> list[Case]:
@@ -178,7 +178,7 @@ def variant_cases() -> list[Case]:
         "S7 listens again",
         "S10 no downgrade",
     )
-    found = [
+    listed = [
         ("(a) new and new, timer", probe("a", True, True, True), (s1, s2, s3, s4, s7, s10)),
         ("(a) new and new", probe("a", True, True, False), (s1, s2, s3, s4, s7, s10, "L2 arrives")),
         ("(a) old source", probe("a", False, True, True), (s3, s4)),
@@ -215,7 +215,7 @@ def variant_cases() -> list[Case]:
         ("(f) old destination", probe("f", True, False, False), ()),
         ("(f) old source", probe("f", False, True, False), ()),
     ]
-    return [Case(name, model, breaks) for name, model, breaks in found]
+    return [Case(name, model, breaks) for name, model, breaks in listed]
 
 
 def v2_cases() -> list[Case]:
@@ -227,13 +227,13 @@ def v2_cases() -> list[Case]:
     told_v1 = Setup(scenario("v2", side(), side(0, accept="v1")), "v2", "10.0")
     old_source = Setup(scenario("v1", side(), side(0, accept="v2-or-v1")), "v1", "10.0")
     one_way = Setup(scenario("v2", side(), transport="exec-cat"), "v2", "10.0")
-    found = [Case(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
-    found += [Case(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
-    found += [
+    listed = [Case(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
+    listed += [Case(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
+    listed += [
         Case(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
         for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
-    found += [
+    listed += [
         Case("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
         Case("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
         Case("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
@@ -261,7 +261,7 @@ def v2_cases() -> list[Case]:
         ),
         Case("v2, one-way pipe that was called two-way", Model(one_way, compatible=False), ("L1 no deadlock",)),
     ]
-    return found
+    return listed
 
 
 def v2_named(name: str) -> Model:

@@ -50,9 +50,9 @@ class Moment:
         closed = there.closed if there.finished is None else not there.finished.listening
         refused = self.system.link == "two-way" and closed and wire.accepted < 0
         self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
-        told = self.system.input(i.Broken(0, REFUSED)) if refused else self.system.opened
+        input_number = self.system.input(i.Broken(0, REFUSED)) if refused else self.system.opened
         if not wire.dropped[0]:
-            self.tell(wire.owner, told, wire.number)
+            self.tell(wire.owner, input_number, wire.number)
 
     def do_accept(self, number: int) -> None:
         conn = sum(w.accepted >= 0 for w in self.wires)
@@ -62,18 +62,18 @@ class Moment:
     def do_deliver(self, number: int, side: int) -> None:
         wire = self.wires[number]
         if side == DESTINATION:
-            told, self.wires[number] = wire.there[0], with_there(wire, wire.there[1:])
+            input_number, self.wires[number] = wire.there[0], with_there(wire, wire.there[1:])
             self._taken(number, 0)
-            self.tell(side, told, wire.accepted)
+            self.tell(side, input_number, wire.accepted)
         else:
-            told, self.wires[number] = wire.back[0], with_back(wire, wire.back[1:])
+            input_number, self.wires[number] = wire.back[0], with_back(wire, wire.back[1:])
             self._taken(number, 1)
-            self.tell(side, told, wire.number)
+            self.tell(side, input_number, wire.number)
 
     def do_guest(self, k: int) -> None:
-        side, told = self.answers[k]
+        side, input_number = self.answers[k]
         self.answers = (*self.answers[:k], *self.answers[k + 1 :])
-        self.tell(side, told)
+        self.tell(side, input_number)
 
     def do_alarm(self, side: int, name: str) -> None:
         self._stop(side, name)
@@ -128,12 +128,12 @@ class Moment:
         self.wires.append(Wire(f"stranger: {says}", STRANGER, number, connected=True, there=there))
 
     # --- an endpoint is told, and asks ------------------------------------------------------------------------------
-    def tell(self, side: int, told: int, conn: int = -1) -> None:
-        step = self.system.run(side, self.ends[side], told, conn)
+    def tell(self, side: int, input_number: int, conn: int = -1) -> None:
+        step = self.system.run(side, self.ends[side], input_number, conn)
         self.ends[side] = step.after
-        if self.system.told is not None:
-            self.system.told.append((side, self.system.inputs[told]))
-            self.system.told += ((side, o) for o in step.reports)
+        if self.system.observed is not None:
+            self.system.observed.append((side, self.system.inputs[input_number]))
+            self.system.observed += ((side, o) for o in step.reports)
         for does, ask in step.does:
             does(self, side, ask)
         if self.system.model.room:
@@ -156,28 +156,28 @@ class Moment:
     def _send(self, side: int, sent: tuple[int, tuple[int, ...]]) -> None:
         self._put(self._find(side, sent[0]), side, *sent[1])
 
-    def _put(self, number: int, side: int, *told: int) -> None:
+    def _put(self, number: int, side: int, *inputs: int) -> None:
         """Onto the wire. A socket that was dropped answers with a reset."""
         wire, at = self.wires[number], side == DESTINATION
         if wire.broken or wire.ended[at] or (wire.owner == STRANGER and at):
             return
         link = self.system.link
         if wire.dropped[not at]:
-            if told != (self.system.ended,):
+            if inputs != (self.system.ended,):
                 self._hear(number, side, self.system.input(i.Broken(0, PIPE)))
         elif link == "one-way":
-            self.sink = (*self.sink, *told) if wire.number == 0 else self.sink
+            self.sink = (*self.sink, *inputs) if wire.number == 0 else self.sink
         else:
-            self._hear(number, side if link == "echo" else DESTINATION if side != DESTINATION else wire.owner, *told)
+            self._hear(number, side if link == "echo" else DESTINATION if side != DESTINATION else wire.owner, *inputs)
 
-    def _hear(self, number: int, side: int, *told: int) -> None:
+    def _hear(self, number: int, side: int, *inputs: int) -> None:
         """To the end of what is under way to a side."""
         wire = self.wires[number]
         if side == DESTINATION and self.system.table[self.ends[DESTINATION]].finished is None:
-            self.wires[number] = with_there(wire, (*wire.there, *told))
+            self.wires[number] = with_there(wire, (*wire.there, *inputs))
         elif side != DESTINATION:
             back = wire.back
-            for one in told:
+            for one in inputs:
                 back = back if one in back[-1:] else (*back, one)
             self.wires[number] = with_back(wire, back)
 
@@ -236,8 +236,8 @@ class Moment:
             self._may_drain(DESTINATION if at else wire.owner, wire.accepted if at else wire.number)
 
     # --- the guest, and time ----------------------------------------------------------------------------------------
-    def _answer(self, side: int, told: i.Input) -> None:
-        self.answers = (*self.answers, (side, self.system.input(told)))
+    def _answer(self, side: int, reply: i.Input) -> None:
+        self.answers = (*self.answers, (side, self.system.input(reply)))
 
     def _collect_ram(self, side: int, ask: i.CollectRam) -> None:
         first = side == SOURCE and self.passes == 0
@@ -303,15 +303,15 @@ class Moment:
         wire = self.wires[number]
         if wire.owner != STRANGER:
             asks = self.system.table[self.ends[SOURCE]].offers_alpn  # once, with its first
-            told = self.system.input(i.Secured(0, b"exporter", ask.alpn if asks else ""))
-            self.wires[number] = wire._replace(there=(told, *wire.there), back=(told, *wire.back))
+            input_number = self.system.input(i.Secured(0, b"exporter", ask.alpn if asks else ""))
+            self.wires[number] = wire._replace(there=(input_number, *wire.there), back=(input_number, *wire.back))
         elif wire.there and not self._too_short(wire.there[0]):
-            told = self.system.input(i.TlsFailed(0, "An unexpected TLS packet was received."))
-            self.wires[number] = wire._replace(there=(told,))
+            input_number = self.system.input(i.TlsFailed(0, "An unexpected TLS packet was received."))
+            self.wires[number] = wire._replace(there=(input_number,))
 
-    def _too_short(self, told: int) -> bool:
+    def _too_short(self, input_number: int) -> bool:
         """Whether TLS waits for more before it judges."""
-        said = self.system.inputs[told]
+        said = self.system.inputs[input_number]
         return isinstance(said, i.Received) and len(said.data) < TLS_HEADER_BYTES
 
 

@@ -7,7 +7,9 @@ endpoint with one method bent; in its model the whole engine breaks nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from ..case.endpoints import Setup
 from ..handshake import interface as i
@@ -19,7 +21,7 @@ from ..handshake.v2.agreement import agreement_body, channel_plan
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.frames import Frame
 from ..handshake.v2.source import Source
-from ..handshake.v2.states import DestinationState, SourceState
+from ..handshake.v2.states import DestinationState, Event, SourceState
 from .models import v2, v2_named
 from .peers import Drifted, Future, Overheard
 from .state import Faults, Model
@@ -135,6 +137,11 @@ class EarlyLoaded(Destination):
 
 @reducible
 class NoGo(Destination):
+    EVENTS: ClassVar[Mapping[Event, Mapping[Any, Any]]] = {
+        **Destination.EVENTS,
+        Event.COMPLETED: dict.fromkeys(DestinationState, DestinationState.COMPLETED),
+    }
+
     def _guest_loaded(self, loaded: i.Loaded) -> None:
         super()._guest_loaded(loaded)
         self._out.append(i.RunGuest())

@@ -59,8 +59,8 @@ class Drifted(Destination):
     """Its negotiation has come to differ: it never takes multifd."""
 
     def _offer(self, conn: int, offer: Offer) -> None:
-        kept = tuple(stance for stance in offer.features if stance.feature != "multifd")
-        super()._offer(conn, replace(offer, features=kept))
+        features = tuple(stance for stance in offer.features if stance.feature != "multifd")
+        super()._offer(conn, replace(offer, features=features))
 
 
 @reducible

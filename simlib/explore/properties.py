@@ -110,8 +110,8 @@ def protocols(system: System, state: State, final: bool) -> str:
         failed = destination.finished is not None and destination.finished.status == "failed"
         if failed or shut:
             return f"{modes[0]} was spoken, and the destination read it as {modes[1]}"
-    kept = [getattr(system.inputs[m], "data", b"") for m in state.sink]
-    if HEADER_4 in kept[:1] and any(k.startswith(MAGIC) for k in kept[1:]):
+    written = [getattr(system.inputs[m], "data", b"") for m in state.sink]
+    if HEADER_4 in written[:1] and any(k.startswith(MAGIC) for k in written[1:]):
         return "the pipe holds a header of version 4 and then another stream"
     return ""
 
@@ -123,9 +123,9 @@ def truth(system: System, state: State, final: bool) -> str:
     if not final or end is None:
         return ""
     if _disturbed(system, state):
-        told = {e.code for e in end.errors}
+        codes = {e.code for e in end.errors}
         cut = state.faults.cuts != system.model.faults.cuts and source.handshakes
-        if cut and end.status in ("failed", "uncertain") and not told:
+        if cut and end.status in ("failed", "uncertain") and not codes:
             return "the link was cut and the source does not say so"
         return ""
     if not destination.handshakes:
@@ -135,9 +135,9 @@ def truth(system: System, state: State, final: bool) -> str:
         return ""
     wrong = destination.ended_as or (destination.finished.errors if destination.finished else ())
     reasons = {e.code for e in wrong} - LOST
-    told = {e.code for e in end.errors}
-    if reasons - told and end.status != "rejected":
-        return f"the destination ended with {sorted(reasons)}, the source with {sorted(told) or end.status}"
+    codes = {e.code for e in end.errors}
+    if reasons - codes and end.status != "rejected":
+        return f"the destination ended with {sorted(reasons)}, the source with {sorted(codes) or end.status}"
     return ""
 
 
@@ -264,8 +264,8 @@ def ends_after_faults(system: System, state: State, final: bool) -> str:
 def floods_end(system: System, state: State, final: bool) -> str:
     """L4: ignorable frames can't go on for ever: whoever floods is shown the door."""
     floods = [w for w in state.wires if w.name == "stranger: flood" and w.accepted >= 0 and not w.there]
-    kept = [w for w in floods if not w.ended[1] and not w.broken]
-    return "a flood of ignorable frames is still listened to" if kept else ""
+    open_floods = [w for w in floods if not w.ended[1] and not w.broken]
+    return "a flood of ignorable frames is still listened to" if open_floods else ""
 
 
 PROPERTIES = (

@@ -52,10 +52,10 @@ def models_table(lines: list[Line]) -> list[str]:
     return rows
 
 
-def mutants_table(found: list[tuple[Mutant, Found]]) -> list[str]:
+def mutants_table(results: list[tuple[Mutant, Found]]) -> list[str]:
     """Markdown: the rule that is gone, where, what notices, and the steps of the shortest story."""
     rows = ["| rule taken away | where | noticed by | steps | what happens |", "|---|---|---|--:|---|"]
-    for mutant, result in found:
+    for mutant, result in results:
         violation = result.violations[mutant.killed_by]
         rows.append(
             f"| {mutant.rule} | {mutant.where} | {mutant.killed_by} | {len(violation.path)} | {violation.text} |"
@@ -63,10 +63,10 @@ def mutants_table(found: list[tuple[Mutant, Found]]) -> list[str]:
     return rows
 
 
-def findings(found: list[tuple[Mutant, Found]]) -> list[str]:
+def findings(results: list[tuple[Mutant, Found]]) -> list[str]:
     """Markdown: the stories of the rules that the design lacked, as the search first told them."""
     lines = []
-    for mutant, result in found:
+    for mutant, result in results:
         if mutant.rule in FOUND_HERE:
             model = mutant.mutated()
             path = result.violations[mutant.killed_by].path

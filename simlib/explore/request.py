@@ -39,9 +39,9 @@ def model_of(
     return Model(setup, faults, alarms, rival, room, compatible=not (rival or _odd(named)))
 
 
-def _odd(found: Scenario) -> bool:
+def _odd(scenario: Scenario) -> bool:
     """Whether the two sides were set up differently, so that nobody expects the guest to arrive."""
-    return found.source != found.destination or found.link.transport not in ("tcp", "unix", "exec-socat")
+    return scenario.source != scenario.destination or scenario.link.transport not in ("tcp", "unix", "exec-socat")
 
 
 class Searched:

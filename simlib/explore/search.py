@@ -74,16 +74,16 @@ class Search:
             gc.enable()
 
     def _run(self, limit: int, tell: Tell) -> Found:
-        found, waiting, numbers = self.found, self.waiting, self.numbers
+        result, waiting, numbers = self.found, self.waiting, self.numbers
         step, key_of = self.system.step, self.system.key if self.plain else self.system.canonical.key
         reach, number_of = self.targets.append, numbers.get
         initial = self.system.initial()
         self._add(key_of(initial), initial, -1, ())
         deeper = 1  # the first state that is a step further away
         while waiting and not self._enough():
-            number, found.states = found.states, found.states + 1
+            number, result.states = result.states, result.states + 1
             if number == deeper:
-                found.depth, deeper = found.depth + 1, len(numbers)
+                result.depth, deeper = result.depth + 1, len(numbers)
             state = waiting.popleft()
             for action in self._actions(number, state):
                 after = step(state, action)
@@ -95,12 +95,12 @@ class Search:
                         continue
                     self._add(key, after, number, action)
                 reach(target)
-            if found.states % 1000 == 0:
-                tell(found, len(waiting))
-        found.complete = not waiting and len(numbers) < limit
-        if found.complete:
+            if result.states % 1000 == 0:
+                tell(result, len(waiting))
+        result.complete = not waiting and len(numbers) < limit
+        if result.complete:
             self._check_cycles()
-        return found
+        return result
 
     def _enough(self) -> bool:
         return bool(self.stop_at) and self.stop_at in self.found.violations

@@ -46,9 +46,9 @@ def replay(model: Model, path: Path, title: str = "") -> tuple[Trace, Ending]:
             what = f"the guest of the {SIDES[state.answers[action[1]][0]]} goes on" if action[0] == "guest" else ""
             what = what or " ".join(getattr(part, "name", str(part)) for part in action if not isinstance(part, int))
             trace.note(time_s, "link", "guest" if action[0] == "guest" else "link", wire, what)
-        system.told = []
+        system.observed = []
         state = system.step(state, action)
-        for side, output in system.told:
+        for side, output in system.observed:
             if isinstance(output, i.Input):
                 continue
             trace.note(time_s, SIDES[side], *_reported(state, side, output))
@@ -93,7 +93,7 @@ def as_scenario(model: Model, path: Path, name: str, title: str) -> Scenario:
         ),
         faults=tuple(times.faults),
         management=replace(setup.scenario.management, observe_s=len(path) * STEP_MS / 1e3 + 60, **times.orders),
-        schedule=tuple(Timing(name, *given) for name, given in times.wires.items() if system.link == "two-way"),
+        schedule=tuple(Timing(name, *timing) for name, timing in times.wires.items() if system.link == "two-way"),
         detect_timeout_s=times.timeout_s if model.alarms else setup.scenario.detect_timeout_s,
     )
 
@@ -163,25 +163,25 @@ class _Times:
         """What was delivered arrived now. What a reset destroyed never left its sender. What the source closed over
         had arrived if it did not care to read it, and else is still under way."""
         waiting, left = getattr(old, queue), getattr(new, queue)
-        given = self._given(old)
+        timing = self._given(old)
         if taken and isinstance(self.system.inputs[waiting[0]], i.Broken):
-            given[at + 2], waiting = at_ms, waiting[1:]
-            given[at] = (*given[at], NEVER_MS)
+            timing[at + 2], waiting = at_ms, waiting[1:]
+            timing[at] = (*timing[at], NEVER_MS)
         elif taken:
-            given[at], waiting = (*given[at], at_ms), waiting[1:]
+            timing[at], waiting = (*timing[at], at_ms), waiting[1:]
         if left[: len(waiting)] == waiting:
             return
         if at == 3 and new.dropped[0] and not old.dropped[0]:
             wanted = old.paused[0] and all(isinstance(self.system.inputs[m], i.Received) for m in waiting)
-            given[at] = (*given[at], at_ms - STEP_MS / 2 if wanted else NEVER_MS, NEVER_MS, NEVER_MS)
+            timing[at] = (*timing[at], at_ms - STEP_MS / 2 if wanted else NEVER_MS, NEVER_MS, NEVER_MS)
         elif at == 3 or not new.dropped[1]:
-            given[at] = (*given[at], *(LOST_MS for _ in waiting))
+            timing[at] = (*timing[at], *(LOST_MS for _ in waiting))
 
     def leave_the_rest(self, state: State) -> None:
         """What nobody has read at the end is still under way."""
         for wire in state.wires:
-            given = self._given(wire)
-            given[3] = (*given[3], NEVER_MS, NEVER_MS)
+            timing = self._given(wire)
+            timing[3] = (*timing[3], NEVER_MS, NEVER_MS)
 
     def _given(self, wire: Wire) -> list[Any]:
         name = wire.name if wire.owner == SOURCE else f"stranger[{wire.number}]"

@@ -72,8 +72,8 @@ class Atoms(list[Any]):
         random, left_out = declared(cls, "RANDOM"), declared(cls, "NON_STATE")
         for name in names:
             if name not in left_out:
-                held = getattr(value, name)
-                yield name, self.random(held) if name in random else self.value(held)
+                content = getattr(value, name)
+                yield name, self.random(content) if name in random else self.value(content)
 
 
 class Part(NamedTuple):
@@ -118,10 +118,10 @@ class Canonical:
     # --- endpoints --------------------------------------------------------------------------------------------------
     def parts(self, number: int) -> Parts:
         """An endpoint, taken apart when somebody first asks."""
-        found = self.parts_of.get(number)
-        if found is None:
-            found = self.parts_of[number] = self._parts(self.system.table[number])
-        return found
+        parts = self.parts_of.get(number)
+        if parts is None:
+            parts = self.parts_of[number] = self._parts(self.system.table[number])
+        return parts
 
     def _parts(self, endpoint: Any) -> Parts:
         apart = endpoint.decomposition() if is_reducible(type(endpoint)) else None
@@ -135,23 +135,23 @@ class Canonical:
         random = declared(cls, "RANDOM")
         values: list[Structure] = [type(endpoint).__name__, shared]
         for name in state_fields(cls, tuple(vars(endpoint))):
-            held = getattr(endpoint, name)
+            content = getattr(endpoint, name)
             if name in apart:
                 continue
             if name in random:
-                values.append((name, atoms.random(held)))
+                values.append((name, atoms.random(content)))
             elif name in ("finished", "ended_as", "lost", "warnings"):  # their texts name channels
-                values.append((name, atoms.value(held)))
+                values.append((name, atoms.value(content)))
             else:
-                values.append((name, held.key() if hasattr(held, "key") else held))
+                values.append((name, content.key() if hasattr(content, "key") else content))
         return self._part(tuple(values), atoms)
 
     def _local(self, value: Any) -> Part:
-        found = self.locals.get(value)
-        if found is None:
+        part = self.locals.get(value)
+        if part is None:
             atoms = Atoms()
-            found = self.locals[value] = self._part(atoms.value(value), atoms)
-        return found
+            part = self.locals[value] = self._part(atoms.value(value), atoms)
+        return part
 
     # --- states -----------------------------------------------------------------------------------------------------
     def key(self, state: State) -> Any:
@@ -162,9 +162,9 @@ class Canonical:
         guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
         items = []
         for w in state.wires:
-            mine = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
+            ours = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
             theirs = taken[1].local.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
-            known = w, mine, theirs, w.accepted in guards
+            known = w, ours, theirs, w.accepted in guards
             item = self.items.get(known)
             if item is None:
                 item = self.items[known] = self._item(*known)
@@ -216,14 +216,14 @@ class Canonical:
 
 
 # --- what is under way ----------------------------------------------------------------------------------------------
-def shape(told: i.Input) -> tuple[Structure, Atoms]:
+def shape(value: i.Input) -> tuple[Structure, Atoms]:
     """An input without the names of like channels and what is random in it, and these."""
     atoms = Atoms()
-    if isinstance(told, i.Received):
-        return (shape_of(told.data, atoms), told.fill), atoms
-    if isinstance(told, i.Secured):
-        return ("Secured", atoms.random(told.exporter), told.alpn), atoms
-    return (str(told),), atoms
+    if isinstance(value, i.Received):
+        return (shape_of(value.data, atoms), value.fill), atoms
+    if isinstance(value, i.Secured):
+        return ("Secured", atoms.random(value.exporter), value.alpn), atoms
+    return (str(value),), atoms
 
 
 def shape_of(data: bytes, atoms: Atoms) -> Structure:
@@ -242,25 +242,25 @@ def shape_of(data: bytes, atoms: Atoms) -> Structure:
 
 def _messages(reader: Reader, data: bytes, atoms: Atoms) -> Structure:
     """Prefaces and frames, one after the other; the bytes as they are if these are none."""
-    reader, found, here = reader.add(data), [], Atoms()
+    reader, structure, here = reader.add(data), [], Atoms()
     try:
         while True:
             reader, item = reader.next()
             if item is None:
                 break
             if isinstance(item, Preface):
-                found += [(item.magic, item.lowest, item.highest), here.random(item.nonce)]
+                structure += [(item.magic, item.lowest, item.highest), here.random(item.nonce)]
             elif item.type & GREASE_BIT and not item.flags & frames.CRITICAL:
-                found.append("GREASE")
+                structure.append("GREASE")
             else:
                 head = frames.name(item.type), item.flags, item.channel, item.request, item.fill
-                found += [*head[:1], head[1:], _body(item.payload, here)]
+                structure += [*head[:1], head[1:], _body(item.payload, here)]
     except PeerError:
         return (data,)
     if len(reader.buffer):
         return (data,)
     atoms.extend(here)
-    return tuple(found)
+    return tuple(structure)
 
 
 def _body(payload: bytes, atoms: Atoms) -> Structure:
@@ -270,17 +270,17 @@ def _body(payload: bytes, atoms: Atoms) -> Structure:
         return payload
     if not isinstance(body, dict):
         return payload
-    found: list[Structure] = []
+    structure: list[Structure] = []
     for key, value in sorted(body.items()):
         if key.startswith("?grease-"):
-            found.append("?grease")
+            structure.append("?grease")
         elif key in RANDOM_KEYS and isinstance(value, str):
-            found.append((key, atoms.random(value)))
+            structure.append((key, atoms.random(value)))
         elif (key in COVERED_BY_MAC and "mac" in body) or (key in OF_NAME and "name" in body):
             continue
         else:
-            found.append((key, atoms.text(json.dumps(value, sort_keys=True))))
-    return tuple(found)
+            structure.append((key, atoms.text(json.dumps(value, sort_keys=True))))
+    return tuple(structure)
 
 
 def forged(opening: bytes) -> bytes:
@@ -288,8 +288,10 @@ def forged(opening: bytes) -> bytes:
     return re.sub(rb'"mac":"[0-9a-f]{64}"', b'"mac":"' + b"0" * 64 + b'"', opening)
 
 
-def opens_channel(told: i.Input) -> bool:
+def opens_channel(value: i.Input) -> bool:
     """Whether it is a CHANNEL_OPEN."""
     return (
-        isinstance(told, i.Received) and re.search(rb'"name":"[^"]+"', told.data) is not None and b'"mac"' in told.data
+        isinstance(value, i.Received)
+        and re.search(rb'"name":"[^"]+"', value.data) is not None
+        and b'"mac"' in value.data
     )

@@ -36,8 +36,8 @@ class System(Interner):
 
     def initial(self) -> State:
         setup = self.model.setup
-        made = [setup.source(), setup.destination(), *([setup.source("rival")] if self.model.rival else [])]
-        ends = tuple(self.intern(side, endpoint) for side, endpoint in enumerate(made))
+        endpoints = [setup.source(), setup.destination(), *([setup.source("rival")] if self.model.rival else [])]
+        ends = tuple(self.intern(side, endpoint) for side, endpoint in enumerate(endpoints))
         moment = Moment(self, State(ends, faults=self.model.faults))
         if self.link == "two-way":
             moment.tell(DESTINATION, self.input(i.Start()))
@@ -64,9 +64,9 @@ class System(Interner):
             yield "alarm", side, name
         yield from self._faults(state)
 
-    def _waits(self, told: int) -> bool:
+    def _waits(self, input_number: int) -> bool:
         """A reset is noticed by who reads nothing, too: its next write fails."""
-        return not isinstance(self.inputs[told], i.Broken)
+        return not isinstance(self.inputs[input_number], i.Broken)
 
     def _faults(self, state: State) -> Iterator[Action]:
         left = state.faults
@@ -106,11 +106,11 @@ class System(Interner):
             return False
         wire = state.wires[action[1]]
         if action[0] == "accept":
-            side, told, conn = DESTINATION, self.opened, sum(w.accepted >= 0 for w in state.wires)
+            side, input_number, conn = DESTINATION, self.opened, sum(w.accepted >= 0 for w in state.wires)
         else:
             side = action[2]
-            told, conn = (wire.there[0], wire.accepted) if side == DESTINATION else (wire.back[0], wire.number)
-        step = self.run(side, state.ends[side], told, conn)
+            input_number, conn = (wire.there[0], wire.accepted) if side == DESTINATION else (wire.back[0], wire.number)
+        step = self.run(side, state.ends[side], input_number, conn)
         nobody = wire.owner == STRANGER or wire.dropped[action[0] == "deliver" and action[2] != DESTINATION]
         if (step.asks and not nobody) or not all(getattr(o, "conn", None) == conn for o in step.asks):
             return False

@@ -22,6 +22,7 @@ class Buffer:
         return min(len(self.head) + sum(r if isinstance(r, int) else len(r) for r in self.rest), MOST)
 
     def add(self, data: bytes, fill: int = 0) -> Buffer:
+        """With these bytes, and then `fill` stand-in bytes, behind what has arrived before."""
         head, rest = self.head, self.rest
         if data:
             head, rest = (head + data, rest) if not rest else (head, (*rest, data))
@@ -31,13 +32,13 @@ class Buffer:
 
     def peek(self, size: int) -> bytes:
         """The first `size` bytes, or fewer when fewer are there. `size` is small: zeros are made for it."""
-        found = self.head[:size]
+        data = self.head[:size]
         for part in self.rest:
-            if len(found) == size:
+            if len(data) == size:
                 break
-            missing = size - len(found)
-            found += bytes(min(part, missing)) if isinstance(part, int) else part[:missing]
-        return found
+            missing = size - len(data)
+            data += bytes(min(part, missing)) if isinstance(part, int) else part[:missing]
+        return data
 
     def skip(self, size: int) -> Buffer:
         """Without the first `size` bytes (all that there are, if fewer)."""

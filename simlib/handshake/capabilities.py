@@ -5,7 +5,8 @@ Sources: QEMU qapi/migration.json and migration/options.c of the named versions,
 
 from __future__ import annotations
 
-from .machine import Settings, version_number
+from .machine import Settings
+from .versions import behaviour, version_number
 
 # Capability: first version that has it, first that no longer does.
 CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
@@ -40,6 +41,7 @@ CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
 
 
 def known_capabilities(version: str) -> tuple[str, ...]:
+    """The capabilities of a version, by QEMU's names, in alphabetical order (qapi/migration.json at its tag)."""
     number = version_number(version)
     return tuple(sorted(name for name, (since, until) in CAPABILITIES.items() if since <= number < until))
 
@@ -107,13 +109,14 @@ def refusal(settings: Settings, at_source: bool) -> str:
             return text
     if settings.has("zero-copy-send") and (settings.compression != "none" or settings.tls):
         return PLAIN_MULTIFD
-    if settings.transport == "file" and version < (8, 2):
+    rules = behaviour(settings.version)
+    if settings.transport == "file" and not rules.file_transport:
         return "Parameter 'uri' expects a valid migration protocol"
     if settings.file_pages and settings.transport != "file":
         return "Migration requires seekable transport (e.g. file)"
     if at_source and settings.file_pages and (settings.tls or settings.compression != "none"):
         return f"Cannot use {'compression' if settings.compression != 'none' else 'TLS'} with mapped-ram"
     several = settings.channels or settings.has("postcopy-preempt")
-    if at_source and several and version >= (8, 0) and settings.transport in ("exec", "file", "fd"):
+    if at_source and several and rules.needs_sockets_for_channels and settings.transport in ("exec", "file", "fd"):
         return "Migration requires multi-channel URIs (e.g. tcp)"
     return ""

@@ -36,43 +36,56 @@ from .v2.frames import ALPN, INITIATOR
 
 
 class Adaptive(State, Answers):
-    """Until the first bytes have come it keeps what it is told of the connections that may still be either, in order;
-    then it hands that over. Who is chosen never hears of the others. v1 counts its connections from 0, so `numbers`
-    has ours."""
+    """A destination that takes either protocol (SPEC section 12).
+
+    Until the first bytes have come it keeps, in order, the inputs of the connections that may still be either; then it
+    passes them on to the endpoint that it has chosen. That one never hears of the other connections. v1 numbers its
+    connections from 0, so `numbers` has ours.
+    """
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.settings, self.identity = settings, identity
         self.chosen: V1Destination | V2Destination | None = None
-        self.told: tuple[Input, ...] = ()
+        self.pending: tuple[Input, ...] = ()
         self.first: Table[bytes] = Table()
         self.numbers: tuple[int, ...] = ()
         self.listening = False
 
     @property
     def speaks(self) -> str:  # type: ignore[override]
+        """The protocol of the chosen endpoint; empty before."""
         return self.chosen.speaks if self.chosen else ""
 
     @property
     def status(self) -> str:
+        """The chosen endpoint's; before it is chosen, what a listening QEMU shows."""
         return self.chosen.status if self.chosen else "setup" if self.listening else "none"
 
     @property
     def ram_bytes(self) -> int:
+        """Bytes of guest memory that have come."""
         return self.chosen.ram_bytes if self.chosen else 0
 
     @property
     def finished(self) -> Finished | None:
+        """How the chosen endpoint has ended, if it has."""
         return self.chosen.finished if self.chosen else None
 
     @property
     def accepting(self) -> bool:
+        """As the chosen endpoint; before, as long as it listens."""
         return self.chosen.accepting if self.chosen else self.listening
 
     @property
     def blocked(self) -> Any:
+        """What blocks the chosen endpoint's main loop; waiting for first bytes blocks nothing."""
         return self.chosen.blocked if self.chosen else None
 
     def handle(self, input: Input) -> list[Output]:
+        """Pass an input on, or keep it until eight bytes of some connection decide.
+
+        A connection that leaves, or is silent for as long as a guard lasts, is dropped; the others may still decide.
+        """
         if self.chosen is not None:
             return self._pass_on(input)
         if isinstance(input, AlarmRang):
@@ -82,7 +95,7 @@ class Adaptive(State, Answers):
         conn = getattr(input, "conn", None)
         if conn is not None and conn not in self.first:
             return []
-        self.told = (*self.told, input)
+        self.pending = (*self.pending, input)
         if isinstance(input, Start):
             self.listening = True
             return [Entered(Status.SETUP)]
@@ -98,6 +111,8 @@ class Adaptive(State, Answers):
         return []
 
     def _opened(self, conn: int) -> list[Output]:
+        """Nothing is sent: v1's source would take it for the return path. TLS comes first, and a guard limits how
+        long an unknown connection may stay; of too many the oldest goes (SPEC 2.5)."""
         out: list[Output] = [StartTls(conn, ALPN)] if self.settings.tls else []
         if self.identity.limits.guard_s:
             out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
@@ -105,29 +120,34 @@ class Adaptive(State, Answers):
             out += self._refuse(next(iter(self.first)), "said nothing while others came")
         return out
 
-    def _look(self, conn: int, found: bytes) -> list[Output]:
-        if found == INITIATOR:
+    def _look(self, conn: int, first: bytes) -> list[Output]:
+        """v2 begins with its preface (SPEC 2.2), v1 with QEVM (savevm.c, QEMU_VM_FILE_MAGIC) or, on a connection
+        that overtook main, with multifd's magic (multifd.c, MULTIFD_MAGIC). Anything else is nobody's."""
+        if first == INITIATOR:
             return self._choose(V2Destination(self.settings, self.identity))
-        if found[:4] in (MAGIC, MULTIFD_MAGIC):
+        if first[:4] in (MAGIC, MULTIFD_MAGIC):
             return self._choose(V1Destination(self.settings))
-        if found == INITIATOR[: len(found)] or len(found) < 4:
+        if first == INITIATOR[: len(first)] or len(first) < 4:
             return []
-        return self._refuse(conn, f"neither v1 nor v2: {found.hex(' ')}")
+        return self._refuse(conn, f"neither v1 nor v2: {first.hex(' ')}")
 
     def _refuse(self, conn: int, why: str) -> list[Output]:
+        """Drop one connection and forget its inputs. It is sent nothing: it may be v1's."""
         if self.first.pop(conn, None) is None:
             return []
-        self.told = tuple(t for t in self.told if getattr(t, "conn", None) != conn)
+        self.pending = tuple(t for t in self.pending if getattr(t, "conn", None) != conn)
         return [Printed(f"connection {conn}: {why}"), StopAlarm(f"guard-{conn}"), Drop(conn, unread=True)]
 
     def _choose(self, chosen: V1Destination | V2Destination) -> list[Output]:
+        """Hand everything over that was kept, in order. Guards are the handshake's own affair from here on."""
         self.chosen = chosen
         stopped: list[Output] = [StopAlarm(f"guard-{c}") for c in self.first]
-        told, self.told, self.first = self.told, (), Table()
-        out = [o for t in told for o in self._pass_on(t)]
+        inputs, self.pending, self.first = self.pending, (), Table()
+        out = [o for t in inputs for o in self._pass_on(t)]
         return stopped + [o for o in out if not isinstance(o, StartTls)]  # TLS was asked for already
 
     def _pass_on(self, input: Input) -> list[Output]:
+        """To the chosen endpoint, with v1's number for a connection where it is v1."""
         if self.chosen is not None and self.chosen.handshakes:
             return self.chosen.handle(input)
         assert self.chosen is not None

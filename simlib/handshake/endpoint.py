@@ -52,18 +52,18 @@ class State:
 
     def key(self) -> tuple[object, ...]:
         """The state as a value that can be hashed: states with equal keys are bisimilar."""
-        held, cls = vars(self), cast(Hashable, type(self))
-        values = [held[name] for name in state_fields(cls, tuple(held))]
+        fields, cls = vars(self), cast(Hashable, type(self))
+        values = [fields[name] for name in state_fields(cls, tuple(fields))]
         return tuple([v if type(v) in ATOMIC_TYPES or not hasattr(v, "key") else v.key() for v in values])
 
     def fork(self) -> Self:
         """A copy that goes its own way."""
         other = object.__new__(type(self))
-        held = vars(other)
-        held.update(vars(self))
+        fields = vars(other)
+        fields.update(vars(self))
         for name, value in vars(self).items():
             if type(value) not in ATOMIC_TYPES and hasattr(value, "fork"):
-                held[name] = value.fork()
+                fields[name] = value.fork()
         return other
 
 
@@ -71,9 +71,11 @@ class Table(dict[int, V]):
     """What a side knows of each connection that it has; a connection that is gone leaves nothing behind."""
 
     def key(self) -> tuple[tuple[int, V], ...]:
+        """The connections in the order in which they came, each with its value."""
         return tuple(self.items())
 
     def fork(self) -> Table[V]:
+        """A copy: the values themselves are never changed."""
         return Table(self)
 
 
@@ -102,6 +104,7 @@ def reducible(cls: C) -> C:
 
 
 def is_reducible(cls: type) -> bool:
+    """Whether the class itself has been declared reducible, and not only one of its bases."""
     return bool(vars(cls).get("REDUCIBLE"))
 
 
@@ -168,6 +171,7 @@ class Endpoint(State, Answers):
     _handlers: ClassVar[Mapping[type, Callable[..., None]]] = {}
 
     def __init_subclass__(cls) -> None:
+        """Look the handlers up once for each class, with what it overrides."""
         cls._handlers = as_overridden(cls, cls.HANDLERS)
 
     def __init__(self, settings: Settings) -> None:

@@ -17,6 +17,7 @@ class Code(Name):
     category: str
 
     def __new__(cls, code: str, category: str) -> Code:
+        """A member is the code's text; its category stands beside it in the definition."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.category = category
@@ -119,6 +120,7 @@ class Error:
 
     @property
     def category(self) -> str:
+        """The code's category (SPEC section 7); `protocol` for a code that only a newer peer knows."""
         known = CODES.get(self.code)
         return known.category if known else "protocol"
 

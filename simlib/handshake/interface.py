@@ -22,8 +22,8 @@ class _Value:
     """What passes: never changed, and equal where its fields are."""
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
-        return f"{type(self).__name__}({told})"
+        values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
+        return f"{type(self).__name__}({values})"
 
 
 # --- inputs: management ---------------------------------------------------------------------------------------------
@@ -119,6 +119,8 @@ class RamCollected(_Value):
 
 
 class GuestStopped(_Value):
+    """The guest stands still, as `StopGuest` asked (vm_stop_force_state, system/runstate.c)."""
+
     __slots__ = ()
 
 
@@ -236,6 +238,8 @@ class CollectRam(_Value):
 
 
 class StopGuest(_Value):
+    """Stop the guest for the last pass; `GuestStopped` answers."""
+
     __slots__ = ()
 
 
@@ -275,6 +279,8 @@ class Load(_Value):
 
 
 class RunGuest(_Value):
+    """Start the guest here; `GuestRunning` answers (vm_start, system/cpus.c)."""
+
     __slots__ = ()
 
 

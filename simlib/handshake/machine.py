@@ -79,6 +79,7 @@ class Machine:
 
     @property
     def ram_bytes(self) -> int:
+        """All memory blocks together, in bytes."""
         return sum(block.size_bytes for block in self.ram_blocks)
 
     @property
@@ -100,9 +101,11 @@ class Settings:
     exit_on_error: bool = True
 
     def has(self, capability: str) -> bool:
+        """Whether a capability is on."""
         return capability in self.capabilities
 
     def parameter(self, name: str, default: int | str) -> int | str:
+        """The value of a migration parameter, or `default` where it was not set."""
         return dict(self.parameters).get(name, default)
 
     @property
@@ -112,6 +115,7 @@ class Settings:
 
     @property
     def compression(self) -> str:
+        """multifd-compression: none, zlib, zstd, qpl, uadk or qatzip."""
         return str(self.parameter("multifd-compression", "none"))
 
     @property
@@ -121,34 +125,10 @@ class Settings:
 
     @property
     def tls(self) -> bool:
+        """Whether tls-creds names credentials."""
         return bool(self.parameter("tls-creds", ""))
 
     @property
     def return_path(self) -> bool:
         """postcopy-ram implies it (QEMU migration/migration.c, migrate_fd_connect)."""
         return self.has("return-path") or self.has("postcopy-ram")
-
-
-def version_number(text: str) -> tuple[int, int]:
-    """(10, 0) of "10.0.13". Raises ValueError."""
-    major, _, rest = text.partition(".")
-    minor = rest.partition(".")[0]
-    try:
-        return int(major), int(minor or 0)
-    except ValueError:
-        raise ValueError(f"{text!r} is no version of QEMU; write 10.0, or 10.0>7.2 for two") from None
-
-
-RELEASES = tuple(
-    f"{major}.{minor}" for major in range(5, 12) for minor in range(3) if (5, 2) <= (major, minor) <= (11, 2)
-)
-
-
-def is_modelled(version: str) -> bool:
-    """Whether a version such as "10.0", or a point release such as "10.0.13", is one whose behaviour is known here."""
-    return ".".join(version.split(".")[:2]) in RELEASES
-
-
-def not_modelled(version: str) -> str:
-    """A sentence about a version that is none."""
-    return f"QEMU {version} is not modelled; known are the releases from {RELEASES[0]} to {RELEASES[-1]}"

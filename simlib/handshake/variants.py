@@ -43,6 +43,7 @@ from .interface import (
     StartTls,
     StopAlarm,
 )
+from .loader import Loader, StreamError
 from .machine import Settings
 from .v1.destination import Destination as V1Destination
 from .v1.source import Source as V1Source
@@ -58,10 +59,12 @@ MAIN = 0
 
 
 def _ping(cookie: int) -> bytes:
+    """PING with a cookie, as v1 has it (MIG_CMD_PING, savevm.c)."""
     return stream.command(stream.PING, struct.pack(">I", cookie))
 
 
 def _pong(value: int) -> bytes:
+    """The answer to it on the return path (MIG_RP_MSG_PONG, migration.c)."""
     return struct.pack(">HHI", 2, 4, value)
 
 
@@ -78,25 +81,31 @@ class _Prober(State, Answers):
 
     @property
     def speaks(self) -> str:  # type: ignore[override]
+        """What it has decided for; empty before."""
         return self.mode
 
     @property
     def offers_alpn(self) -> bool:  # type: ignore[override]
+        """Variant (f) asks in the TLS handshake."""
         return self.variant == "f"
 
     @property
     def finished(self) -> Finished | None:
+        """How the chosen endpoint has ended, if it has."""
         return self.chosen.finished if self.chosen else None
 
     @property
     def status(self) -> str:
+        """The chosen endpoint's; while it probes, what QEMU shows then."""
         return str(self.chosen.status) if self.chosen else "setup" if self.started else "none"
 
     @property
     def blocked(self) -> Any:
+        """What blocks the chosen endpoint's main loop; probing blocks nothing."""
         return self.chosen.blocked if self.chosen else None
 
     def _wait(self) -> list[Output]:
+        """The timer within which an answer must come, if there is one."""
         return [SetAlarm("detect", self.timeout_s)] if self.timeout_s else []
 
     def _choose(self, chosen: Any, mode: str, conn: int, data: bytes, why: str) -> list[Output]:
@@ -112,6 +121,7 @@ class ProbingSource(_Prober):
     """A new source."""
 
     def handle(self, input: Input) -> list[Output]:
+        """Probe, decide, and pass everything on to the endpoint that was chosen."""
         if self.variant == "a" and self.mode == "v1" and isinstance(input, Received):
             return self._listen(input)
         if self.chosen is not None:
@@ -137,6 +147,7 @@ class ProbingSource(_Prober):
         return self._choose(lost, "v1", MAIN, b"", "no connection") + list(lost.handle(input))
 
     def _opened(self) -> list[Output]:
+        """What each variant sends first, or does not."""
         if self.variant == "a":
             return self._v1("it always starts so")
         if self.variant == "b":
@@ -145,10 +156,11 @@ class ProbingSource(_Prober):
             return self._wait()
         if self.variant == "f":
             return [StartTls(MAIN, ALPN)]
-        told = stream.header(self.settings) + stream.command(stream.OPEN_RETURN_PATH) + _ping(COOKIE)
-        return [Said(MAIN, "QEVM, CONFIGURATION, OPEN_RETURN_PATH, PING"), Send(MAIN, told), *self._wait()]
+        data = stream.header(self.settings) + stream.command(stream.OPEN_RETURN_PATH) + _ping(COOKIE)
+        return [Said(MAIN, "QEVM, CONFIGURATION, OPEN_RETURN_PATH, PING"), Send(MAIN, data), *self._wait()]
 
     def _decide(self) -> list[Output]:
+        """Whether what has come back shows an old peer or a new one."""
         if self.variant == "b" and self.bytes[:8] == ANSWER:
             return self._v2(self.bytes[8:], "answered")
         if self.variant == "c" and self.bytes[:8] == GREET:
@@ -168,8 +180,8 @@ class ProbingSource(_Prober):
             return [Send(MAIN, ACK2), *self._v2(self.bytes[8:], "probed")]
         if PROBE.startswith(self.bytes):
             return []
-        told, self.bytes = self.bytes, b""
-        return list(self.chosen.handle(Received(MAIN, told, received.fill)))
+        data, self.bytes = self.bytes, b""
+        return list(self.chosen.handle(Received(MAIN, data, received.fill)))
 
     def _v1(self, why: str, answered: bool = False) -> list[Output]:
         """On with today's stream; what the probe has said of it is not said again. Who answered has a return path."""
@@ -192,6 +204,7 @@ class ProbingSource(_Prober):
         return [*out[:at], *out[at + 1 :], *self.chosen.handle(Drained(MAIN))]
 
     def _v2(self, data: bytes, why: str) -> list[Output]:
+        """On with the handshake, whose first bytes `data` are."""
         return self._choose(V2Source(self.settings, self.identity), "v2", MAIN, data, why)
 
 
@@ -200,10 +213,12 @@ class ProbingDestination(_Prober):
 
     @property
     def accepting(self) -> bool:
+        """One connection until it has decided; the others wait."""
         return self.chosen.accepting if self.chosen else self.started and not self.opened
 
     @property
     def ram_bytes(self) -> int:
+        """Bytes of guest memory that have come."""
         return int(self.chosen.ram_bytes) if self.chosen else 0
 
     opened = False
@@ -211,6 +226,7 @@ class ProbingDestination(_Prober):
     chunks: tuple[tuple[bytes, int], ...] = ()
 
     def handle(self, input: Input) -> list[Output]:
+        """Probe, decide, and pass everything on to the endpoint that was chosen."""
         if self.chosen is not None:
             if isinstance(input, AlarmRang) and input.name == "detect":
                 return []
@@ -237,6 +253,7 @@ class ProbingDestination(_Prober):
         return []
 
     def _decide(self, fill: int) -> list[Output]:
+        """Whether what has come shows an old peer or a new one."""
         if self.variant == "a":
             at = self.bytes.find(ACK2)
             if at >= 0:
@@ -258,7 +275,7 @@ class ProbingDestination(_Prober):
 
     def _after_ping(self, fill: int) -> list[Output]:
         """Read as far as PING, answer it transformed, and let the next byte say who is there."""
-        loader = stream.Loader(self.settings)
+        loader = Loader(self.settings)
         loader.feed(self.bytes)
         try:
             while (event := loader.next_event()) is not None:
@@ -266,7 +283,7 @@ class ProbingDestination(_Prober):
                     break
                 if event[0] == "setup":
                     return self._v1("an old source without return path", fill)
-        except stream.StreamError:
+        except StreamError:
             return self._v1("not for us", fill)
         if event is None:
             return []
@@ -284,6 +301,7 @@ class ProbingDestination(_Prober):
         return [Heard(MAIN, "PING"), Said(MAIN, "PONG, transformed"), Send(MAIN, _pong(value))]
 
     def _v1(self, why: str, fill: int = 0) -> list[Output]:
+        """On with today's stream, whose first bytes were read already."""
         out = self._choose(V1Destination(self.settings), "v1", MAIN, b"", why)
         for data, more in (*self.chunks, (self.bytes, fill)):
             out += self.chosen.handle(Received(MAIN, data, more))
@@ -292,5 +310,6 @@ class ProbingDestination(_Prober):
         return out
 
     def _v2(self, data: bytes, why: str) -> list[Output]:
+        """On with the handshake, whose first bytes `data` are."""
         self.ponged = False
         return self._choose(V2Destination(self.settings, self.identity), "v2", MAIN, data, why)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..case.intruders import Intruder
 
 KINDS = ("tcp", "unix", "fd", "exec")
+SocketAddress = str | tuple[str | int | bytes, ...]  # as the module socket has it
 
 
 class AddressError(ValueError):
@@ -71,7 +71,7 @@ async def connect(
     before the peer can see it. Raises OSError."""
     if address.inline:
         named(address.kind)
-        return given(address)
+        return inline_socket(address)
     sock, to = await _resolved(address)
     try:
         if address.kind == "unix":
@@ -101,7 +101,7 @@ async def intrude(
     return sock
 
 
-def given(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
+def inline_socket(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
     """The inherited descriptor, or a command's input and output. Raises OSError, AddressError."""
     if address.kind == "fd":
         try:
@@ -143,17 +143,17 @@ def bound(sock: socket.socket) -> Address:
     return Address("tcp", f"{host}:{name[1]}")
 
 
-async def _resolved(address: Address, listening: bool = False) -> tuple[socket.socket, Any]:
+async def _resolved(address: Address, listening: bool = False) -> tuple[socket.socket, SocketAddress]:
     """A socket, and where it goes."""
-    to: Any
+    to: SocketAddress
     if address.kind == "unix":
         sock, to = socket.socket(socket.AF_UNIX), address.where
     else:
         flags = socket.AI_PASSIVE if listening else 0
-        found = await asyncio.get_running_loop().getaddrinfo(
+        addresses = await asyncio.get_running_loop().getaddrinfo(
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=flags
         )
-        sock, to = socket.socket(found[0][0]), found[0][4]
+        sock, to = socket.socket(addresses[0][0]), addresses[0][4]
     sock.setblocking(False)
     return sock, to
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, TypedDict
 
 from OpenSSL import SSL
 
@@ -16,13 +16,21 @@ from ..handshake import interface as i
 from ..process import host
 from ..process.host import Endpoint
 from ..record.trace import Packet, Trace
-from .address import Address, AddressError, connect, given, listen
+from .address import Address, AddressError, connect, inline_socket, listen
 from .link import Link, words
 from .tls import Credentials, Tls
 
 EXEC_ENDS_S = 2.0  # a command that was told to end; then it is killed
 RETRY_ACCEPT_S = 0.1  # after the process ran out of descriptors
 Names = dict[object, str]  # a socket's own name -> what it is for; both sides of a run in one process share it
+
+
+class HostOptions(TypedDict, total=False):
+    """Of the keyword arguments of `Host` those that another kind of host passes on."""
+
+    credentials: Credentials | None
+    names: Names | None
+    zero_s: float | None
 
 
 class Host(host.Host):
@@ -84,7 +92,7 @@ class Host(host.Host):
     async def listen(self, address: Address, backlog: int = 128) -> None:
         """Take connections there whenever the endpoint would; over fd: and exec: there is one, at once. OSError."""
         if address.inline:
-            sock, process = given(address)
+            sock, process = inline_socket(address)
             self.processes += [process] if process else []
             self._adopt(sock, address.kind)
             return
@@ -141,7 +149,7 @@ class Host(host.Host):
     def name(self, conn: int) -> str:
         return self.names.get(self.called.get(conn), str(conn))
 
-    def feed(self, input: i.Input, cause: Any = None) -> None:
+    def feed(self, input: i.Input, cause: int | None = None) -> None:
         super().feed(input, cause)
         self.changed.set()
         if isinstance(input, i.Received) and self.side == "destination":
@@ -210,7 +218,7 @@ class Host(host.Host):
         if self.called.get(conn) not in self.names:
             self.called.pop(conn, None)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
@@ -270,3 +278,14 @@ class Host(host.Host):
     def _drop(self, o: i.Drop) -> None:
         if o.conn in self.links:
             self.links[o.conn].drop(o.unread)
+
+    EFFECTS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        **host.Host.EFFECTS,
+        i.Open: _open,
+        i.StartTls: _start_tls,
+        i.Send: _send,
+        i.Pause: _pause,
+        i.Resume: _resume,
+        i.End: _end,
+        i.Drop: _drop,
+    }

@@ -13,7 +13,6 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from ..handshake import interface as i
 from .tls import CUT_SHORT, Tls, TlsError
@@ -37,7 +36,7 @@ class Link(asyncio.Protocol):
         forget: Callable[[], object],
     ) -> None:
         self.conn, self.tell, self.record, self.forget = conn, tell, record, forget
-        self.transport: Any = None
+        self.transport: asyncio.Transport | None = None
         self.sock: socket.socket | None = None
         self.queue: deque[tuple[bytes, int]] = deque()
         self.tls: Tls | None = None
@@ -47,7 +46,8 @@ class Link(asyncio.Protocol):
         self.gone = self.lost = False  # dropped by us or broken; its transport is no more
 
     # --- what asyncio tells -----------------------------------------------------------------------------------------
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(0)
         self.sock = transport.get_extra_info("socket")
@@ -141,21 +141,27 @@ class Link(asyncio.Protocol):
         self._read_or_not()
 
     def _read_or_not(self) -> None:
-        if self.transport.is_closing():
+        if self._there.is_closing():
             return
         if self.paused or self.choked:
-            self.transport.pause_reading()
+            self._there.pause_reading()
         elif not self.heard_end:
-            self.transport.resume_reading()
+            self._there.resume_reading()
 
     def start_tls(self, tls: Tls) -> None:
         self.tls = tls
         self._go_on()
 
     # --- within -----------------------------------------------------------------------------------------------------
+    @property
+    def _there(self) -> asyncio.Transport:
+        """Its transport, where there must be one."""
+        assert self.transport is not None
+        return self.transport
+
     def _pump(self) -> None:
         """Write what the transport takes; say so when it has all; close what was to be closed behind it."""
-        while self.queue and not self.full and not self.transport.is_closing():
+        while self.queue and not self.full and not self._there.is_closing():
             data, fill = self.queue.popleft()
             piece = data[:CHUNK] if data else ZEROS[: min(fill, CHUNK)]
             rest = (data[CHUNK:], fill) if data else (b"", fill - len(piece))
@@ -164,7 +170,7 @@ class Link(asyncio.Protocol):
                 self.queue.appendleft(rest)
             if self.tls is None:
                 self.record(True, "data", bytes(piece) if data else b"", 0 if data else len(piece))
-                self.transport.write(piece)
+                self._there.write(piece)
             else:
                 self.tls.write(piece)
                 self._flush()
@@ -194,9 +200,9 @@ class Link(asyncio.Protocol):
         """OpenSSL's server sends session tickets, which QEMU's GnuTLS doesn't. Over one that stands unread close()
         would be a reset, and the peer lose what is under way to it: so what comes is thrown away until its end."""
         with suppress(OSError):
-            self.transport.write_eof()
-        self.transport.resume_reading()
-        asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
+            self._there.write_eof()
+        self._there.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER_S, self._there.close)
 
     def _drained(self) -> None:
         if not self.gone and not self.draining:
@@ -207,7 +213,7 @@ class Link(asyncio.Protocol):
         records = self.tls.take()
         if records:
             self.record(True, "data", records, 0)
-            self.transport.write(records)
+            self._there.write(records)
 
     def _go_on(self) -> None:
         """Let TLS make what it can of what has arrived."""

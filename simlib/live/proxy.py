@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from ..case.faults import Fault, LinkEffect
 from ..case.guest import MIB
@@ -31,7 +30,7 @@ class _Leg(asyncio.Protocol):
 
     def __init__(self, proxy: Proxy, to_destination: bool) -> None:
         self.proxy, self.to_destination, self.name = proxy, to_destination, ""
-        self.transport: Any = None
+        self.transport: asyncio.Transport | None = None
         self.other: _Leg
         self.waiting: list[Callable[[], None]] = []  # deeds for a transport that is not yet there
         self.flight: deque[tuple[float, Callable[[], None]]] = deque()  # when it left its sender, what arrives
@@ -39,7 +38,8 @@ class _Leg(asyncio.Protocol):
         self.last_s = self.busy_until_s = self.hold_until_s = 0.0
         self.full = self.stalled = self.done = self.lost = False
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(0)
         sock = transport.get_extra_info("socket")
@@ -109,15 +109,21 @@ class _Leg(asyncio.Protocol):
         elif not self.done:
             deed()
 
+    @property
+    def _there(self) -> asyncio.Transport:
+        """Its transport, where there must be one."""
+        assert self.transport is not None
+        return self.transport
+
     def end(self) -> None:
-        if self.transport.can_write_eof() and not self.transport.is_closing():
+        if self._there.can_write_eof() and not self._there.is_closing():
             with suppress(OSError):  # reset meanwhile; connection_lost will say so
-                self.transport.write_eof()
+                self._there.write_eof()
 
     def reset(self) -> None:
         self.done = True
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self.transport.abort()
+        self._there.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._there.abort()
 
     def _later(self, size: int, call: Callable[[], None]) -> None:
         proxy = self.proxy
@@ -131,8 +137,8 @@ class _Leg(asyncio.Protocol):
     def _deliver(self, data: bytes) -> None:
         def written() -> None:
             self.on_its_way -= len(data)
-            if not self.other.transport.is_closing():
-                self.other.transport.write(data)
+            if not self.other._there.is_closing():
+                self.other._there.write(data)
             self._flow()
 
         self.other.do(written)

@@ -7,10 +7,9 @@ import select
 import selectors
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..case.endpoints import Setup
 from ..case.faults import LinkEffect
@@ -19,6 +18,7 @@ from ..case.registry import ScenarioError
 from ..case.scenario import Scenario
 from ..handshake.interface import Start
 from ..process.ending import row
+from ..process.host import Endpoint
 from ..process.management import Management
 from ..record.result import Result
 from ..record.trace import Trace
@@ -72,11 +72,11 @@ class _Run:
         self.one_by_one = asyncio.Lock()
         self.past: list[Host] = []  # processes that were replaced
         self.first: list[tuple[Intruder, int]] = []  # who connect before the source
-        self.strangers: list[Any] = []
+        self.strangers: list[socket.socket] = []
         self.failure: BaseException | None = None
         self.loop.set_exception_handler(self._failed)
 
-    def _host(self, side: str, endpoint: Any) -> Host:
+    def _host(self, side: str, endpoint: Endpoint) -> Host:
         label = str(self.setup.settings(side == "source").parameter("tls-creds", ""))
         credentials = self._credentials(label) if label else None
         trip_s = 2 * self.scenario.link.delay_ms / 1e3 if self.far else 0.0
@@ -99,8 +99,9 @@ class _Run:
         folder = self.folder / label
         return replace(Credentials(folder) if folder.exists() else make_credentials(folder), hostname="localhost")
 
-    def _failed(self, _: Any, context: dict[str, Any]) -> None:
-        self.failure = self.failure or context.get("exception") or RuntimeError(context["message"])
+    def _failed(self, _: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
+        error = context.get("exception")
+        self.failure = self.failure or (error if isinstance(error, BaseException) else RuntimeError(context["message"]))
 
     # --- the run ----------------------------------------------------------------------------------------------------
     async def run(self) -> Result:
@@ -154,7 +155,7 @@ class _Run:
         ended = self.source.endpoint.finished is not None
         (self.next if ended else self.timers).append(self.loop.call_later(delay_s, call))
 
-    def renew(self, side: str, endpoint: Any) -> None:
+    def renew(self, side: str, endpoint: Endpoint) -> None:
         old, new = self.host(side), self._host(side, endpoint)
         self.past.append(old)
         if side == "source":

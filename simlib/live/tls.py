@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trustme
 from OpenSSL import SSL
@@ -162,12 +161,12 @@ class Tls:
 
     def take(self) -> bytes:
         """What must go to the peer now."""
-        found = b""
+        data = b""
         try:
             while True:
-                found += self.connection.bio_read(CHUNK)
+                data += self.connection.bio_read(CHUNK)
         except (SSL.WantReadError, SSL.Error):
-            return found
+            return data
 
     def arrived(self, data: bytes) -> None:
         self.connection.bio_write(data)
@@ -175,17 +174,17 @@ class Tls:
     def read(self) -> bytes:
         """Plain bytes that are there now. `ended` says that the peer has said its last, `failed` why no more can come;
         both may stand behind bytes."""
-        found = []
+        pieces = []
         try:
             while True:
-                found.append(self.connection.recv(CHUNK))
+                pieces.append(self.connection.recv(CHUNK))
         except SSL.WantReadError:
-            return b"".join(found)  # no error: OpenSSL's word for "that was all so far"
+            return b"".join(pieces)  # no error: OpenSSL's word for "that was all so far"
         except SSL.ZeroReturnError:
             self.ended = True
         except SSL.Error as error:
             self.failed = _reason(error)
-        return b"".join(found)
+        return b"".join(pieces)
 
     def write(self, data: bytes | memoryview) -> None:
         while data:
@@ -197,7 +196,7 @@ class Tls:
             self.connection.shutdown()
 
 
-def _chosen(connection: SSL.Connection, offered: list[bytes]) -> Any:
+def _chosen(connection: SSL.Connection, offered: list[bytes]) -> bytes | SSL._NoOverlappingProtocols:
     """A server's answer to ALPN: its own, or none; as GnuTLS does, where nothing was set."""
     return own if (own := connection.get_app_data()) in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 

@@ -40,15 +40,15 @@ def as_asked(setup: Setup, ours: Settings, theirs: Settings) -> bool:
     both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
     if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
         return False
-    found = compare(ours.machine, theirs.machine)
-    return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in found)
+    differences = compare(ours.machine, theirs.machine)
+    return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in differences)
 
 
 def row(setup: Setup, source: Host, destination: Host, refused: Finished | None, round_trips: float | None) -> Row:
     """The run as a row; its manager looks at both sides, once."""
-    found = facts(setup, source, destination, refused)
-    end, at, after = found.source, guest_at(found), source.finished_s
-    if found.destination_runs and destination.finished_s is not None and after is not None:
+    at_end = facts(setup, source, destination, refused)
+    end, at, after = at_end.source, guest_at(at_end), source.finished_s
+    if at_end.destination_runs and destination.finished_s is not None and after is not None:
         after = max(after, destination.finished_s)
     stopped, started = source.guest.stopped_s, destination.guest.started_s
     printed = (s.text for s in source.trace.steps if s.side == "destination" and s.kind == "print")
@@ -59,7 +59,7 @@ def row(setup: Setup, source: Host, destination: Host, refused: Finished | None,
         setup.manager,
         *setup.versions,
         setup.seed,
-        classify(found),
+        classify(at_end),
         "gone" if source.dead else str(end.status if end else source.endpoint.status),
         "gone" if destination.dead else str(destination.endpoint.status),
         at,

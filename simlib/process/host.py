@@ -5,50 +5,60 @@ A runner (simulated world, real sockets) adds a clock (`now_s`, `after`) and doe
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol, get_args
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Protocol
 
 from ..case.guest import Guest
 from ..handshake import interface as i
+from ..handshake.endpoint import as_overridden
 from ..handshake.machine import Settings
 from ..record.trace import Trace
 
 PASS_S = 0.1  # QEMU's rate-limit tick (migration.c, BUFFER_DELAY)
-DOES = {
-    o: re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", o.__name__) for o in get_args(i.Output)
-}  # SetAlarm: _set_alarm
 
 
 class Endpoint(Protocol):
-    finished: i.Finished | None
-    status: str
-    settings: Settings
-    ram_bytes: int  # of guest memory that has arrived (destination)
+    """What a runner asks of an endpoint: `handshake.endpoint.Endpoint`, or one that answers as it does."""
+
+    @property
+    def finished(self) -> i.Finished | None: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def ram_bytes(self) -> int: ...  # of guest memory that has arrived (destination)
 
     @property
     def speaks(self) -> str: ...
 
     @property
-    def blocked(self) -> Any: ...
+    def blocked(self) -> object: ...
+
     def handle(self, input: i.Input) -> list[i.Output]: ...
 
 
 class Host:
-    """One side. `cause` is whatever the runner gave with the input that is being handled."""
+    """One side. `cause` is the number that the runner gave with the input that is being handled.
 
-    does: dict[type, Callable[[Any, Any], None]]  # what carries out each output
+    A class lists in `EFFECTS` the methods that carry out outputs, beside those of its base, which it may override.
+    """
+
+    _effects: ClassVar[Mapping[type, Callable[..., None]]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls.does = {kind: getattr(cls, name) for kind, name in DOES.items() if hasattr(cls, name)}
+        cls._effects = as_overridden(cls, cls.EFFECTS)
 
     def __init__(self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest) -> None:
         self.side, self.endpoint, self.trace, self.guest = side, endpoint, trace, guest
         self.alarms: dict[str, Callable[[], None]] = {}  # what calls each off
-        self.inbox: deque[tuple[i.Input, Any]] = deque()
+        self.inbox: deque[tuple[i.Input, int | None]] = deque()
         self.busy = self.frozen = self.dead = False  # frozen: SIGSTOP; its kernel goes on
-        self.cause: Any = None
+        self.cause: int | None = None
         self.guest_bytes = 0
         self.first_guest_byte_s: float | None = None
         self.finished_s: float | None = None
@@ -75,16 +85,16 @@ class Host:
         """Every input was handled."""
 
     # --- the door ---------------------------------------------------------------------------------------------------
-    def feed(self, input: i.Input, cause: Any = None) -> None:
+    def feed(self, input: i.Input, cause: int | None = None) -> None:
         """Tell the endpoint, and do what it asks, one input after the other."""
         if self.busy or self.frozen or self.dead:
             self.inbox.append((input, cause))
             return
-        self.busy, does = True, self.does
+        self.busy, effects = True, self._effects
         while True:
             self.cause = cause
             for output in self.endpoint.handle(input):
-                does[type(output)](self, output)
+                effects[type(output)](self, output)
             if self.dead or not self.inbox:
                 break
             input, cause = self.inbox.popleft()
@@ -194,3 +204,20 @@ class Host:
         if self.side == "destination":
             self.stop_listening()
         self.on_exit()
+
+    EFFECTS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        i.StopListening: _stop_listening,
+        i.CollectRam: _collect_ram,
+        i.StopGuest: _stop_guest,
+        i.ResumeGuest: _resume_guest,
+        i.Apply: _apply,
+        i.Load: _load,
+        i.RunGuest: _run_guest,
+        i.SetAlarm: _set_alarm,
+        i.StopAlarm: _stop_alarm,
+        i.Said: _said,
+        i.Heard: _heard,
+        i.Entered: _entered,
+        i.Printed: _printed,
+        i.Finished: _finished,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..case.endpoints import Setup
 from ..case.managers import (
@@ -27,9 +27,10 @@ from ..handshake import interface as i
 from ..handshake.capabilities import known_capabilities
 from ..handshake.machine import Settings
 from ..record.trace import Trace
-from .host import Host
+from .host import Endpoint, Host
 
 SILENT = "it does not answer"
+Reply = tuple[object, str]  # what QMP returns, or its error
 
 
 class Stage(Protocol):
@@ -40,7 +41,7 @@ class Stage(Protocol):
     def host(self, side: str) -> Host:
         """The side's process as it is now."""
 
-    def renew(self, side: str, endpoint: Any) -> None:
+    def renew(self, side: str, endpoint: Endpoint) -> None:
         """Give a side a fresh endpoint: a new migration at the source, a new process at the destination."""
 
     def begin(self, side: str) -> None:
@@ -130,7 +131,7 @@ class Management:
         self._events.append(Answered(command.side, command.execute, result, error))
 
     # --- commands ---------------------------------------------------------------------------------------------------
-    def _begin(self, command: Command) -> tuple[Any, str]:
+    def _begin(self, command: Command) -> Reply:
         protocol = command.arguments.get("channel-type", self.setup.protocol)
         setup, side = replace(self.setup, protocol=protocol), command.side
         refused = setup.refused()
@@ -155,69 +156,70 @@ class Management:
     def _renew(self, side: str, setup: Setup) -> None:
         self.stage.renew(side, self._endpoint(side, setup))
 
-    def _endpoint(self, side: str, setup: Setup) -> Any:
+    def _endpoint(self, side: str, setup: Setup) -> Endpoint:
         if self.settings:
             setup = replace(setup, own_settings=tuple(self.settings.items()))
-        return setup.source() if side == "source" else setup.destination()
+        endpoint: Endpoint = setup.source() if side == "source" else setup.destination()
+        return endpoint
 
-    def _order(self, input: i.Input, command: Command) -> tuple[Any, str]:
+    def _order(self, input: i.Input, command: Command) -> Reply:
         host = self.stage.host(command.side)
         if host.endpoint.finished is None:
             self._note(type(input).__name__)
             host.feed(input)
         return {}, ""
 
-    def _cancel(self, command: Command) -> tuple[Any, str]:
+    def _cancel(self, command: Command) -> Reply:
         return self._order(i.Cancel(str(command.arguments.get("code", "cancelled"))), command)
 
-    def _postcopy(self, command: Command) -> tuple[Any, str]:
+    def _postcopy(self, command: Command) -> Reply:
         return self._order(i.SwitchToPostcopy(), command)
 
-    def _continue(self, command: Command) -> tuple[Any, str]:
+    def _continue(self, command: Command) -> Reply:
         return self._order(i.Continue(), command)
 
-    def _cont(self, command: Command) -> tuple[Any, str]:
+    def _cont(self, command: Command) -> Reply:
         guest = self.stage.host(command.side).guest
         guest.running, guest.stopped_s = True, None
         return {}, ""
 
-    def _stop(self, command: Command) -> tuple[Any, str]:
+    def _stop(self, command: Command) -> Reply:
         guest = self.stage.host(command.side).guest
         guest.running, guest.stopped_s = False, self.stage.host(command.side).now_s
         return {}, ""
 
-    def _quit(self, command: Command) -> tuple[Any, str]:
+    def _quit(self, command: Command) -> Reply:
         self.stage.host(command.side).die("quits")
         return {}, ""
 
-    def _query_migrate(self, command: Command) -> tuple[Any, str]:
+    def _query_migrate(self, command: Command) -> Reply:
         endpoint = self.stage.host(command.side).endpoint
         end = endpoint.finished
         error = {"error-desc": end.text} if end is not None and end.status == "failed" and end.text else {}
         return {"status": end.status if end else endpoint.status, **error}, ""
 
-    def _query_status(self, command: Command) -> tuple[Any, str]:
+    def _query_status(self, command: Command) -> Reply:
         return {"running": self.stage.host(command.side).guest.running}, ""
 
-    def _query_capabilities(self, command: Command) -> tuple[Any, str]:
+    def _query_capabilities(self, command: Command) -> Reply:
         at_source = command.side == "source"
         on = self._own(command.side)
         names = known_capabilities(self.setup.versions[0 if at_source else 1])
         return [{"capability": name, "state": on.has(name)} for name in names], ""
 
-    def _set_capabilities(self, command: Command) -> tuple[Any, str]:
+    def _set_capabilities(self, command: Command) -> Reply:
         settings = self._own(command.side)
         states = {c["capability"]: c["state"] for c in command.arguments.get("capabilities", ())}
         known = known_capabilities(self.setup.versions[0 if command.side == "source" else 1])
         unknown = [name for name in states if name not in known]
         if unknown:
             return None, f"Parameter 'capability' does not accept value '{unknown[0]}'"
-        kept = [name for name in settings.capabilities if states.get(name, True)]
-        new = [name for name, on in states.items() if on and name not in kept]
-        self.settings[command.side] = replace(settings, capabilities=(*kept, *new))
+        old = [name for name in settings.capabilities if states.get(name, True)]
+        new = [name for name, on in states.items() if on and name not in old]
+        self.settings[command.side] = replace(settings, capabilities=(*old, *new))
         return {}, ""
 
-    def _set_parameters(self, command: Command) -> tuple[Any, str]:
+    def _set_parameters(self, command: Command) -> Reply:
         settings = self._own(command.side)
         values = dict(settings.parameters) | dict(command.arguments)
         self.settings[command.side] = replace(settings, parameters=tuple(sorted(values.items())))
@@ -227,7 +229,7 @@ class Management:
         return self.settings.get(side) or self.setup.settings(side == "source")
 
 
-COMMANDS: dict[str, Callable[[Management, Command], tuple[Any, str]]] = {
+COMMANDS: dict[str, Callable[[Management, Command], Reply]] = {
     "migrate-incoming": Management._begin,
     "migrate": Management._begin,
     "migrate-continue": Management._continue,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ..case.profiles import ProfileError, described
 from ..handshake.machine import Machine
-from .description import Json
 from .profile import Binary, Monitor, of_command_line
+from .shapes import Json
 
 # Options that only the first may have: with a value, and without.
 DROPPED = {
@@ -136,30 +136,30 @@ def of_process(pid: int) -> Running:
         raise ProfileError(f"{pid}: is {binary.name}, no QEMU")
     if str(binary).endswith(" (deleted)"):
         raise ProfileError(f"{pid}: its binary has been replaced since it was started, so it can't be run again")
-    kept = tuple((k, v) for k, _, v in named if k == "LD_LIBRARY_PATH" or k.startswith("QEMU_"))
-    return Running(str(binary), tuple(os.fsdecode(w) for w in words[1:]), folder, kept)
+    environment = tuple((k, v) for k, _, v in named if k == "LD_LIBRARY_PATH" or k.startswith("QEMU_"))
+    return Running(str(binary), tuple(os.fsdecode(w) for w in words[1:]), folder, environment)
 
 
 def harmless(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
     """The command line to run instead; relative paths are meant from `folder`. Raises ProfileError."""
     pairs = list(_pairs(arguments))
     sizes = dict(_nodes(pairs, folder))
-    found: list[str] = []
+    words: list[str] = []
     for option, value in pairs:
         if option in DROPPED or option in DROPPED_ALONE:
             continue
         if value is None:
-            found.append(option)
+            words.append(option)
             continue
-        made = _made(option, value, sizes, folder)
-        found += [option, made] if made else []
+        replacement = _replacement(option, value, sizes, folder)
+        words += [option, replacement] if replacement else []
     options = {o for o, _ in pairs}
     if "-nodefaults" in options:
-        return tuple(found)
+        return tuple(words)
     for option, word in (("-serial", "null"), ("-parallel", "null"), ("-monitor", "none")):
-        if option not in found:
-            found += [option, word]
-    return tuple(found)
+        if option not in words:
+            words += [option, word]
+    return tuple(words)
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -178,7 +178,7 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield option, value
 
 
-def _made(option: str, value: str, sizes: dict[str, int], folder: Path) -> str:
+def _replacement(option: str, value: str, sizes: dict[str, int], folder: Path) -> str:
     """What takes the option's value's place; empty if nothing does."""
     if option in ("-serial", "-parallel"):
         return value if value == "none" else "null"
@@ -186,33 +186,33 @@ def _made(option: str, value: str, sizes: dict[str, int], folder: Path) -> str:
         raise ProfileError(f"{option}: write it as -drive, so that the image can be left alone")
     if option in ("-virtfs", "-fsdev", "-tpmdev", "-net", "-nic", "-virtiofs", "-object-add"):
         raise ProfileError(f"{option} {value}: can't be started a second time; give a command line without it")
-    given = _fields(value)
-    kind = given.get("driver", given.get("qom-type", given.get("backend", given.get("type", given.get("", "")))))
+    fields = _fields(value)
+    kind = fields.get("driver", fields.get("qom-type", fields.get("backend", fields.get("type", fields.get("", "")))))
     if option == "-device" and kind.startswith(PASSED_THROUGH):
         raise ProfileError(f"{kind}: belongs to the running guest and can't be opened twice; describe it without")
     if option == "-drive":
-        return _drive(given, folder)
+        return _drive(fields, folder)
     if option == "-blockdev":
-        node = given.get("node-name", "")
+        node = fields.get("node-name", "")
         return f"driver=null-co,read-zeroes=on,node-name={node},size={sizes.get(node, UNKNOWN_BYTES)}"
     if option == "-netdev":
-        return f"hubport,hubid=0,id={given.get('id', '')}"
+        return f"hubport,hubid=0,id={fields.get('id', '')}"
     if option == "-chardev":
-        return f"null,id={given.get('id', '')}"
+        return f"null,id={fields.get('id', '')}"
     if option == "-audiodev":
-        return f"none,id={given.get('id', '')}"
+        return f"none,id={fields.get('id', '')}"
     if option == "-object":
-        return _object(kind, given, value)
+        return _object(kind, fields, value)
     if option in ("-kernel", "-initrd", "-bios", "-dtb") and (folder / value).exists():
         return str(folder / value)
     return value
 
 
-def _object(kind: str, given: dict[str, str], value: str) -> str:
+def _object(kind: str, fields: dict[str, str], value: str) -> str:
     """Memory from a file or shared with others is the guest's own: plain memory of that name and size instead."""
     if kind.startswith("memory-backend-"):
-        kept = {k: v for k, v in given.items() if k in ("id", "size")}
-        return "memory-backend-ram," + ",".join(f"{k}={v}" for k, v in kept.items())
+        parts = {k: v for k, v in fields.items() if k in ("id", "size")}
+        return "memory-backend-ram," + ",".join(f"{k}={v}" for k, v in parts.items())
     theirs = ("secret", "tls-creds", "authz", "input-", "filter-", "colo-", "dbus-", "can-host")
     return "" if kind.startswith(theirs) else value
 
@@ -224,11 +224,11 @@ def _fields(value: str) -> dict[str, str]:
             return {k: _word(v) for k, v in json.loads(value).items()}
         except (ValueError, AttributeError):
             raise ProfileError(f"{value[:80]}: is not the JSON that it looks like") from None
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for part in re.split(r"(?<!,),(?!,)", value):
         key, equals, word = part.replace(",,", ",").partition("=")
-        found[key if equals or found else ""] = word if equals else (key if not found else "on")
-    return found
+        fields[key if equals or fields else ""] = word if equals else (key if not fields else "on")
+    return fields
 
 
 def _word(value: object) -> str:
@@ -237,11 +237,12 @@ def _word(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _drive(given: dict[str, str], folder: Path) -> str:
+def _drive(fields: dict[str, str], folder: Path) -> str:
     """The drive without its image; what the guest sees of it (interface, bus, unit, id, medium) stays."""
-    size = _image_bytes(given.get("file", given.get("file.filename", "")), folder)
-    kept = {k: v for k, v in given.items() if k in ("if", "id", "index", "bus", "unit", "media", "readonly", "serial")}
-    return f"driver=null-co,read-zeroes=on,size={size}," + ",".join(f"{k}={v}" for k, v in kept.items())
+    size = _image_bytes(fields.get("file", fields.get("file.filename", "")), folder)
+    visible = ("if", "id", "index", "bus", "unit", "media", "readonly", "serial")
+    parts = {k: v for k, v in fields.items() if k in visible}
+    return f"driver=null-co,read-zeroes=on,size={size}," + ",".join(f"{k}={v}" for k, v in parts.items())
 
 
 def _nodes(pairs: Sequence[tuple[str, str | None]], folder: Path) -> Iterator[tuple[str, int]]:
@@ -249,14 +250,14 @@ def _nodes(pairs: Sequence[tuple[str, str | None]], folder: Path) -> Iterator[tu
     files: dict[str, str] = {}
     for option, value in pairs:
         if option == "-blockdev" and value is not None:
-            given = _fields(value)
-            below = given.get("file", given.get("file.filename", ""))
-            path = given.get("filename") or given.get("file.filename") or files.get(below, "")
+            fields = _fields(value)
+            below = fields.get("file", fields.get("file.filename", ""))
+            path = fields.get("filename") or fields.get("file.filename") or files.get(below, "")
             if below.lstrip().startswith("{"):
                 path = _fields(below).get("filename", "")
-            files[given.get("node-name", "")] = path
-            size = given.get("size", "")
-            yield given.get("node-name", ""), int(size) if size.isdigit() else _image_bytes(path, folder)
+            files[fields.get("node-name", "")] = path
+            size = fields.get("size", "")
+            yield fields.get("node-name", ""), int(size) if size.isdigit() else _image_bytes(path, folder)
 
 
 def _image_bytes(name: str, folder: Path) -> int:

@@ -7,7 +7,6 @@ import secrets
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 from ..case.endpoints import Setup
 from ..case.faults import (
@@ -42,8 +41,8 @@ def inexpressible(scenario: Scenario) -> str:
         return "the agents need sockets"
     if any(s.psk for s in sides):
         return "the agents take certificates, not secrets"
-    told = all(s.knows_v2 and not (s.accepts_both or s.accepts_stream_alone) for s in sides)
-    return "" if told else "the agents speak v2 and nothing else"
+    expressible = all(s.knows_v2 and not (s.accepts_both or s.accepts_stream_alone) for s in sides)
+    return "" if expressible else "the agents speak v2 and nothing else"
 
 
 class Beside:
@@ -54,10 +53,10 @@ class Beside:
         self.loop = asyncio.get_running_loop()
         self.zero_s = self.loop.time()
         self.trace = Trace(f"{self.scenario.name}: v2, {setup.version}, agents beside real QEMU")
-        given = arguments(setup, True, folder), (*arguments(setup, False, folder), "-S")
+        command_lines = arguments(setup, True, folder), (*arguments(setup, False, folder), "-S")
         self.source, self.destination = (
             Qemu(binaries[v], a, folder, n)
-            for v, a, n in zip(setup.versions, given, ("source", "destination"), strict=True)
+            for v, a, n in zip(setup.versions, command_lines, ("source", "destination"), strict=True)
         )
         self.names: Names = {}
         self.agents: list[Agent] = []
@@ -78,7 +77,6 @@ class Beside:
     async def _migrate(self, stack: AsyncExitStack) -> Finished | None:
         ours, theirs = self.scenario.source, self.scenario.destination
         there = await settings(self.destination, self.setup.settings(False).machine, _wish(theirs))
-        more: dict[str, Any] = {"names": self.names, "zero_s": self.zero_s}
         to = destination_agent(
             there,
             _wish(theirs),
@@ -86,7 +84,8 @@ class Beside:
             self.trace,
             self.destination,
             self.folder,
-            **more,
+            names=self.names,
+            zero_s=self.zero_s,
             credentials=self._credentials(theirs),
         )
         stack.callback(to.close)
@@ -105,7 +104,8 @@ class Beside:
             self.source,
             self.folder,
             near,
-            **more,
+            names=self.names,
+            zero_s=self.zero_s,
             credentials=self._credentials(ours),
         )
         stack.callback(agent.close)
@@ -125,22 +125,22 @@ class Beside:
         if not label:
             return None
         folder = self.folder / str(label)
-        made = Credentials(folder) if folder.exists() else make_credentials(folder)
-        return Credentials(made.folder, "localhost")
+        credentials = Credentials(folder) if folder.exists() else make_credentials(folder)
+        return Credentials(credentials.folder, "localhost")
 
     async def _disturb(
-        self, ending: asyncio.Future[Any], faults: list[Stranger | Stopping], stack: AsyncExitStack
+        self, ending: asyncio.Future[Finished | None], faults: list[Stranger | Stopping], stack: AsyncExitStack
     ) -> None:
         """Until the source has ended, or long enough."""
-        told = self.scenario.management
-        given = (
-            (told.cancel_at_s, Cancel("cancelled")),
-            (told.deadline_s, Cancel("deadline")),
-            (told.postcopy_at_s, SwitchToPostcopy()),
+        management = self.scenario.management
+        times = (
+            (management.cancel_at_s, Cancel("cancelled")),
+            (management.deadline_s, Cancel("deadline")),
+            (management.postcopy_at_s, SwitchToPostcopy()),
         )
-        orders = sorted(((min(at_s, 6.0), order) for at_s, order in given if at_s >= 0), key=lambda o: o[0])
+        orders = sorted(((min(at_s, 6.0), order) for at_s, order in times if at_s >= 0), key=lambda o: o[0])
         assert self.proxy is not None
-        until_s = self.loop.time() + min(told.observe_s, OBSERVE_S)
+        until_s = self.loop.time() + min(management.observe_s, OBSERVE_S)
         while not ending.done() and self.loop.time() < until_s:
             await asyncio.wait({ending}, timeout=0.002)
             now_s, passed = self.loop.time() - self.zero_s, self.proxy.shapers[True].passed
@@ -208,12 +208,12 @@ class Beside:
 
 def _wish(side: Side) -> Wish:
     capabilities = tuple(c for c in side.capabilities if c != "multifd")
-    given = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
+    parameters = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
     channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
     return Wish(
         channels,
         capabilities,
-        given,
+        parameters,
         side.require,
         side.forbid,
         side.on_maybe,

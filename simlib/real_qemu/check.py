@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..case.checks import pair
 from ..case.endpoints import Setup
@@ -92,7 +91,7 @@ class Cell:
         """Why the two differ; empty if they don't, or if nobody knows."""
         return "" if self.agrees or self.left_out or self.error else KNOWN.get((self.scenario, self.protocol), "")
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "agrees": self.agrees, "reason": self.reason}
 
 
@@ -117,20 +116,20 @@ def jittered(scenario: Scenario, link_ms: float, guest_ms: float) -> Scenario:
 
 def simulated(world: World, scenario: Scenario, version: str, protocol: str, wanted: set[Ending]) -> tuple[Ending, ...]:
     """The ways in which the simulated pair ends; no further than until all those wanted were found."""
-    found: dict[Ending, None] = {}
+    endings: dict[Ending, None] = {}
     for seed in range(1, SEEDS + 1):
         link_ms, guest_ms = JITTERS_MS[seed % len(JITTERS_MS) if seed > 1 else 0]
         varied = jittered(scenario, link_ms, guest_ms) if link_ms else scenario
         row = world(varied, protocol=protocol, version=version, manager="naive", seed=seed).row
-        found[ending(row)] = None
+        endings[ending(row)] = None
         # The destination closes over unread bytes behind its SHUT 1. QEMU's return-path thread reads the SHUT and its
         # migration thread meets the reset, and whoever is first sets the error (migration.c; both measured). The
         # world's source is one thread, and always reads first.
         if row.source_text.startswith(SHUT_1) or _cancelled_late(row):
-            found[row.outcome, row.guest_at, "generic"] = None
-        if seed >= REPEATS and wanted <= found.keys():
+            endings[row.outcome, row.guest_at, "generic"] = None
+        if seed >= REPEATS and wanted <= endings.keys():
             break
-    return tuple(found)
+    return tuple(endings)
 
 
 def work(
@@ -239,7 +238,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def table(cells: Sequence[Cell]) -> list[str]:
     """A line a cell, for people, and a line for each that differs."""
 
-    def told(endings: tuple[Ending, ...]) -> str:
+    def in_words(endings: tuple[Ending, ...]) -> str:
         return " or ".join(f"{o} (guest {at}, reason {r})" for o, at, r in endings)
 
     rows = [("scenario", "protocol", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
@@ -251,8 +250,8 @@ def table(cells: Sequence[Cell]) -> list[str]:
                 c.protocol,
                 c.version,
                 word,
-                c.left_out or c.error or told(c.real),
-                "" if c.agrees else told(c.simulated),
+                c.left_out or c.error or in_words(c.real),
+                "" if c.agrees else in_words(c.simulated),
                 c.source_text[:60],
             )
         )

@@ -6,31 +6,28 @@ device's entry, or one nested description inside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from . import shapes
+from .shapes import Described, Vmsd
 
-Json = dict[str, Any]
 
-
-def devices(text: bytes) -> list[Json] | None:
+def devices(text: bytes) -> list[Described] | None:
     """The devices that the text describes, or None if it is none: a stream may come from anywhere."""
     try:
-        found: list[Json] = shapes.decoded(text, shapes.Description)["devices"]
+        return shapes.decoded(text, shapes.Description)["devices"]
     except shapes.WRONG:
         return None
-    return found
 
 
-def sent_bytes(vmsd: Mapping[str, Any]) -> int:
+def sent_bytes(vmsd: Described | Vmsd) -> int:
     size: int = sum(field["size"] * field.get("array_len", 1) for field in vmsd.get("fields", ()))
     for subsection in vmsd.get("subsections", ()):
         size += 1 + 1 + len(subsection["vmsd_name"]) + 4 + sent_bytes(subsection)
     return size
 
 
-def sent_subsections(vmsd: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def sent_subsections(vmsd: Described | Vmsd) -> Iterator[tuple[str, int]]:
     for subsection in vmsd.get("subsections", ()):
         yield subsection["vmsd_name"], subsection["version"]
         yield from sent_subsections(subsection)
@@ -39,19 +36,19 @@ def sent_subsections(vmsd: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
             yield from sent_subsections(field["struct"])
 
 
-def sent_nested(vmsd: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def sent_nested(vmsd: Described | Vmsd) -> Iterator[tuple[str, int]]:
     for field in vmsd.get("fields", ()):
         if "struct" in field:
             yield field["struct"]["vmsd_name"], field["struct"]["version"]
             yield from sent_nested(field["struct"])
 
 
-def sent_fields(vmsd: Mapping[str, Any]) -> list[Any]:
+def sent_fields(vmsd: Described | Vmsd) -> list[object]:
     """Names and types; an array's elements once, and no sizes, for some depend on the configuration."""
-    fields: list[Any] = []
+    fields: list[object] = []
     for field in vmsd.get("fields", ()):
         inner = field.get("struct")
-        entry = [field["name"], field["type"]]
+        entry: list[object] = [field["name"], field["type"]]
         if inner:
             entry.append([inner["vmsd_name"], inner["version"], sent_fields(inner)])
         if entry not in fields:

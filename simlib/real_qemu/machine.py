@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from ..case.endpoints import Setup
 from ..case.profiles import profile
 from ..case.scenario import Scenario, Side
-from ..handshake.machine import version_number
+from ..handshake.versions import version_number
 from ..live.tls import make_credentials
 from .guest import BASE, PAGE, SURPRISES, count, firmware, wrong_pages
 from .monitor import Monitor
 
-NOT_QEMUS = {"edit": "no real device has that version", "apply_error": "v1 applies nothing"}
 TRANSPORTS = ("tcp", "unix", "exec-cat", "exec-null", "exec-true", "file")
 PASS_S = 0.01
 COUNTS_S = 3.0
@@ -26,9 +24,10 @@ def inexpressible(scenario: Scenario) -> str:
     """Why two QEMUs of this machine can't play a scenario; empty if they can."""
     link, guest = scenario.link, scenario.guest
     for side in (scenario.source, scenario.destination):
-        for field, why in NOT_QEMUS.items():
-            if getattr(side, field):
-                return why
+        if side.edit:
+            return "no real device has that version"
+        if side.apply_error:
+            return "v1 applies nothing"
     if link.transport not in TRANSPORTS:
         return f"{link.transport}: needs a program of its own"
     if link.loss or link.syn_loss:
@@ -48,23 +47,23 @@ def arguments(setup: Setup, at_source: bool, folder: Path) -> tuple[str, ...]:
     """Everything behind the binary's name, the monitor aside. The guest stands still at the source until it is told."""
     scenario, name = setup.scenario, "source" if at_source else "destination"
     side = scenario.source if at_source else scenario.destination
-    told = profile(setup.versions[0 if at_source else 1])
-    given = list(next(m["arguments"] for m in told["machines"] if m["name"] == side.machine))
-    given.remove("-S")
-    at = given.index("-M") + 1
-    given[at] = side.machine_type or _newest_known(given[at], setup.versions)
+    contents = profile(setup.versions[0 if at_source else 1])
+    words = list(next(m["arguments"] for m in contents["machines"] if m["name"] == side.machine))
+    words.remove("-S")
+    at = words.index("-M") + 1
+    words[at] = side.machine_type or _newest_known(words[at], setup.versions)
     if side.memory_mib:
-        given[given.index("-m") + 1] = f"{side.memory_mib}M"
+        words[words.index("-m") + 1] = f"{side.memory_mib}M"
     if side.vcpus and side.vcpus > 1:
-        given += ["-smp", str(side.vcpus)]
+        words += ["-smp", str(side.vcpus)]
     if side.cpu != "qemu64" or side.cpu_features:
-        given += ["-cpu", ",".join([side.cpu, *(f"+{f}" for f in side.cpu_features)])]
+        words += ["-cpu", ",".join([side.cpu, *(f"+{f}" for f in side.cpu_features)])]
     if side.uuid:
-        given += ["-uuid", str(UUID(side.uuid))]
+        words += ["-uuid", str(UUID(side.uuid))]
     image = folder / "firmware"
     image.write_bytes(firmware(int(scenario.guest.ram_mib * (1 << 20)) & ~(PAGE - 1), *dirtying(scenario)))
-    given += ["-bios", str(image), *_tls(side, at_source, folder)]
-    return (*given, *(("-S",) if at_source else ("-incoming", "defer")), "-name", name)
+    words += ["-bios", str(image), *_tls(side, at_source, folder)]
+    return (*words, *(("-S",) if at_source else ("-incoming", "defer")), "-name", name)
 
 
 def _newest_known(machine_type: str, versions: tuple[str, str]) -> str:
@@ -108,7 +107,7 @@ def _tls(side: Side, at_source: bool, folder: Path) -> list[str]:
     return ["-object", f"tls-creds-x509,id={label},dir={keys},endpoint={endpoint},verify-peer=on"]
 
 
-def migration_settings(side: Side, at_source: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def migration_settings(side: Side, at_source: bool) -> tuple[list[dict[str, object]], dict[str, int | str]]:
     """What migrate-set-capabilities and migrate-set-parameters are given."""
     parameters = dict(side.parameters)
     if "tls-creds" in parameters and at_source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from ..case.guest import Guest
 from ..case.profiles import ProfileError, machine
@@ -15,6 +15,7 @@ from ..handshake.v2.config import Identity
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.source import Source
 from ..live.address import Address, bound
+from ..live.host import HostOptions
 from ..record.trace import Trace
 from .again import of_monitor
 from .monitor import Monitor, QemuError
@@ -49,18 +50,18 @@ def _named(version: str, name: str) -> Machine:
     """MACHINE of data/profiles, or FILE or FILE#MACHINE as `simlib qemu profile` writes it. Raises ProfileError."""
     if not Path(name.partition("#")[0]).is_file():
         return machine(version, name)
-    found = party(name).settings
-    if found.version != version:
-        raise ProfileError(f"{name}: is a profile of QEMU {found.version or '(not said)'}, and this is {version}")
-    return found.machine
+    profile = party(name).settings
+    if profile.version != version:
+        raise ProfileError(f"{name}: is a profile of QEMU {profile.version or '(not said)'}, and this is {version}")
+    return profile.machine
 
 
-async def settings(qemu: Monitor, given: Machine | str, wish: Wish = Wish()) -> Settings:
+async def settings(qemu: Monitor, machine: Machine | str, wish: Wish = Wish()) -> Settings:
     """What a running QEMU says of itself, on top of a machine's devices. Raises QemuError."""
-    told = (await qemu.ask("query-version"))["qemu"]
-    version = f"{told['major']}.{told['minor']}"
+    number = (await qemu.ask("query-version"))["qemu"]
+    version = f"{number['major']}.{number['minor']}"
     try:
-        found = given if isinstance(given, Machine) else _named(version, given)
+        base = machine if isinstance(machine, Machine) else _named(version, machine)
     except (ProfileError, OSError) as error:
         raise QemuError(f"{qemu.name}: {error}") from None
     capabilities = (*wish.capabilities, *(("multifd",) if wish.channels else ()))
@@ -69,19 +70,19 @@ async def settings(qemu: Monitor, given: Machine | str, wish: Wish = Wish()) -> 
         parameters.append(("multifd-channels", wish.channels))
     if wish.tls:
         parameters.append(("tls-creds", "agents"))
-    return Settings(version, await _own(qemu, found), capabilities, tuple(parameters), "tcp", False)
+    return Settings(version, await _own(qemu, base), capabilities, tuple(parameters), "tcp", False)
 
 
-async def _own(qemu: Monitor, found: Machine) -> Machine:
+async def _own(qemu: Monitor, machine: Machine) -> Machine:
     """Machine type, memory, vCPUs and UUID are the process's own."""
     type_ = str(await qemu.ask("qom-get", path="/machine", property="type")).removesuffix("-machine")
     memory = int((await qemu.ask("query-memory-size-summary"))["base-memory"])
     vcpus = len(await qemu.ask("query-cpus-fast"))
     uuid = str((await qemu.ask("query-uuid"))["UUID"]).replace("-", "")
-    first, *rest = found.ram_blocks
-    aliases = found.aliases if type_ == found.type else ()
+    first, *rest = machine.ram_blocks
+    aliases = machine.aliases if type_ == machine.type else ()
     return replace(
-        found,
+        machine,
         type=type_,
         aliases=aliases,
         vcpus=vcpus,
@@ -103,11 +104,18 @@ def identity(wish: Wish, entropy: bytes) -> Identity:
 
 
 def source_agent(
-    given: Settings, wish: Wish, entropy: bytes, trace: Trace, qemu: Monitor, folder: Path, peer: Address, **more: Any
+    settings: Settings,
+    wish: Wish,
+    entropy: bytes,
+    trace: Trace,
+    qemu: Monitor,
+    folder: Path,
+    peer: Address,
+    **more: Unpack[HostOptions],
 ) -> Agent:
     agent = Agent(
         "source",
-        Source(given, identity(wish, entropy)),
+        Source(settings, identity(wish, entropy)),
         trace,
         Guest(running=True),
         qemu=qemu,
@@ -120,10 +128,16 @@ def source_agent(
 
 
 def destination_agent(
-    given: Settings, wish: Wish, entropy: bytes, trace: Trace, qemu: Monitor, folder: Path, **more: Any
+    settings: Settings,
+    wish: Wish,
+    entropy: bytes,
+    trace: Trace,
+    qemu: Monitor,
+    folder: Path,
+    **more: Unpack[HostOptions],
 ) -> Agent:
     return Agent(
-        "destination", Destination(given, identity(wish, entropy)), trace, Guest(), qemu=qemu, folder=folder, **more
+        "destination", Destination(settings, identity(wish, entropy)), trace, Guest(), qemu=qemu, folder=folder, **more
     )
 
 

@@ -8,14 +8,15 @@ import os
 import select
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
-from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
+from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 
 from ..case.failure import Failure
 from ..handshake.errors import clean
+from .shapes import Json, JsonValue
 
 PATIENCE_S = 2.0  # a monitor that answers nothing for so long is blocked
 
@@ -103,13 +104,13 @@ class Monitor:
         ended.register(self.pidfd, select.POLLIN)
         return bool(ended.poll(0))
 
-    async def ask(self, command: str, **arguments: Any) -> Any:
+    async def ask(self, command: str, **arguments: object) -> JsonValue:
         """QMP's answer. Raises Refused, or QemuError if there is none in time."""
         return await self._ask(command, {k.replace("_", "-"): v for k, v in arguments.items()}, PATIENCE_S)
 
-    async def _ask(self, command: str, given: dict[str, Any], patience_s: float) -> Any:
+    async def _ask(self, command: str, arguments: Mapping[str, object], patience_s: float) -> JsonValue:
         try:
-            return await asyncio.wait_for(self.client.execute(command, given or None), patience_s)
+            return await asyncio.wait_for(self.client.execute(command, arguments or None), patience_s)
         except ExecuteError as error:
             why = clean(str(error)).strip() or "QEMU does not say why"
             raise Refused(f"{self.where}: refuses {command}: {why}", why) from None
@@ -126,16 +127,16 @@ class Monitor:
         """A colon and why its process ended, where somebody here can know."""
         return ""
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Json:
         """query-migrate, and `running` and `runstate`; empty if its monitor doesn't answer."""
         try:
-            found = dict(await self.ask("query-migrate"))
+            answer = dict(await self.ask("query-migrate"))
             state = await self.ask("query-status")
-            return {**found, "running": bool(state["running"]), "runstate": str(state["status"])}
+            return {**answer, "running": bool(state["running"]), "runstate": str(state["status"])}
         except QemuError:
             return {}
 
-    def migration_events(self) -> Any:
+    def migration_events(self) -> AbstractContextManager[EventListener]:
         """A context in which its MIGRATION events are kept, so that no status is missed between two questions; the
         capability `events` must be on."""
         return self.client.listener("MIGRATION")
@@ -144,11 +145,11 @@ class Monitor:
         """Guest memory from a physical address on."""
         path = self.folder / f"{self.name}.memory"
         await self._ask("pmemsave", {"val": at, "size": size, "filename": str(path)}, SAVE_S)
-        found = path.read_bytes()
+        data = path.read_bytes()
         path.unlink()
-        if len(found) != size:  # QEMU does not look whether its last bytes could be written
-            raise QemuError(f"{self.where}: pmemsave wrote {len(found)} of {size} bytes; is {self.folder} full?")
-        return found
+        if len(data) != size:  # QEMU does not look whether its last bytes could be written
+            raise QemuError(f"{self.where}: pmemsave wrote {len(data)} of {size} bytes; is {self.folder} full?")
+        return data
 
 
 def _reason(error: Exception) -> str:

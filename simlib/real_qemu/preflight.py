@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..case.profiles import SIZE_LIMIT_BYTES, ProfileError, described
 from ..handshake.capabilities import refusal
@@ -21,6 +20,7 @@ from ..handshake.v2.inventory import compare, verdict
 from . import shapes
 from .description import sent_nested
 from .saved import Saved, SavedError, manifest_head, read
+from .shapes import Json
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,25 @@ def party(word: str) -> Party:
     if len(text) > SIZE_LIMIT_BYTES:
         raise ProfileError(f"{place}: is longer than a profile can be ({SIZE_LIMIT_BYTES >> 20} MiB)")
     try:
-        told = shapes.decoded(text, Any)
-        found = shapes.convert(told, shapes.Profile)
+        contents = shapes.decoded(text, Json)
+        profile = shapes.convert(contents, shapes.Profile)
     except shapes.WRONG as error:
         raise ProfileError(f"{place}: is no profile as `simlib qemu profile` writes it: {error}") from None
-    machine = described(told, configuration, path)
-    entry = next(m for m in found.machines if m.name == configuration or not configuration)
-    on = tuple(c.name for c in found.capabilities if c.default)
-    types = tuple(name for m in found.machine_types for name in (m.name, m.alias) if name)
-    version = ".".join(found.version.split(".")[:2])
+    machine = described(contents, configuration, path)
+    entry = next(m for m in profile.machines if m.name == configuration or not configuration)
+    on = tuple(c.name for c in profile.capabilities if c.default)
+    types = tuple(name for m in profile.machine_types for name in (m.name, m.alias) if name)
+    version = ".".join(profile.version.split(".")[:2])
     silent = tuple(
-        what for what, given in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features)) if given is None
+        what for what, value in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features)) if value is None
     )
     return Party(
         word,
         Settings(version, machine, on),
-        tuple(c.name for c in found.capabilities),
+        tuple(c.name for c in profile.capabilities),
         types,
         silent,
-        tuple(found.notes),
+        tuple(profile.notes),
     )
 
 
@@ -145,15 +145,15 @@ def _answer(guest: Party, host: Party, wanted: tuple[str, ...], on_maybe: str) -
     ours, theirs = (_without(p.settings.machine, silent) for p in (guest, host))
     if guest.has_manifest:
         there = replace(host.settings, machine=theirs, capabilities=tuple(c for c in wanted if c in host.capabilities))
-        found = list(manifest.check(manifest.write(replace(guest.settings, machine=ours)), there))
+        findings = list(manifest.check(manifest.write(replace(guest.settings, machine=ours)), there))
     elif not guest.settings.version:
-        found = [*compare(ours, theirs), *_unlisted(guest, host, guest.settings.capabilities)]
+        findings = [*compare(ours, theirs), *_unlisted(guest, host, guest.settings.capabilities)]
     else:
-        found = [*_refused(guest, wanted), *_features(guest, host, wanted), *compare(ours, theirs)]
-    found = sorted((_knowing(e, host) for e in found), key=lambda e: e.severity != "error")
+        findings = [*_refused(guest, wanted), *_features(guest, host, wanted), *compare(ours, theirs)]
+    findings = sorted((_knowing(e, host) for e in findings), key=lambda e: e.severity != "error")
     notes = (*guest.notes, *host.notes, *(f"{what}: not compared, for one side doesn't say" for what in silent))
-    worst = verdict(tuple(found))
-    return Answer(host, "no" if worst == "maybe" and on_maybe == "reject" else worst, tuple(found), notes)
+    worst = verdict(tuple(findings))
+    return Answer(host, "no" if worst == "maybe" and on_maybe == "reject" else worst, tuple(findings), notes)
 
 
 def _without(machine: Machine, silent: tuple[str, ...]) -> Machine:
@@ -164,12 +164,12 @@ def _without(machine: Machine, silent: tuple[str, ...]) -> Machine:
 
 def _refused(guest: Party, wanted: tuple[str, ...]) -> list[Error]:
     """What the guest's own QEMU would say to these capabilities."""
-    found = _unlisted(guest, guest, wanted)
+    errors = _unlisted(guest, guest, wanted)
     transport = "file" if "mapped-ram" in wanted else "tcp"
     asked = replace(guest.settings, capabilities=wanted, transport=transport)
-    why = refusal(asked, True) if wanted and not found else ""
+    why = refusal(asked, True) if wanted and not errors else ""
     if why:
-        found.append(
+        errors.append(
             Error(
                 Code.FEATURE_CONFLICT,
                 item="features",
@@ -178,7 +178,7 @@ def _refused(guest: Party, wanted: tuple[str, ...]) -> list[Error]:
                 hint="Ask for capabilities that go together.",
             )
         )
-    return found
+    return errors
 
 
 def _unlisted(guest: Party, host: Party, wanted: tuple[str, ...]) -> list[Error]:
@@ -219,12 +219,12 @@ def _knowing(error: Error, host: Party) -> Error:
     return replace(error, hint=hint, retry="with-version")
 
 
-def as_json(guest: Party, found: Sequence[Answer]) -> dict[str, Any]:
+def as_json(guest: Party, verdicts: Sequence[Answer]) -> Json:
     return {
         "guest": guest.name,
         "machine-type": guest.settings.machine.type,
         "qemu-version": guest.settings.version,
-        "takers": [a.host.name for a in found if a.verdict != "no"],
+        "takers": [a.host.name for a in verdicts if a.verdict != "no"],
         "hosts": [
             {
                 "host": a.host.name,
@@ -234,6 +234,6 @@ def as_json(guest: Party, found: Sequence[Answer]) -> dict[str, Any]:
                 "mends": list(a.mends),
                 "notes": list(a.notes),
             }
-            for a in found
+            for a in verdicts
         ],
     }

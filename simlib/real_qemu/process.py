@@ -27,35 +27,35 @@ def version_of(binary: str) -> str:
     if path is None:
         raise Unavailable(f"{binary}: there is no such program; install QEMU, or name one with --binary")
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             [path, "--version"], capture_output=True, text=True, errors="replace", timeout=START_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{binary}: can't be run: {error}") from None
-    found = re.search(r"version (\d+\.\d+)", told.stdout)
-    if not found:
-        why = (told.stderr or told.stdout).strip().splitlines()
+    match = re.search(r"version (\d+\.\d+)", result.stdout)
+    if not match:
+        why = (result.stderr or result.stdout).strip().splitlines()
         raise Unavailable(f"{binary}: is no QEMU" + (f": {why[0]}" if why else ""))
-    return found[1]
+    return match[1]
 
 
 def needed(named: tuple[str, ...] = ()) -> dict[str, str]:
     """As `binaries`. Raises QemuError where there are none."""
-    found = binaries(named)
-    if not found:
+    programs = binaries(named)
+    if not programs:
         raise Unavailable("no QEMU is here; install qemu-system-x86, run data/profiles/get-qemu, or give --binary")
-    return found
+    return programs
 
 
 def binaries(named: tuple[str, ...] = ()) -> dict[str, str]:
     """Version -> binary, of those named or of those that are here. Raises QemuError for one named that is none."""
     if named:
         return {version_of(b): b for b in named}
-    found: dict[str, str] = {}
+    programs: dict[str, str] = {}
     for binary in ("qemu-system-x86_64", *(p.format(v) for p in PLACES for v in ("11.1", "10.0", "7.2", "5.2"))):
         with suppress(QemuError):
-            found.setdefault(version_of(binary), binary)
-    return found
+            programs.setdefault(version_of(binary), binary)
+    return programs
 
 
 class Qemu(Monitor):
@@ -100,9 +100,9 @@ class Qemu(Monitor):
         except BaseException:
             await self.stop()
             raise
-        told = self.stderr
+        printed = self.stderr
         await self.stop()
-        raise Unavailable(f"{self.command[0]}: ended as soon as it was started: {told or 'without a word'}")
+        raise Unavailable(f"{self.command[0]}: ended as soon as it was started: {printed or 'without a word'}")
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()

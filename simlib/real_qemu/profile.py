@@ -20,13 +20,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from ..case.profiles import ProfileError
 from ..handshake.errors import clean
 from . import shapes
-from .description import Json, sent_bytes, sent_fields, sent_nested, sent_subsections
+from .description import sent_bytes, sent_fields, sent_nested, sent_subsections
 from .saved import Saved, SavedError, read
+from .shapes import Described, Dump, DumpVmsd, Json, JsonValue
 
 VIRTIO_SET = (
     "-device",
@@ -82,12 +82,12 @@ class Binary:
     def __init__(
         self, binary: str, data_dirs: Sequence[str], folder: Path, environment: Sequence[tuple[str, str]] = ()
     ) -> None:
-        found = shutil.which(binary)
-        if found is None:
+        path = shutil.which(binary)
+        if path is None:
             raise ProfileError(f"no binary {binary!r}: install QEMU, or give its path")
         self.name, self.folder = binary, folder
         self.environment = {**os.environ, **dict(environment)}
-        self.command = [str(Path(found).absolute())]
+        self.command = [str(Path(path).absolute())]
         for data_dir in data_dirs:
             self.command += ["-L", str(Path(data_dir).absolute())]
         self._dumps: dict[str, bytes] = {}
@@ -95,7 +95,7 @@ class Binary:
     def told(self, arguments: Sequence[str]) -> str:
         """What it prints and ends. Raises ProfileError."""
         try:
-            found = subprocess.run(
+            result = subprocess.run(
                 [*self.command, *arguments],
                 cwd=self.folder,
                 env=self.environment,
@@ -108,9 +108,9 @@ class Binary:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ProfileError(f"{self.name}: can't be run: {error}") from None
-        if found.returncode:
-            raise ProfileError(f"{self.name} {' '.join(arguments)}: {_why(found.stderr)}")
-        return found.stdout
+        if result.returncode:
+            raise ProfileError(f"{self.name} {' '.join(arguments)}: {_why(result.stderr)}")
+        return result.stdout
 
     def dump_vmstate(self, machine_type: str) -> bytes:
         if machine_type not in self._dumps:
@@ -119,11 +119,10 @@ class Binary:
             self._dumps[machine_type] = dump.read_bytes()
         return self._dumps[machine_type]
 
-    def known(self, machine_type: str) -> Json:
+    def known(self, machine_type: str) -> Dump:
         """What its -dump-vmstate says. Raises ProfileError."""
         try:
-            found: Json = shapes.decoded(self.dump_vmstate(machine_type), shapes.Dump)
-            return found
+            return shapes.decoded(self.dump_vmstate(machine_type), Dump)
         except shapes.WRONG as error:
             raise ProfileError(f"{self.name}: its -dump-vmstate is not as QEMU writes it: {error}") from None
 
@@ -205,7 +204,7 @@ class Monitor:
 
     def __init__(self, connection: socket.socket, name: str, last_words: Callable[[], str] = str) -> None:
         self.name, self.connection, self.last_words = name, connection, last_words
-        self.held = bytearray()  # of the next lines
+        self.unread = bytearray()  # of the next lines
 
     @classmethod
     def at(cls, address: str) -> Monitor:
@@ -248,19 +247,19 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def ask(self, command: str, **arguments: Any) -> Any:
+    def ask(self, command: str, **arguments: object) -> JsonValue:
         """Raises ProfileError."""
         until = time.monotonic() + PATIENCE_S
         try:
             self.connection.settimeout(PATIENCE_S)
             self.connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
             while line := self._line(until):
-                answer = shapes.decoded(line, dict[str, Any])
+                answer = shapes.decoded(line, Json)
                 if "error" in answer:
                     why = clean(shapes.convert(answer["error"], shapes.Refusal).desc).strip()
                     raise ProfileError(f"{self.name}: {command}: {why or 'refused, QEMU does not say why'}")
                 if "return" in answer:
-                    return shapes.convert(answer["return"], shapes.ANSWERS.get(command, Any))
+                    return shapes.convert(answer["return"], shapes.ANSWERS.get(command, JsonValue))
         except TimeoutError:
             text = f"{self.name}: its monitor is blocked, {command} was not answered in {PATIENCE_S:g} s"
             raise ProfileError(text) from None
@@ -275,51 +274,53 @@ class Monitor:
 
     def _line(self, until_s: float) -> bytes:
         """The next line, or nothing when no more comes. Raises OSError, ProfileError."""
-        while b"\n" not in self.held:
-            if len(self.held) > LINE_LIMIT_BYTES:
+        while b"\n" not in self.unread:
+            if len(self.unread) > LINE_LIMIT_BYTES:
                 raise ProfileError(f"{self.name}: a line of more than {LINE_LIMIT_BYTES >> 20} MiB is not QMP")
             self.connection.settimeout(max(until_s - time.monotonic(), 1e-3))
             more = self.connection.recv(1 << 16)
             if not more:
                 return b""
-            self.held += more
-        line, _, self.held = self.held.partition(b"\n")
+            self.unread += more
+        line, _, self.unread = self.unread.partition(b"\n")
         return bytes(line) or b"{}"
 
 
 # --- -dump-vmstate: what is known -----------------------------------------------------------------------------------
-def known(device: Json, dump: Json) -> Json | None:
+def known(device: Described, dump: Dump) -> DumpVmsd | None:
     """The description of a device of the stream, found by its name and, where two share one, by its fields."""
     names = {field["name"].partition("[")[0] for field in device.get("fields", ())}
-    found: list[Json] = []
+    candidates: list[DumpVmsd] = []
     for entry in dump.values():
-        vmsd = entry.get("Description", {})
+        if not (vmsd := entry.get("Description")):
+            continue
         fields = {field["field"].partition("[")[0] for field in vmsd.get("Fields", ())}
-        if vmsd and vmsd["name"] == device.get("vmsd_name") and names <= fields and vmsd not in found:
-            found.append(vmsd)
-    return found[0] if len(found) == 1 else None
+        if vmsd["name"] == device.get("vmsd_name") and names <= fields and vmsd not in candidates:
+            candidates.append(vmsd)
+    return candidates[0] if len(candidates) == 1 else None
 
 
-def known_subsections(vmsd: Json) -> Iterator[tuple[str, int]]:
+def known_subsections(vmsd: DumpVmsd) -> Iterator[tuple[str, int]]:
     for subsection in vmsd.get("Subsections", ()):
         yield subsection["name"], subsection["version_id"]
         yield from known_subsections(subsection)
     for field in vmsd.get("Fields", ()):
-        yield from known_subsections(field.get("Description", {}))
+        if inner := field.get("Description"):
+            yield from known_subsections(inner)
 
 
-def known_nested(vmsd: Json) -> Iterator[tuple[str, int]]:
+def known_nested(vmsd: DumpVmsd) -> Iterator[tuple[str, int]]:
     for field in vmsd.get("Fields", ()):
         if inner := field.get("Description"):
             yield inner["name"], inner["version_id"]
             yield from known_nested(inner)
 
 
-def known_fields(vmsd: Json) -> list[Any]:
+def known_fields(vmsd: DumpVmsd) -> list[object]:
     """Names, versions and sizes; for a nested description that instead of the size, which is only the C struct's."""
-    fields = []
+    fields: list[object] = []
     for field in vmsd.get("Fields", ()):
-        entry = [field["field"], field["version_id"]]
+        entry: list[object] = [field["field"], field["version_id"]]
         if inner := field.get("Description"):
             entry.append([inner["name"], inner["version_id"], inner["minimum_version_id"], known_fields(inner)])
         else:
@@ -329,12 +330,12 @@ def known_fields(vmsd: Json) -> list[Any]:
 
 
 # --- the profile ----------------------------------------------------------------------------------------------------
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def inventory_entry(device: Json, dump: Json) -> Json:
+def inventory_entry(device: Described, dump: Dump) -> Json:
     vmsd = known(device, dump)
     if vmsd and vmsd["version_id"] != device["version"]:
         vmsd = None  # another device's of that name
@@ -354,13 +355,13 @@ def inventory_entry(device: Json, dump: Json) -> Json:
     }
 
 
-def devices(saved: Saved, dump: Json) -> list[Json]:
+def devices(saved: Saved, dump: Dump) -> list[Json]:
     """The inventory: ram first, as in the stream."""
     if saved.ram is None or not saved.described:
         raise ProfileError(
             "the machine sends no memory, or no description of its devices, so there is nothing to compare"
         )
-    ram = {"name": "ram", "instance_id": saved.ram[0], "version": saved.ram[1], "fields": []}
+    ram: Described = {"name": "ram", "instance_id": saved.ram[0], "version": saved.ram[1], "fields": []}
     return [inventory_entry(device, dump) for device in (ram, *saved.described)]
 
 
@@ -386,12 +387,12 @@ def machine_types(answer: Sequence[Json]) -> list[Json]:
     types = []
     for entry in sorted(answer, key=lambda entry: entry["name"]):
         if entry["name"].startswith(("pc-i440fx-", "pc-q35-")):
-            kept = {"name": entry["name"]}
+            type_ = {"name": entry["name"]}
             if "alias" in entry:
-                kept["alias"] = entry["alias"]
+                type_["alias"] = entry["alias"]
             if entry.get("deprecated"):
-                kept["deprecated"] = True
-            types.append(kept)
+                type_["deprecated"] = True
+            types.append(type_)
     return types
 
 
@@ -414,10 +415,10 @@ def of_itself(monitor: Monitor) -> Json:
 def collected(binary: Binary, command: str) -> Json:
     """A profile of all our configurations, for data/profiles."""
     with binary.running(["-M", "none", *ALWAYS]) as monitor:
-        found = of_itself(monitor)
-    names = {entry["name"] for entry in found["machine-types"]}
-    machines = [machine(binary, *each, found["parameters"]) for each in CONFIGURATIONS if each[1] in names]
-    return {**found, "command": command, "machines": machines}
+        facts = of_itself(monitor)
+    names = {entry["name"] for entry in facts["machine-types"]}
+    machines = [machine(binary, *each, facts["parameters"]) for each in CONFIGURATIONS if each[1] in names]
+    return {**facts, "command": command, "machines": machines}
 
 
 def of_command_line(
@@ -429,17 +430,17 @@ def of_command_line(
     """
     flags = cpu_flags(binary)
     with binary.running([*arguments, "-S", "-display", "none"]) as monitor:
-        found = of_itself(original or monitor)
+        facts = of_itself(original or monitor)
         guest = guest_facts(original or monitor, flags)
         resizable = _resizable(monitor.ask("human-monitor-command", **{"command-line": "info ramblock"}))
         notes = _differences(original, monitor) if original else []
         saved = binary.saved(monitor)
     dump = binary.known(guest["machine-type"])
-    told = of_saved(found, guest | {"name": name, "arguments": list(arguments)}, saved, dump, resizable)
-    return {**told, "command": command, **({"notes": notes} if notes else {})}
+    profile = of_saved(facts, guest | {"name": name, "arguments": list(arguments)}, saved, dump, resizable)
+    return {**profile, "command": command, **({"notes": notes} if notes else {})}
 
 
-def of_saved(found: Json, guest: Json, saved: Saved, dump: Json, resizable: Collection[str] = ()) -> Json:
+def of_saved(facts: Json, guest: Json, saved: Saved, dump: Dump, resizable: Collection[str] = ()) -> Json:
     """A profile of the machine whose stream `saved` is; an empty `dump` leaves what the stream alone shows."""
     blocks = [
         {"name": block.name, "size": block.size_bytes} | ({"resizable": True} if block.name in resizable else {})
@@ -451,7 +452,7 @@ def of_saved(found: Json, guest: Json, saved: Saved, dump: Json, resizable: Coll
         "page-bits": saved.page_bits or 12,
         "devices": devices(saved, dump),
     }
-    return {**found, "machines": [machine]}
+    return {**facts, "machines": [machine]}
 
 
 def cpu_flags(binary: Binary) -> set[str]:
@@ -470,8 +471,8 @@ def _differences(original: Monitor, copy: Monitor) -> list[str]:
         }
         for m in (original, copy)
     )
-    told = [f"{n} was plugged in after the start and is not in this profile" for n in sorted(one - two)]
-    return told + [f"{n} was unplugged after the start and is still in this profile" for n in sorted(two - one)]
+    lines = [f"{n} was plugged in after the start and is not in this profile" for n in sorted(one - two)]
+    return lines + [f"{n} was unplugged after the start and is still in this profile" for n in sorted(two - one)]
 
 
 def guest_facts(monitor: Monitor, flags: set[str]) -> Json:
@@ -498,7 +499,7 @@ def guest_facts(monitor: Monitor, flags: set[str]) -> Json:
     }
 
 
-def _resizable(told: str) -> set[str]:
+def _resizable(text: str) -> set[str]:
     """Blocks that may be of another size at the destination: whose `Used` is less than their `Total`."""
-    rows = re.findall(r"^\s*(\S+)\s+\d+ [KMG]iB\s+0x\w+\s+0x(\w+)\s+0x(\w+)", told, re.MULTILINE)
+    rows = re.findall(r"^\s*(\S+)\s+\d+ [KMG]iB\s+0x\w+\s+0x(\w+)\s+0x(\w+)", text, re.MULTILINE)
     return {name for name, used, total in rows if int(used, 16) < int(total, 16)}

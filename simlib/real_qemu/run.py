@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..case.endpoints import Setup
 from ..case.faults import Delaying, Freeze, Kill, Order, Stopping, Stranger
@@ -33,6 +33,7 @@ from .guest import BASE, PAGE, count
 from .machine import arguments, inexpressible, migration_settings, whole
 from .monitor import QemuError, Refused, Unavailable
 from .process import Qemu, needed
+from .shapes import Json
 from .tap import Tap
 
 LOOK_S = 0.03
@@ -61,8 +62,8 @@ class _Run:
         self.proxy: Proxy | None = None
         self.tap = Tap(self.trace, lambda: self.now_s)
         self.real = Address("tcp", "")
-        self.strangers: list[Any] = []
-        self.said: dict[str, dict[str, Any]] = {"source": {}, "destination": {}}
+        self.strangers: list[socket.socket] = []
+        self.said: dict[str, Json] = {"source": {}, "destination": {}}
         self.frozen = False
         self.ended_s: float | None = None
         self.timers: list[asyncio.TimerHandle] = []
@@ -211,13 +212,13 @@ class _Run:
                 break
 
     def _orders(self) -> list[tuple[float, str, str]]:
-        told = self.scenario.management
-        given = (
-            (told.cancel_at_s, "migrate_cancel", "Cancel"),
-            (told.deadline_s, "migrate_cancel", "Cancel"),
-            (told.postcopy_at_s, "migrate-start-postcopy", "SwitchToPostcopy"),
+        management = self.scenario.management
+        times = (
+            (management.cancel_at_s, "migrate_cancel", "Cancel"),
+            (management.deadline_s, "migrate_cancel", "Cancel"),
+            (management.postcopy_at_s, "migrate-start-postcopy", "SwitchToPostcopy"),
         )
-        return sorted((min(at_s, QUIET_S + 2), command, word) for at_s, command, word in given if at_s >= 0)
+        return sorted((min(at_s, QUIET_S + 2), command, word) for at_s, command, word in times if at_s >= 0)
 
     async def _order(self, command: str, word: str) -> None:
         self.note("manager", "management", word)
@@ -234,9 +235,9 @@ class _Run:
         """Whether it is over."""
         there = {} if self.frozen else await self.destination.status()
         here = await self.source.status()
-        for name, found in (("source", here), ("destination", there)):
-            self._seen(name, str(found.get("status", "")), str(found.get("error-desc", "")))
-            self.said[name] = found or self.said[name]
+        for name, answer in (("source", here), ("destination", there)):
+            self._seen(name, str(answer.get("status", "")), str(answer.get("error-desc", "")))
+            self.said[name] = answer or self.said[name]
         if here.get("status") in ENDED and self.ended_s is None:
             self.ended_s = self.now_s
         settled = bool(there.get("running")) or not self.destination.alive
@@ -329,8 +330,8 @@ class _Run:
             spoken_right=True,
         )
 
-    def _end(self, found: dict[str, Any]) -> Finished | None:
-        status, text = str(found.get("status", "")), str(found.get("error-desc", ""))
+    def _end(self, answer: Json) -> Finished | None:
+        status, text = str(answer.get("status", "")), str(answer.get("error-desc", ""))
         if status not in ENDED:
             return None
         reason = Reason.NONE if not text else Reason.GENERIC if ERRNO.search(text) else Reason.SPECIFIC

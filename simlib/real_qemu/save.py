@@ -12,16 +12,16 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..case.profiles import ProfileError, described
-from ..handshake.machine import Machine, Settings, version_number
+from ..handshake.machine import Machine, Settings
 from ..handshake.stream import VALIDATED
 from ..handshake.v2 import manifest
+from ..handshake.versions import version_number
 from .again import of_process
-from .description import Json
 from .profile import Binary, Monitor, cpu_flags, guest_facts, of_itself, of_saved
 from .saved import SavedError, read
+from .shapes import Dump, Json
 
 ROOM_BYTES = 1 << 20  # a manifest of 4,000 devices
 NEEDS_AN_ANSWER = ("return-path", "postcopy-ram", "postcopy-preempt", "switchover-ack", "multifd")
@@ -31,10 +31,10 @@ def save(address: str, path: Path, resume: bool = False) -> Settings:
     """Save the guest whose monitor is at `address`; it stands still afterwards, unless `resume`. What the manifest
     says. Raises ProfileError, OSError; then the guest is as it was and no file is left."""
     with Monitor.at(address) as monitor, tempfile.TemporaryDirectory() as folder:
-        found = of_itself(monitor)
+        facts = of_itself(monitor)
         flags, dump = _of_binary(monitor, Path(folder))
         guest = guest_facts(monitor, flags) | {"name": "guest"}
-        on = [c["name"] for c in found["capabilities"] if c["default"]]
+        on = [c["name"] for c in facts["capabilities"] if c["default"]]
         off = [c for c in on if c in NEEDS_AN_ANSWER and not (c == "multifd" and "mapped-ram" in on)]
         try:
             with path.open("xb") as file:
@@ -43,8 +43,8 @@ def save(address: str, path: Path, resume: bool = False) -> Settings:
             raise ProfileError(f"{path}: is there already; name another file") from None
         try:
             _set(monitor, off, False)
-            _run(monitor, _uri(path.absolute(), found["version"]))
-            settings = _manifest(path, found, guest, dump, tuple(c for c in on if c in VALIDATED))
+            _run(monitor, _uri(path.absolute(), facts["version"]))
+            settings = _manifest(path, facts, guest, dump, tuple(c for c in on if c in VALIDATED))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -56,7 +56,7 @@ def save(address: str, path: Path, resume: bool = False) -> Settings:
     return settings
 
 
-def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Json]:
+def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Dump]:
     """What only the binary itself can tell, if it is on this host: CPU features by name, and its -dump-vmstate."""
     if not monitor.pid:
         return set(), {}
@@ -84,7 +84,7 @@ def load_uri(path: Path, version: str) -> str:
 
 def _set(monitor: Monitor, capabilities: list[str], state: bool) -> None:
     if capabilities:
-        states: list[dict[str, Any]] = [{"capability": c, "state": state} for c in capabilities]
+        states = [{"capability": c, "state": state} for c in capabilities]
         monitor.ask("migrate-set-capabilities", capabilities=states)
 
 
@@ -93,11 +93,11 @@ def _run(monitor: Monitor, uri: str) -> None:
     monitor.ask("migrate", uri=uri)
     try:
         while True:
-            told = monitor.ask("query-migrate")
-            if told.get("status") == "completed":
+            answer = monitor.ask("query-migrate")
+            if answer.get("status") == "completed":
                 return
-            if told.get("status") in ("failed", "cancelled"):
-                why = told.get("error-desc", "QEMU does not say why")
+            if answer.get("status") in ("failed", "cancelled"):
+                why = answer.get("error-desc", "QEMU does not say why")
                 raise ProfileError(f"{monitor.name}: the guest could not be saved: {why}; it goes on as before")
             time.sleep(0.05)
     except BaseException:
@@ -106,13 +106,13 @@ def _run(monitor: Monitor, uri: str) -> None:
         raise
 
 
-def _manifest(path: Path, found: Json, guest: Json, dump: Json, capabilities: tuple[str, ...]) -> Settings:
+def _manifest(path: Path, facts: Json, guest: Json, dump: Dump, capabilities: tuple[str, ...]) -> Settings:
     try:
         saved = read(path, ROOM_BYTES)
     except SavedError as error:
         raise ProfileError(f"what QEMU saved can't be read: {error}") from None
-    machine = described(of_saved(found, guest, saved, dump), "", str(path))
-    version = ".".join(found["version"].split(".")[:2])
+    machine = described(of_saved(facts, guest, saved, dump), "", str(path))
+    version = ".".join(facts["version"].split(".")[:2])
     settings = Settings(version, _as_sent(machine), capabilities, transport="file")
     head = manifest.write(settings, ROOM_BYTES)
     if len(head) != ROOM_BYTES:

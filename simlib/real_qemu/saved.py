@@ -12,7 +12,6 @@ import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..case.failure import Failure
 from ..handshake import stream as v1
@@ -20,6 +19,7 @@ from ..handshake.errors import PeerError, clean
 from ..handshake.machine import Machine
 from ..handshake.v2 import frames, manifest
 from .description import devices, sent_bytes, sent_subsections
+from .shapes import Described
 
 DESCRIPTION_LIMIT_BYTES = 16 << 20
 LIST_LIMIT = 65_536
@@ -67,7 +67,7 @@ class Saved:
     pages: dict[str, int] = field(default_factory=dict)
     devices_at: int = 0
     devices: list[Section] = field(default_factory=list)
-    described: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    described: list[Described] = field(default_factory=list, repr=False)
     description_bytes: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ class _Walk:
 
     def __init__(self, data: mmap.mmap, starts_at: int) -> None:
         self.data, self.at = data, starts_at
-        self.found = Saved(len(data), starts_at)
+        self.saved = Saved(len(data), starts_at)
         self.names: dict[int, str] = {}  # of sections that come in parts
 
     def whole(self) -> Saved:
@@ -116,9 +116,9 @@ class _Walk:
             self._configuration()
         while self._section():
             pass
-        self.found.devices_at = self.at
+        self.saved.devices_at = self.at
         self._devices()
-        return self.found
+        return self.saved
 
     def _take(self, size: int, what: str) -> bytes:
         if len(self.data) - self.at < size:
@@ -142,8 +142,8 @@ class _Walk:
             machine, capabilities, self.at = manifest.read(self.data[: 12 + manifest.LIMIT_BYTES + 32])
         except PeerError as error:
             raise SavedError(f"begins with a manifest that can't be read: {error}") from None
-        self.found.manifest, self.found.manifest_capabilities = machine, capabilities
-        self.found.starts_at = self.at
+        self.saved.manifest, self.saved.manifest_capabilities = machine, capabilities
+        self.saved.starts_at = self.at
 
     def _header(self) -> None:
         magic = self.data[self.at : self.at + 4]
@@ -158,25 +158,25 @@ class _Walk:
             raise SavedError(f"is a migration stream of file version {version}; QEMU writes {v1.FILE_VERSION}")
 
     def _configuration(self) -> None:
-        found, what = self.found, "the configuration"
+        saved, what = self.saved, "the configuration"
         self._take(1, what)
         size = self._number(4, what)
         if size > v1.STRING_LIMIT:
             raise SavedError(f"is broken at byte {self.at}: a machine type's name of {size} bytes")
-        found.machine_type = clean(self._take(size, what).decode("utf-8", "replace"), 255)
+        saved.machine_type = clean(self._take(size, what).decode("utf-8", "replace"), 255)
         while self._peek() == v1.SUBSECTION:
             self._take(1, what)
             name = self._string(what)
             self._take(4, what)
             if name == "configuration/target-page-bits":
-                found.page_bits = self._number(4, name)
-                if not 9 < found.page_bits < 31:
-                    raise SavedError(f"is broken at byte {self.at}: pages of 2^{found.page_bits} bytes")
+                saved.page_bits = self._number(4, name)
+                if not 9 < saved.page_bits < 31:
+                    raise SavedError(f"is broken at byte {self.at}: pages of 2^{saved.page_bits} bytes")
             elif name == "configuration/capabilities":
                 count = min(self._number(4, name), 256)
-                found.capabilities = tuple(self._string(name) for _ in range(count))
+                saved.capabilities = tuple(self._string(name) for _ in range(count))
             elif name == "configuration/uuid":
-                found.uuid = self._take(16, name).hex()
+                saved.uuid = self._take(16, name).hex()
             else:
                 raise SavedError(f"holds {name}, which no known QEMU writes (byte {self.at})")
 
@@ -195,7 +195,7 @@ class _Walk:
         if kind == v1.START and (name := self._ram()) is None:
             return True
         if kind == v1.START:
-            self.found.notes.append(f"section {name} at byte {start} has no length: not walked")
+            self.saved.notes.append(f"section {name} at byte {start} has no length: not walked")
         elif kind not in (v1.EOF, v1.FULL):
             raise SavedError(f"is broken at byte {start}: section type {kind} is none of QEMU's")
         self.at = start
@@ -204,11 +204,11 @@ class _Walk:
     def _command(self) -> bool:
         number, size = self._number(2, "a command"), self._number(2, "a command")
         name = v1.COMMANDS.get(number, f"unknown command {number}")
-        if len(self.found.commands) < LIST_LIMIT:
-            self.found.commands.append(name)
+        if len(self.saved.commands) < LIST_LIMIT:
+            self.saved.commands.append(name)
         self._take(size, name)
         if number == v1.PACKAGED:
-            self.found.notes.append(f"postcopy begins at byte {self.at}: what follows is not walked")
+            self.saved.notes.append(f"postcopy begins at byte {self.at}: what follows is not walked")
             return False
         return True
 
@@ -219,17 +219,17 @@ class _Walk:
         if name != "ram":
             return name
         self.names[number] = name
-        self.found.ram = instance, version
+        self.saved.ram = instance, version
         left = self._number(8, "ram") & ~v1.RAM_FLAGS
         while left > 0:
             block = Block(self._string("a memory block"), self._number(8, "a memory block"))
-            self.found.blocks.append(block)
+            self.saved.blocks.append(block)
             left -= block.size_bytes
-            if left < 0 or len(self.found.blocks) > 1024:
+            if left < 0 or len(self.saved.blocks) > 1024:
                 raise SavedError(f"is broken at byte {self.at}: its memory blocks are more than the memory")
-            if "x-ignore-shared" in self.found.capabilities:
+            if "x-ignore-shared" in self.saved.capabilities:
                 self._take(8, "a memory block")
-            if "mapped-ram" in self.found.capabilities:
+            if "mapped-ram" in self.saved.capabilities:
                 self._mapped(block)
         self._pages()
         return None
@@ -244,7 +244,7 @@ class _Walk:
 
     def _pages(self) -> None:
         """The records of one part of "ram", up to its mark of the end, and the footer."""
-        pages, page_bytes = self.found.pages, 1 << (self.found.page_bits or v1.LEGACY_PAGE_BITS)
+        pages, page_bytes = self.saved.pages, 1 << (self.saved.page_bits or v1.LEGACY_PAGE_BITS)
         data, at, end = self.data, self.at, len(self.data)
         zero = plain = 0
         while at + 8 <= end:
@@ -277,32 +277,32 @@ class _Walk:
 
     def _devices(self) -> None:
         """By the description, from the back: each section must begin with the header that it gives."""
-        found, where = self.found, self._description()
+        saved, where = self.saved, self._description()
         if where < 0:
             self._without_description()
             return
-        found.description_bytes = len(self.data) - where - 5
+        saved.description_bytes = len(self.data) - where - 5
         at = where - 1  # the byte EOF
-        for entry in reversed(found.described):
+        for entry in reversed(saved.described):
             at = self._device(entry, at)
-        found.devices.reverse()
+        saved.devices.reverse()
         if 0 <= self.at < at:
-            found.notes.append(f"bytes {self.at} to {at} are sections that the description does not have")
+            saved.notes.append(f"bytes {self.at} to {at} are sections that the description does not have")
 
-    def _device(self, entry: dict[str, Any], end: int) -> int:
+    def _device(self, entry: Described, end: int) -> int:
         """Note a device whose section ends at `end`, behind those after it; where it starts, or -1. slirp's version is
         on the wire alone."""
-        found, name, size, at = self.found, entry["name"].encode(), sent_bytes(entry), -1
+        saved, name, size, at = self.saved, entry["name"].encode(), sent_bytes(entry), -1
         head = bytes([len(name) & 0xFF]) + name + struct.pack(">I", entry["instance_id"] & 0xFFFFFFFF)
         if end >= 0:
             at = end - (5 if self.data[end - 5 : end - 4] == bytes([v1.FOOTER]) else 0) - size - len(head) - 9
             behind = at + 5 + len(head)
             if at < self.at or self.data[at + 5 : behind] != head:
-                found.notes.append(f"the size described for {clean(entry['name'], 80)} is not that in the stream")
+                saved.notes.append(f"the size described for {clean(entry['name'], 80)} is not that in the stream")
                 at = -1
             else:
                 entry.setdefault("version", int.from_bytes(self.data[behind : behind + 4], "big"))
-        found.devices.append(
+        saved.devices.append(
             Section(
                 clean(entry["name"], 255),
                 entry["instance_id"],
@@ -323,19 +323,19 @@ class _Walk:
         for _ in range(3):  # JSON has no byte 0: it is the last one, unless the length behind it looks like one too
             if at >= 0 and int.from_bytes(data[at + 2 : at + 6], "big") == end - at - 6:
                 described = devices(data[at + 6 :])
-                self.found.described = described or []
+                self.saved.described = described or []
                 return -1 if described is None else at + 1
             at = data.rfind(mark, least, at + 1) if at > 0 else -1
         return -1
 
     def _without_description(self) -> None:
-        if "PACKAGED" in self.found.commands:
+        if "PACKAGED" in self.saved.commands:
             return
         tail = self.data[max(self.at, len(self.data) - 6) :]
         ended = tail == bytes([v1.EOF]) or (tail[-1:] == bytes([v1.EOF]) and tail[:1] == bytes([v1.FOOTER]))
         if not ended:
             raise SavedError(
-                f"the stream is cut short: {self.found.machine_type or 'a machine'} was read up to byte {self.at}, "
+                f"the stream is cut short: {self.saved.machine_type or 'a machine'} was read up to byte {self.at}, "
                 f"where its devices begin, but the file ends at byte {len(self.data)} without the mark of the end"
             )
-        self.found.notes.append("no description at the end: devices can't be told apart, for state has no length")
+        self.saved.notes.append("no description at the end: devices can't be told apart, for state has no length")

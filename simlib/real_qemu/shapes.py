@@ -6,7 +6,7 @@ and says at which place it is not as it should be. What these types do not name 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, Required, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -16,10 +16,13 @@ Name = Annotated[str, Meta(max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
 U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 60)]
 Few = Annotated[int, Meta(ge=0, le=4096)]
+Json = dict[str, Any]  # an object of JSON whose keys are checked elsewhere, or not at all: profiles, what QMP answers
+JsonValue = Any  # any JSON at all, as a QMP command may return it; ANSWERS has the shapes that are relied on
+T = TypeVar("T")
 WRONG = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
 
 
-def decoded(text: bytes, kind: Any) -> Any:
+def decoded(text: bytes, kind: type[T]) -> T:
     """JSON of a kind. Raises WRONG, with a text that says where."""
     return msgspec.json.decode(text, type=kind)
 

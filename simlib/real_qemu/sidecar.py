@@ -8,14 +8,22 @@ multifd); the guest is started there with `cont`, and only after GO. The QEMUs s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Unpack, cast
 
+from qemu.qmp import EventListener
+
+from ..case.guest import Guest
 from ..handshake import interface as i
-from ..live.host import Host
+from ..live.address import Address
+from ..live.host import Host, HostOptions
 from ..live.link import ZEROS
+from ..process.host import Endpoint
+from ..record.trace import Trace
 from .monitor import Monitor, QemuError, Refused
+from .shapes import Json
 
 CHUNK = 1 << 17
 POLL_S = 0.02
@@ -37,7 +45,7 @@ class Pipe:
         self.drained = asyncio.Event()
         self.ended = False
 
-    def told(self, input: i.Input) -> None:
+    def handle(self, input: i.Input) -> None:
         """Of the channel."""
         if isinstance(input, i.Received):
             pieces = [input.data] if input.data else []
@@ -90,8 +98,19 @@ class Pipe:
 class Agent(Host):
     """One host's agent. `qemu` is the monitor of the QEMU beside."""
 
-    def __init__(self, *given: Any, qemu: Monitor, folder: Path, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(
+        self,
+        side: str,
+        endpoint: Endpoint,
+        trace: Trace,
+        guest: Guest,
+        *,
+        qemu: Monitor,
+        folder: Path,
+        peer: Address | None = None,
+        **more: Unpack[HostOptions],
+    ) -> None:
+        super().__init__(side, endpoint, trace, guest, peer=peer, **more)
         self.qemu, self.path = qemu, folder / f"{self.side}.pipe"
         self.pipes: dict[int, Pipe] = {}
         self.server: asyncio.Server | None = None
@@ -101,10 +120,10 @@ class Agent(Host):
         self.moving = asyncio.Event()  # `migrate` was given
         self.memory_follows = False  # by postcopy
 
-    def feed(self, input: i.Input, cause: Any = None) -> None:
+    def feed(self, input: i.Input, cause: int | None = None) -> None:
         pipe = self.pipes.get(getattr(input, "conn", -1))
         if pipe is not None and isinstance(input, (i.Received, i.Drained, i.Ended)):
-            pipe.told(input)
+            pipe.handle(input)
             self.changed.set()
         else:
             super().feed(input, cause)
@@ -135,8 +154,8 @@ class Agent(Host):
 
     async def _set(self, config: tuple[tuple[str, object], ...]) -> None:
         """Raises QemuError. Every capability that it has is told, so that nothing is left from another attempt."""
-        told, known = dict(config), await self.qemu.ask("query-migrate-capabilities")
-        states = [{"capability": c["capability"], "state": bool(told.get(c["capability"], False))} for c in known]
+        values, known = dict(config), await self.qemu.ask("query-migrate-capabilities")
+        states = [{"capability": c["capability"], "state": bool(values.get(c["capability"], False))} for c in known]
         changed = [s for s, c in zip(states, known, strict=True) if s["state"] != c["state"]]
         if changed:
             await self.qemu.ask("migrate-set-capabilities", capabilities=changed)
@@ -175,7 +194,7 @@ class Agent(Host):
 
         self._spawn(running())
 
-    async def _take(self, events: Any, channels: tuple[tuple[str, int], ...]) -> str:
+    async def _take(self, events: EventListener, channels: tuple[tuple[str, int], ...]) -> str:
         """Give QEMU its connections, and wait until it has loaded the guest; what went wrong."""
         at = {"uri": f"unix:{self.path}"}
         try:
@@ -187,17 +206,17 @@ class Agent(Host):
         for _, conn in channels:
             reader, writer = await asyncio.open_unix_connection(str(self.path))
             self._spawn(self.pipes[conn].run(reader, writer))
-        found = await self._until_ended(events)
-        if found.get("status") == "completed":
+        answer = await self._until_ended(events)
+        if answer.get("status") == "completed":
             until_s = self.now_s + HUNG_UP_S
             while self.memory_follows and not self.hung_up_s and self.now_s < until_s:
                 await asyncio.sleep(POLL_S)  # 11.1's last word to its source comes after this status
             return ""
-        return str(found.get("error-desc") or found.get("gone") or f"its migration is {found.get('status', 'gone')}")
+        return str(answer.get("error-desc") or answer.get("gone") or f"its migration is {answer.get('status', 'gone')}")
 
     # --- the source -------------------------------------------------------------------------------------------------
     async def _give(
-        self, events: Any, channels: tuple[tuple[str, int], ...], config: tuple[tuple[str, object], ...]
+        self, events: EventListener, channels: tuple[tuple[str, int], ...], config: tuple[tuple[str, object], ...]
     ) -> str:
         """Let QEMU send its guest, and wait until all of it was sent; what went wrong."""
         order = iter(channels)  # it connects main first
@@ -213,14 +232,14 @@ class Agent(Host):
         await self._set((*config, *OWN))
         await self.qemu.ask("migrate", uri=f"unix:{self.path}")
         self.moving.set()
-        found = await self._until_ended(events)
-        if found.get("status") != "completed" and await self._has_died() and await self._has_arrived():
+        answer = await self._until_ended(events)
+        if answer.get("status") != "completed" and await self._has_died() and await self._has_arrived():
             self.note("guest", "this QEMU is dead; the guest was sent whole before")
             return ""
-        if found.get("status") == "completed":
+        if answer.get("status") == "completed":
             self._stands_still()
             return ""
-        return str(found.get("error-desc") or found.get("gone") or f"its migration {found.get('status', 'is gone')}")
+        return str(answer.get("error-desc") or answer.get("gone") or f"its migration {answer.get('status', 'is gone')}")
 
     async def _has_died(self) -> bool:
         """Its monitor goes a moment before its process does."""
@@ -245,15 +264,15 @@ class Agent(Host):
         async def resumed() -> None:
             until_s = self.now_s + RESUME_S
             try:
-                while (found := await self.qemu.status()) and not found["running"] and self.now_s < until_s:
-                    if found.get("status") in (None, "none", *ENDED):
+                while (answer := await self.qemu.status()) and not answer["running"] and self.now_s < until_s:
+                    if answer.get("status") in (None, "none", *ENDED):
                         await self.qemu.ask("cont")
-                    elif found.get("status") == "postcopy-device":  # it fails when its connection is gone
+                    elif answer.get("status") == "postcopy-device":  # it fails when its connection is gone
                         self._hang_up()
                     else:
                         await self.qemu.ask("migrate_cancel")
                     await asyncio.sleep(POLL_S)
-                if found and found.get("status") not in (None, "none", *ENDED):
+                if answer and answer.get("status") not in (None, "none", *ENDED):
                     await self.qemu.ask("migrate_cancel")
             except QemuError as error:
                 self.note("guest", f"the guest can't be resumed: {error}")
@@ -313,29 +332,35 @@ class Agent(Host):
         self.note("guest", "guest is sent but for its memory" if self.side == "source" else "devices are loaded")
         self.feed(i.GuestMoved(postcopy=True) if self.side == "source" else i.Loaded(postcopy=True))
 
-    async def _until_ended(self, events: Any) -> dict[str, Any]:
+    async def _until_ended(self, events: EventListener) -> Json:
         """query-migrate of the end; `gone` where nobody answers any more. On the way, of a guest that goes by postcopy:
         its devices (a destination has them loaded when it no longer waits for a migration: POSTCOPY_RUN under -S)."""
         heard_s, status, postcopy = self.now_s, "", False
         while True:
-            found = await self.qemu.status()
+            answer = await self.qemu.status()
             while not events.empty():
-                postcopy = (await events.get())["data"]["status"] == "postcopy-active" or postcopy
-            if postcopy and (self.side == "source" or found.get("runstate", "inmigrate") != "inmigrate"):
+                postcopy = cast(Json, (await events.get())["data"])["status"] == "postcopy-active" or postcopy
+            if postcopy and (self.side == "source" or answer.get("runstate", "inmigrate") != "inmigrate"):
                 postcopy = False
                 self._postcopy()
-            if found:
+            if answer:
                 heard_s = self.now_s
             elif self.now_s > heard_s + ALIVE_S or self.qemu.gone:
                 return {"gone": f"{self.qemu.name}: this QEMU is gone"}
-            if found.get("status", "") not in ("", status):
-                status = str(found["status"])
+            if answer.get("status", "") not in ("", status):
+                status = str(answer["status"])
                 self.note("guest", f"QEMU is {status}")
                 if status == "pre-switchover":  # pause-before-switchover: the agents are its manager
                     with suppress(Refused):  # cancelled meanwhile
                         await self.qemu.ask("migrate-continue", state=status)
             if status in ENDED:
-                return found
+                return answer
             if self.side == "destination" and self.hung_up_s and self.now_s > self.hung_up_s + HUNG_UP_S:
                 return {"gone": f"{self.qemu.name}: QEMU closed a channel, as 7.2 does after an error in multifd"}
             await asyncio.sleep(POLL_S)
+
+    EFFECTS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        **Host.EFFECTS,
+        i.MoveGuest: _move_guest,
+        i.SwitchGuest: _switch_guest,
+    }

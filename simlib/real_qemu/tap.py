@@ -73,15 +73,15 @@ class Tap:
 
     def _replies(self, name: str, data: bytes) -> None:
         """The return path, message by message; on TLS nobody can read it."""
-        held = self.heads.get((name, False), b"") + data
+        unread = self.heads.get((name, False), b"") + data
         first = self.heads.get((name, True), b"")
-        while len(held) >= 4 and first[:4] == stream.MAGIC:
-            kind, size = struct.unpack_from(">HH", held)
-            if kind not in RETURN_PATH or len(held) < 4 + size:
+        while len(unread) >= 4 and first[:4] == stream.MAGIC:
+            kind, size = struct.unpack_from(">HH", unread)
+            if kind not in RETURN_PATH or len(unread) < 4 + size:
                 break
-            value = struct.unpack_from(">I", held, 4)[0] if size == 4 else None
+            value = struct.unpack_from(">I", unread, 4)[0] if size == 4 else None
             self.trace.note(
                 self.now_s(), "destination", "say", name, RETURN_PATH[kind] + (f" {value}" if value is not None else "")
             )
-            held = held[4 + size :]
-        self.heads[name, False] = held[-512:]
+            unread = unread[4 + size :]
+        self.heads[name, False] = unread[-512:]

@@ -62,8 +62,8 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     for number, line in enumerate(lines):
         gap = left_out > 1 and number == LIMIT * 2 // 3
         if gap or line.step.time_s - before > 1:
-            told = f"… {left_out} more steps" if gap else f"… {line.step.time_s - before:.0f} s later"
-            parts.append(f"<text x='6' y='{y - ROW / 2 + 4}' fill='#888' font-size='11'>{told}</text>")
+            text = f"… {left_out} more steps" if gap else f"… {line.step.time_s - before:.0f} s later"
+            parts.append(f"<text x='6' y='{y - ROW / 2 + 4}' fill='#888' font-size='11'>{text}</text>")
         before = line.step.time_s
         parts.append(
             f"<text x='78' y='{y + 4}' text-anchor='end' fill='#888' font-size='11'>{before * 1e3:.2f} ms</text>"
@@ -72,9 +72,9 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
         y += ROW
     ends = {s.side: s.text.partition(": ")[2] for s in trace.steps if s.kind == "end"}
     if ends.get("source"):
-        told = f"the source is told: {ends['source']}"
-        told = told if len(told) <= 118 else told[:115] + "…"
-        parts.append(f"<text x='16' y='{height - 14}' fill='#a40e26'>{_safe(told)}</text>")
+        text = f"the source is told: {ends['source']}"
+        text = text if len(text) <= 118 else text[:115] + "…"
+        parts.append(f"<text x='16' y='{height - 14}' fill='#a40e26'>{_safe(text)}</text>")
     states = {s.side: s.text for s in trace.steps if s.kind == "state"}
     for side, anchor, dx in (("source", "end", -10), ("destination", "start", 10)):
         if side not in ends:
@@ -151,15 +151,15 @@ def _with_memory(trace: Trace) -> list[Step]:
 def _in_order(lines: list[_Line]) -> list[_Line]:
     """A connection keeps its order: who has heard what came later on it has taken what came before."""
     later: dict[tuple[str, str], float] = {}
-    found = []
+    ordered = []
     for line in reversed(lines):
         lane = line.step.side, line.step.connection
         if line.step.kind == "say" and line.heard_s is None and lane in later:
             line = replace(line, heard_s=later[lane])
         elif line.heard_s is not None:
             later[lane] = line.heard_s
-        found.append(line)
-    return found[::-1]
+        ordered.append(line)
+    return ordered[::-1]
 
 
 def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
@@ -179,9 +179,9 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
     if s.kind == "print":
         from textwrap import wrap  # here: whoever draws no chart need not wait for it
 
-        told = [s.text] if len(s.text) <= 46 else wrap(s.text, 54, max_lines=2, placeholder=" …")
-        size, first = (11, y + 4) if len(told) == 1 else (10, y - 2)
-        text = "".join(f"<tspan x='{x}' y='{first + 11 * n}'>{_safe(t)}</tspan>" for n, t in enumerate(told))
+        lines = [s.text] if len(s.text) <= 46 else wrap(s.text, 54, max_lines=2, placeholder=" …")
+        size, first = (11, y + 4) if len(lines) == 1 else (10, y - 2)
+        text = "".join(f"<tspan x='{x}' y='{first + 11 * n}'>{_safe(t)}</tspan>" for n, t in enumerate(lines))
         return (
             f"<g><title>{_safe(s.text)}</title><rect x='{x - 165}' y='{y - 12}' width='330' height='24' rx='4' "
             f"fill='#fff8e1' stroke='#b08800' stroke-dasharray='4 3'/><text text-anchor='middle' "

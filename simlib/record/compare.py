@@ -95,21 +95,21 @@ def file_name(row: Row) -> str:
 
 def finish(rows: list[Row], scenarios: list[Scenario], out: Path, command: str) -> None:
     """What needs all rows: table.json, the picture, the page."""
-    told = {"command": command, "columns": COLUMNS, "rows": [r.as_dict() for r in rows]}
-    (out / "table.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    table = {"command": command, "columns": COLUMNS, "rows": [r.as_dict() for r in rows]}
+    (out / "table.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     (out / "outcomes.svg").write_text(matrix_svg(rows), encoding="utf-8")
     (out / "index.html").write_text(page(rows, scenarios, command), encoding="utf-8")
 
 
 def pairs(rows: Iterable[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
     """(scenario, versions, manager) -> protocol -> row; what negotiates stands beside each manager's row of v1."""
-    found: dict[tuple[str, str, str], dict[str, Row]] = {}
-    kept = [(PROTOCOLS.get(r.protocol).negotiates, r) for r in rows]
-    for negotiates, row in sorted(kept, key=lambda pair: pair[0]):
-        keys = [k for k in found if k[:2] == (row.scenario, versions(row))] if negotiates else []
+    situations: dict[tuple[str, str, str], dict[str, Row]] = {}
+    ordered = [(PROTOCOLS.get(r.protocol).negotiates, r) for r in rows]
+    for negotiates, row in sorted(ordered, key=lambda pair: pair[0]):
+        keys = [k for k in situations if k[:2] == (row.scenario, versions(row))] if negotiates else []
         for key in keys or [(row.scenario, versions(row), row.manager)]:
-            found.setdefault(key, {})[row.protocol] = row
-    return dict(sorted(found.items(), key=lambda item: item[0][0]))
+            situations.setdefault(key, {})[row.protocol] = row
+    return dict(sorted(situations.items(), key=lambda item: item[0][0]))
 
 
 def versions(row: Row) -> str:
@@ -274,13 +274,13 @@ def _half(
         for i, (protocol, version) in enumerate(columns):
             row = at.get((name, protocol, version))
             if row is not None:
-                told = escape(f"{row.outcome}: {row.source_text or row.source_status}")
-                yield _square(left + i * cell + 14 * (i // many), y, row.outcome, told, cell - 5, row_h - 3)
+                title = escape(f"{row.outcome}: {row.source_text or row.source_status}")
+                yield _square(left + i * cell + 14 * (i // many), y, row.outcome, title, cell - 5, row_h - 3)
 
 
-def _square(x: int, y: int, outcome: str, told: str, width: int, height: int) -> str:
+def _square(x: int, y: int, outcome: str, title: str, width: int, height: int) -> str:
     return (
-        f'<g><title>{told}</title><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="3" '
+        f'<g><title>{title}</title><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="3" '
         f'fill="{COLOURS[outcome]}"/><text x="{x + width / 2}" y="{y + 12}" text-anchor="middle" fill="#fff" '
         f'font-weight="bold">{MARKS[outcome]}</text></g>'
     )
@@ -296,7 +296,7 @@ def _legend(x: int, y: int, right: int) -> Iterator[str]:
 
 def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
     """A page that opens by double click: the picture, and for each scenario its two charts."""
-    told = [
+    parts = [
         "<!doctype html><meta charset='utf-8'><title>v1 against v2</title><link rel='icon' href='data:,'>",
         "<style>body{font:15px/1.5 'DejaVu Sans',Helvetica,Arial,sans-serif;max-width:1500px;"
         "margin:2em auto;padding:0 1em}img{max-width:100%}td{vertical-align:top;padding:.3em}"
@@ -309,14 +309,16 @@ def page(rows: list[Row], scenarios: list[Scenario], command: str) -> str:
         "<p><img src='outcomes.svg' alt='outcome of each scenario under v1 and v2'></p>",
     ]
     for s in scenarios:
-        mine = [r for r in rows if r.scenario == s.name and versions(r) == s.versions[0] and r.manager == s.managers[0]]
+        shown = [
+            r for r in rows if r.scenario == s.name and versions(r) == s.versions[0] and r.manager == s.managers[0]
+        ]
         cells = "".join(
             f"<td><img src='charts/{quote(file_name(r))}.svg' alt='{escape(r.protocol)}: {r.outcome}'><br><a "
             f"href='traces/{quote(file_name(r))}.txt'>trace</a></td>"
-            for r in mine
+            for r in shown
         )
-        told.append(
+        parts.append(
             f"<h2 id='{escape(s.name)}'>{escape(s.title)}</h2><p>{escape(s.about.strip())} "
             f"<small>{escape(', '.join(s.claims))} · QEMU {s.versions[0]}</small></p><table><tr>{cells}</tr></table>"
         )
-    return "\n".join(told)
+    return "\n".join(parts)

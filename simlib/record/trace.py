@@ -62,22 +62,22 @@ class Trace:
     def story(self) -> tuple[tuple[str, ...], ...]:
         """What was said and heard on each connection, and how each side went: the same for the same events whatever
         the clock says and whoever ran it."""
-        found: dict[str, list[str]] = {}
+        events: dict[str, list[str]] = {}
         for s in self.steps:
             if s.kind in ("say", "hear"):
-                found.setdefault(f"{s.side} on {s.connection}", []).append(f"{s.kind} {s.text}")
+                events.setdefault(f"{s.side} on {s.connection}", []).append(f"{s.kind} {s.text}")
             elif s.kind in ("state", "end", "print"):
-                found.setdefault(s.side, []).append(f"{s.kind} {s.text}")
-        return tuple((name, *lines) for name, lines in sorted(found.items()))
+                events.setdefault(s.side, []).append(f"{s.kind} {s.text}")
+        return tuple((name, *lines) for name, lines in sorted(events.items()))
 
     def digest(self) -> str:
         """Of the steps with times in whole nanoseconds: equal for equal runs, on any machine."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for at in range(0, len(self.steps), 500):  # one text of all would not fit the processor's cache
             some = self.steps[at : at + 500]
             lines = [f"{round(s.time_s * 1e9)} {s.side} {s.kind} {s.connection} {s.text}" for s in some]
-            found.update(("\n" * bool(at) + "\n".join(lines)).encode())
-        return found.hexdigest()
+            digest.update(("\n" * bool(at) + "\n".join(lines)).encode())
+        return digest.hexdigest()
 
     def rows(self) -> list[dict[str, object]]:
         """One row a step, for a table."""

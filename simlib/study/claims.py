@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..case.files import load_all
 from ..case.registry import USUAL_MANAGER
@@ -84,29 +83,29 @@ def decide(run: Runner, claims: Mapping[str, Claim], full: bool = False) -> Iter
         yield claim, claim.decide(lab)
 
 
-def as_dict(claim: Claim, found: Verdict) -> dict[str, Any]:
+def as_dict(claim: Claim, verdict: Verdict) -> dict[str, object]:
     return {
         "claim": claim.name,
         "who": claim.who,
         "text": claim.text,
-        "verdict": found.verdict,
-        "exception": found.exception,
-        "numbers": list(found.numbers),
-        "command": found.command,
-        "open": found.still_open,
+        "verdict": verdict.verdict,
+        "exception": verdict.exception,
+        "numbers": list(verdict.numbers),
+        "command": verdict.command,
+        "open": verdict.still_open,
     }
 
 
-def as_text(claim: Claim, found: Verdict) -> Iterator[str]:
-    yield f"{claim.name:10} {verdict_text(found)}"
+def as_text(claim: Claim, verdict: Verdict) -> Iterator[str]:
+    yield f"{claim.name:10} {verdict_text(verdict)}"
     yield f"           {claim.text} ({claim.who})"
-    yield from (f"           - {number}" for number in found.numbers)
-    yield from ([f"           open: {found.still_open}"] if found.still_open else [])
-    yield f"           shown by: {found.command}"
+    yield from (f"           - {number}" for number in verdict.numbers)
+    yield from ([f"           open: {verdict.still_open}"] if verdict.still_open else [])
+    yield f"           shown by: {verdict.command}"
 
 
-def verdict_text(found: Verdict) -> str:
-    return f"{found.verdict}: {found.exception}" if found.exception else found.verdict
+def verdict_text(verdict: Verdict) -> str:
+    return f"{verdict.verdict}: {verdict.exception}" if verdict.exception else verdict.verdict
 
 
 PAGE = """\

@@ -7,7 +7,6 @@ source *knows* when it is told that it failed; one that is told nothing, or `com
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import pandas
 
@@ -38,18 +37,18 @@ def prices(run: Runner, rtts_ms: Iterable[float], channels: Iterable[int], versi
             base = Scenario(name="price", title="price", source=side, destination=side)
             base = base.vary(link__delay_ms=rtt_ms / 2, link__rate_mib_s=RATE_MIB_S, guest__ram_mib=8.0)
             for protocol in BOTH:
-                found = run(base, protocol=protocol, version=version, seed=1)
-                first_s = found.row.time_to_first_guest_byte_s or NEVER
-                said = sum(len(p.data) for p in found.trace.packets if p.time_s < first_s)
-                rows.append((protocol, rtt_ms, number, found.row.round_trips, first_s, said, found.row.downtime_s))
+                result = run(base, protocol=protocol, version=version, seed=1)
+                first_s = result.row.time_to_first_guest_byte_s or NEVER
+                said = sum(len(p.data) for p in result.trace.packets if p.time_s < first_s)
+                rows.append((protocol, rtt_ms, number, result.row.round_trips, first_s, said, result.row.downtime_s))
     columns = ["protocol", "rtt_ms", "channels", "round_trips", "ready_s", "said_bytes", "downtime_s"]
     return pandas.DataFrame(rows, columns=columns)
 
 
 def side_by_side(table: pandas.DataFrame) -> pandas.DataFrame:
     """A row a round trip and number of channels; v1 and v2 beside each other."""
-    told = table.assign(ready_ms=table.ready_s * 1e3, downtime_ms=table.downtime_s * 1e3)
-    wide = told.pivot(
+    scaled = table.assign(ready_ms=table.ready_s * 1e3, downtime_ms=table.downtime_s * 1e3)
+    wide = scaled.pivot(
         index=["rtt_ms", "channels"],
         columns="protocol",
         values=["round_trips", "ready_ms", "said_bytes", "downtime_ms"],
@@ -59,7 +58,7 @@ def side_by_side(table: pandas.DataFrame) -> pandas.DataFrame:
 
 def mismatches(run: Runner, version: str = "10.0") -> list[Scenario]:
     """The library's pairs that do not fit, and nothing else is wrong: v2 refuses, and v1 neither refuses nor moves."""
-    found = []
+    scenarios = []
     for scenario in load_all():
         if scenario.faults or scenario.management.lies or scenario.link.transport != "tcp":
             continue
@@ -67,8 +66,8 @@ def mismatches(run: Runner, version: str = "10.0") -> list[Scenario]:
             continue
         one, two = (run(scenario, protocol=p, version=version).row for p in BOTH)
         if two.outcome == "refused" and one.outcome not in ("refused", "migrated"):
-            found.append(scenario)
-    return found
+            scenarios.append(scenario)
+    return scenarios
 
 
 def knows_s(row: Row) -> float:
@@ -101,7 +100,7 @@ def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
     """Every run of the library that does not migrate as asked, where both protocols play it and a source is left: when
     that knew."""
     shared = [s for s in load_all() if {*BOTH} == {*s.protocols} and not s.management.lies]
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[str, str, str, float]] = []
     for job in jobs(shared):
         row = run(job.scenario, protocol=job.protocol, version=job.version, manager=job.manager, seed=seed).row
         if job.manager == USUAL_MANAGER and row.outcome not in ("migrated", "gone"):

@@ -40,20 +40,20 @@ def grid(lab: Lab, timeouts_s: Sequence[float], rtts_s: Sequence[float], runs: i
                 link__shape=1.0,
                 management__observe_s=60.0,
             )
-            found = {"c": 0, "a": 0}
+            counts = {"c": 0, "a": 0}
             for seed in range(runs):
                 steps = lab.run(base, protocol="c", version="7.2", seed=seed).trace.steps
-                found["c"] += any(s.side == "source" and s.text.startswith(GAVE_UP) for s in steps)
-                found["a"] += lab.run(base, protocol="a", version="7.2", seed=seed).row.outcome in (*BAD, "failed")
-            rows.append((timeout_s, rtt_s, found["c"] / runs, found["a"] / runs))
+                counts["c"] += any(s.side == "source" and s.text.startswith(GAVE_UP) for s in steps)
+                counts["a"] += lab.run(base, protocol="a", version="7.2", seed=seed).row.outcome in (*BAD, "failed")
+            rows.append((timeout_s, rtt_s, counts["c"] / runs, counts["a"] / runs))
     return pandas.DataFrame(rows, columns=["timeout_s", "rtt_s", "missed", "harmed"])
 
 
 def limit(rtts_s: Sequence[float], error: float = 1e-6) -> pandas.DataFrame:
     """The timeout that errs so seldom, on the paths of `grid`."""
     legs = [lognormal(rtt_s * JITTER, 1.0, rtt_s * 0.4) for rtt_s in rtts_s]
-    found = [inverse(there_and_back(leg, leg), error) for leg in legs]
-    return pandas.DataFrame({"rtt_s": list(rtts_s), "timeout_s": found})
+    timeouts_s = [inverse(there_and_back(leg, leg), error) for leg in legs]
+    return pandas.DataFrame({"rtt_s": list(rtts_s), "timeout_s": timeouts_s})
 
 
 def by_path(timeouts_s: Iterable[float], paths: Iterable[Kind] = ()) -> pandas.DataFrame:
@@ -71,8 +71,8 @@ def by_runs(lab: Lab, names: Iterable[str], timeouts_s: Iterable[float], runs: i
     for kind in kinds():
         if kind.name in names:
             for timeout_s in timeouts_s:
-                found = wilson(missed(lab, kind, timeout_s, runs), runs)
-                rows.append((kind.name, timeout_s, found.value, found.low, found.high))
+                interval = wilson(missed(lab, kind, timeout_s, runs), runs)
+                rows.append((kind.name, timeout_s, interval.value, interval.low, interval.high))
     table = pandas.DataFrame(rows, columns=["path", "timeout_s", "missed", "low", "high"])
     return table[table.missed > 0]
 

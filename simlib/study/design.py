@@ -25,7 +25,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..case import effects
 from ..case.files import (
@@ -55,7 +55,9 @@ KEYS = {
 }
 SAMPLERS = ("latin-hypercube", "sobol")
 POINTS_LIMIT, RUNS_LIMIT = 1 << 22, 10**9
-Values = tuple[tuple[str, Any], ...]
+Values = tuple[tuple[str, object], ...]
+Table = dict[str, object]  # of a TOML file
+Range = TypedDict("Range", {"from": float, "to": float, "log": object, "whole": object}, total=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Design:
             )
             start += last - repetition
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> dict[str, object]:
         """All that decides the rows, as JSON values; its digest tells one sweep from another."""
         return {
             "title": self.title,
@@ -134,9 +136,9 @@ def derived_seeds(seed: int, values: Values, repetitions: Iterable[int]) -> Iter
     """The seeds of one point's runs; 53 bits, so that every tool reads them back as they are."""
     point = hashlib.blake2b(f"{seed} {json.dumps(dict(values), sort_keys=True)} ".encode(), digest_size=8)
     for repetition in repetitions:
-        found = point.copy()
-        found.update(b"%d" % repetition)
-        yield int.from_bytes(found.digest(), "big") >> 11
+        digest = point.copy()
+        digest.update(b"%d" % repetition)
+        yield int.from_bytes(digest.digest(), "big") >> 11
 
 
 def applied(base: Scenario, values: Values, file: str) -> Scenario:
@@ -152,33 +154,32 @@ def load(path: Path) -> Design:
     return _design(read_table(path), path)
 
 
-def _design(table: dict[str, Any], path: Path) -> Design:
+def _design(table: Table, path: Path) -> Design:
     for key in table:
         if key not in KEYS:
             raise ScenarioError(f"{path}: unknown key '{key}'; a sweep has {', '.join(sorted(KEYS))}")
-    if not isinstance(table.get("scenario"), str):
+    name = table.get("scenario")
+    if not isinstance(name, str):
         raise ScenarioError(f"{path}: lacks the key 'scenario', the name or the file of the one to vary")
-    name = table["scenario"]
     beside = path.parent / name
     base = find(str(beside) if name.endswith(".toml") and beside.exists() else name)
     base = applied(base, _values(table.get("set", {}), path, "set"), str(path))
     runner = table.get("runner", "world")
-    if runner not in RUNNERS:
+    if not isinstance(runner, str) or runner not in RUNNERS:
         raise ScenarioError(f"{path}: 'runner' is {runner!r}; choose one of {', '.join(RUNNERS)}")
     seed, asked = _whole(table, "seed", 1, 0, path), base
     for key in ("protocols", "versions", "managers"):
         if key in table:
-            asked = with_key(asked, key, table[key], str(path))
-            if len(set(table[key])) < len(table[key]):
+            names = table[key]
+            asked = with_key(asked, key, names, str(path))
+            if isinstance(names, list) and len(set(names)) < len(names):
                 raise ScenarioError(f"{path}: '{key}' names one twice")
     if "managers" not in table:
         asked = asked.vary(managers=base.managers[:1])
     return _complete(str(table.get("title", path.stem)), base, asked, table, seed, runner, path)
 
 
-def _complete(
-    title: str, base: Scenario, asked: Scenario, table: dict[str, Any], seed: int, runner: str, path: Path
-) -> Design:
+def _complete(title: str, base: Scenario, asked: Scenario, table: Table, seed: int, runner: str, path: Path) -> Design:
     """The sweep of a table's points, under the protocols, versions and managers of `asked`. Raises ScenarioError."""
     many, repetitions = _count(table, path), _whole(table, "repetitions", 1, 1, path)
     runs = many * len(asked.protocols) * len(asked.versions) * len(asked.managers) * repetitions
@@ -192,7 +193,7 @@ def _complete(
 
 def designed(
     base: Scenario,
-    over: Mapping[str, Sequence[Any]],
+    over: Mapping[str, Sequence[object]],
     *,
     protocols: tuple[str, ...],
     versions: tuple[str, ...],
@@ -206,7 +207,7 @@ def designed(
     for key, values in over.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise ScenarioError(f"{path}: '{key}' needs a list of values, as in [1, 10, 100]; it is {values!r:.40}")
-    table = {"grid": {k: list(v) for k, v in over.items()}, "repetitions": repetitions, "seed": seed}
+    table: Table = {"grid": {k: list(v) for k, v in over.items()}, "repetitions": repetitions, "seed": seed}
     asked = base.vary(protocols=protocols, versions=versions, managers=managers)
     return _complete(base.title or base.name, base, asked, table, _whole(table, "seed", 1, 0, path), runner, path)
 
@@ -214,43 +215,62 @@ def designed(
 def _check(base: Scenario, points: Iterable[Values], protocols: Sequence[str], path: Path) -> None:
     """Raises ScenarioError for the first point that can't be run as it is written."""
     for point in points:
-        made = applied(base, point, str(path))
+        scenario = applied(base, point, str(path))
         try:
-            effects.check(made, protocols)
+            effects.check(scenario, protocols)
         except ScenarioError as error:
             raise ScenarioError(f"{path}: {error}") from None
 
 
-def _count(table: dict[str, Any], path: Path) -> int:
+def _count(table: Table, path: Path) -> int:
     """How many points there will be, before one is made. Raises ScenarioError."""
-    grid = table.get("grid", {})
-    for key, values in _values(grid, path, "grid"):
+    axes, explicit, sample = _axes(table, path), _explicit(table, path), _sampling(table, path)
+    drawn = _whole(sample, "points", 0, 1, path) if "sample" in table else 1
+    return math.prod((len(explicit), drawn, *(len(values) for values in axes.values())))
+
+
+def _axes(table: Table, path: Path) -> dict[str, list[object]]:
+    """What [grid] varies: each key's values. Raises ScenarioError."""
+    axes = {}
+    for key, values in _values(table.get("grid", {}), path, "grid"):
         if not isinstance(values, list) or not values:
             raise ScenarioError(f"{path}: 'grid.{key}' must be a list of values, as in [1, 10, 100]")
-    explicit, sample = table.get("point", [{}]), table.get("sample", {})
+        axes[key] = values
+    return axes
+
+
+def _explicit(table: Table, path: Path) -> list[object]:
+    """The points that are written out, or one without values. Raises ScenarioError."""
+    explicit = table.get("point", [{}])
     if not isinstance(explicit, list) or not explicit:
         raise ScenarioError(f"{path}: 'point' must be written as [[point]], once for each")
+    return explicit
+
+
+def _sampling(table: Table, path: Path) -> Table:
+    """The table [sample]. Raises ScenarioError."""
+    sample = table.get("sample", {})
     if not isinstance(sample, dict) or set(sample) - {"method", "points", "ranges"}:
         raise ScenarioError(f"{path}: [sample] has the keys method, points and ranges")
-    drawn = _whole(sample, "points", 0, 1, path) if "sample" in table else 1
-    return math.prod((len(explicit), drawn, *(len(values) for values in grid.values())))
+    return sample
 
 
-def _points(table: dict[str, Any], seed: int, path: Path) -> Iterator[Values]:
-    axes = [[(key, value) for value in values] for key, values in table.get("grid", {}).items()]
-    sampled = _sample(table["sample"], seed, path) if "sample" in table else [()]
+def _points(table: Table, seed: int, path: Path) -> Iterator[Values]:
+    axes = [[(key, value) for value in values] for key, values in _axes(table, path).items()]
+    explicit = _explicit(table, path)
+    sampled = _sample(_sampling(table, path), seed, path) if "sample" in table else [()]
     for combined in itertools.product(*axes):
-        for one in table.get("point", [{}]):
+        for one in explicit:
             for drawn in sampled:
-                found = (*combined, *_values(one, path, "point"), *drawn)
-                if len(dict(found)) < len(found):
+                point = (*combined, *_values(one, path, "point"), *drawn)
+                if len(dict(point)) < len(point):
                     raise ScenarioError(f"{path}: a key stands in more than one of grid, point and sample")
-                yield found
+                yield point
 
 
-def _sample(table: Any, seed: int, path: Path) -> list[Values]:
+def _sample(table: Table, seed: int, path: Path) -> list[Values]:
     """Points spread over ranges: [sample] method, points; [sample.ranges] "key" = { from, to, log, whole }."""
-    method, ranges, many = table.get("method"), table.get("ranges"), table["points"]
+    method, ranges, many = table.get("method"), table.get("ranges"), _whole(table, "points", 0, 1, path)
     if method not in SAMPLERS:
         raise ScenarioError(f"{path}: 'sample.method' is {method!r}; choose one of {', '.join(SAMPLERS)}")
     if not isinstance(ranges, dict) or not ranges:
@@ -275,7 +295,7 @@ def _sample(table: Any, seed: int, path: Path) -> list[Values]:
     return [tuple((k, _scaled(u, r)) for u, (k, r) in zip(row, ranges.items(), strict=True)) for row in units]
 
 
-def _scaled(unit: float, among: dict[str, Any]) -> float | int:
+def _scaled(unit: float, among: Range) -> float | int:
     low, high = among["from"], among["to"]
     if among.get("whole"):
         return min(int(high), int(low + unit * (high - low + 1)))
@@ -283,7 +303,7 @@ def _scaled(unit: float, among: dict[str, Any]) -> float | int:
     return float(f"{value:.9g}")  # short in the file, and the same on every machine's libm
 
 
-def _values(table: Any, path: Path, where: str) -> Values:
+def _values(table: object, path: Path, where: str) -> Values:
     if not isinstance(table, dict):
         raise ScenarioError(f"{path}: '{where}' must be a table, as in [{where}]")
     for key, value in table.items():
@@ -296,11 +316,11 @@ def _values(table: Any, path: Path, where: str) -> Values:
     return tuple(table.items())
 
 
-def _whole(table: dict[str, Any], key: str, default: int, least: int, path: Path) -> int:
-    found = table.get(key, default)
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found < 2**53:
-        raise ScenarioError(f"{path}: '{key}' must be a whole number of at least {least}; it is {found!r}")
-    return found
+def _whole(table: Table, key: str, default: int, least: int, path: Path) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**53:
+        raise ScenarioError(f"{path}: '{key}' must be a whole number of at least {least}; it is {value!r}")
+    return value
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------

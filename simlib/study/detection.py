@@ -68,13 +68,13 @@ def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
     tls = {"tls-creds": "psk"}
     for variant in chosen:
         needs_tls = PROTOCOLS.get(variant).needs_tls
-        given = tls if needs_tls else {}
+        parameters = tls if needs_tls else {}
         for peer, (new_source, new_destination, capabilities) in peers.items():
             for timeout_s in many:
                 for rtt_s in rtts_s:
-                    source = Side(knows_v2=new_source, capabilities=capabilities, parameters=dict(given))
+                    source = Side(knows_v2=new_source, capabilities=capabilities, parameters=dict(parameters))
                     there = replace(source, knows_v2=new_destination, accept="v2-or-v1" if needs_tls else "v2")
-                    found = Scenario(
+                    scenario = Scenario(
                         name="detect", title="detect", source=source, destination=there, detect_timeout_s=timeout_s
                     ).vary(
                         link__delay_ms=rtt_s * 500,
@@ -82,29 +82,29 @@ def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
                         management__deadline_s=120.0,
                         management__observe_s=180.0,
                     )
-                    result = lab.run(found, protocol=variant, version="7.2", seed=lab.seed)
-                    told = [s.text for s in result.trace.steps if s.side == "source" and s.text.startswith("(takes")]
-                    mode = "v2" if any(t.startswith(TOOK) for t in told) else "v1"
+                    result = lab.run(scenario, protocol=variant, version="7.2", seed=lab.seed)
+                    texts = [s.text for s in result.trace.steps if s.side == "source" and s.text.startswith("(takes")]
+                    mode = "v2" if any(t.startswith(TOOK) for t in texts) else "v1"
                     yield Cell(variant, peer, timeout_s, rtt_s, mode, result.row)
 
 
 def detects_itself(lab: Lab) -> Verdict:
     """Every way to detect, over the grid: whether one that has a timer is clean everywhere."""
-    found = list(cells(lab, variants()))
-    told, clean = [], []
+    grid = list(cells(lab, variants()))
+    summaries, clean = [], []
     for variant in variants():
-        mine = [c for c in found if c.variant == variant]
+        runs = [c for c in grid if c.variant == variant]
         faults: dict[str, int] = {}
-        for c in mine:
+        for c in runs:
             if c.fault:
                 faults[c.fault] = faults.get(c.fault, 0) + 1
         if not faults:
             clean.append(variant)
         listed = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in sorted(faults.items(), key=lambda i: -i[1]))
-        right = len(mine) - sum(faults.values())
-        told.append(f"({variant}) {right} of {len(mine)} right{': ' + listed if listed else ''}")
+        right = len(runs) - sum(faults.values())
+        summaries.append(f"({variant}) {right} of {len(runs)} right{': ' + listed if listed else ''}")
     timed = [v for v in clean if not PROTOCOLS.get(v).needs_tls]
-    numbers = ("over timeout, round trip and peer: " + "; ".join(told),)
+    numbers = ("over timeout, round trip and peer: " + "; ".join(summaries),)
     if timed:
         return Verdict("holds except", f"only ({', '.join(clean)})", numbers, "simlib compare detect_new_and_new")
     if clean:
@@ -138,17 +138,17 @@ def no_destination_to_ask(lab: Lab) -> Verdict:
                 tried += 1
                 same += {(e.code, e.item) for e in from_file} == {(e.code, e.item) for e in live}
     other = find("save_restore_other_device")
-    plain, held = lab.rows(other, "v1")[0], lab.rows(other, "v2")[0]
-    kept = [lab.row(find("save_and_restore"), p) for p in BOTH]
+    plain, with_manifest = lab.rows(other, "v1")[0], lab.rows(other, "v2")[0]
+    rows = [lab.row(find("save_and_restore"), p) for p in BOTH]
     numbers = (
         f"{same} of {tried} pairs of machines get the same findings from a manifest as from the live handshake",
         f"a file for another device: plain v1 {plain.outcome}, known when the destination has read the stream; with a "
-        f"manifest {held.outcome} ({held.error_codes}) before a page is read",
-        f"saved and restored without a destination to ask: {', '.join(r.outcome for r in kept)}; the stream behind the "
-        f"manifest {'has' if kept[0].guest_bytes_sent == kept[1].guest_bytes_sent else 'has not'} v1's bytes "
-        f"({kept[1].guest_bytes_sent} of guest memory)",
+        f"manifest {with_manifest.outcome} ({with_manifest.error_codes}) before a page is read",
+        f"saved and restored without a destination to ask: {', '.join(r.outcome for r in rows)}; the stream behind the "
+        f"manifest {'has' if rows[0].guest_bytes_sent == rows[1].guest_bytes_sent else 'has not'} v1's bytes "
+        f"({rows[1].guest_bytes_sent} of guest memory)",
     )
-    ok = same == tried and held.outcome == "refused" and all(r.outcome == "migrated" for r in kept)
+    ok = same == tried and with_manifest.outcome == "refused" and all(r.outcome == "migrated" for r in rows)
     return Verdict(
         "holds" if ok else "refuted",
         "",
@@ -175,13 +175,13 @@ def kinds(base_s: float = 0.005) -> tuple[Kind, ...]:
     """From a quiet network to one whose delays have no mean: 5 ms and a jitter of scale 1 ms each way."""
     scale_s = 0.001
 
-    def made(name: str, law: str, shape: float, leg: Survival) -> Kind:
+    def kind(name: str, law: str, shape: float, leg: Survival) -> Kind:
         return Kind(name, Link(delay_ms=base_s * 1e3, delay_law=law, jitter_ms=scale_s * 1e3, shape=shape), leg)
 
     return (
-        made("exponential", "exponential", 1.0, exponential(scale_s, base_s)),
-        *(made(f"lognormal, sigma {s:g}", "lognormal", s, lognormal(scale_s, s, base_s)) for s in (0.5, 1.0, 2.0)),
-        *(made(f"Pareto, alpha {a:g}", "pareto", a, pareto(scale_s, a, base_s)) for a in (3.0, 1.5, 1.0)),
+        kind("exponential", "exponential", 1.0, exponential(scale_s, base_s)),
+        *(kind(f"lognormal, sigma {s:g}", "lognormal", s, lognormal(scale_s, s, base_s)) for s in (0.5, 1.0, 2.0)),
+        *(kind(f"Pareto, alpha {a:g}", "pareto", a, pareto(scale_s, a, base_s)) for a in (3.0, 1.5, 1.0)),
     )
 
 
@@ -195,11 +195,11 @@ def missed(lab: Lab, kind: Kind, timeout_s: float, runs: int) -> int:
     base = find("detect_new_and_new").vary(
         link=kind.law, detect_timeout_s=timeout_s, guest__ram_mib=1.0, management__observe_s=timeout_s + 0.5
     )
-    found = 0
+    count = 0
     for seed in range(runs):
         steps = lab.run(base, protocol="c", version="7.2", seed=seed).trace.steps
-        found += any(s.side == "source" and s.text.startswith(GAVE_UP) for s in steps)
-    return found
+        count += any(s.side == "source" and s.text.startswith(GAVE_UP) for s in steps)
+    return count
 
 
 def _told_s(seconds: float) -> str:
@@ -233,8 +233,8 @@ def needs_a_timeout(lab: Lab) -> Verdict:
         f"on a path that answers, with no timer, an old and a new destination are taken for: {able}",
     )
     off = abs(hits - expected * runs) / math.sqrt(expected * (1 - expected) * runs)
-    told = all(f == BOTH for f in finds.values())
-    if same == len(argued) and off < 4 and told:
+    recognized = all(f == BOTH for f in finds.values())
+    if same == len(argued) and off < 4 and recognized:
         exception = "none is needed over TLS (by ALPN), nor where the path is known to return answers"
         return Verdict(
             "holds except",

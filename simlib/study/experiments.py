@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cache
 from statistics import median
 from types import ModuleType
-from typing import Any
 
 from ..case.files import find, load_all
 from ..case.profiles import DATA
@@ -28,6 +27,7 @@ from ..handshake.v2 import features, inventory
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.messages import Hello
 from ..handshake.v2.source import Source
+from ..record.compare import Run
 from ..record.outcome import BAD, Row
 from .claims import Lab, Verdict, bad
 
@@ -36,8 +36,8 @@ RTTS_MS = (0.1, 1.0, 10.0, 100.0, 500.0)
 
 
 def _channels(many: int, machine: str = Side.machine) -> Side:
-    given = {"multifd-channels": many}
-    return Side(machine, capabilities=("multifd",), parameters=dict(given)) if many else Side(machine)
+    parameters = {"multifd-channels": many}
+    return Side(machine, capabilities=("multifd",), parameters=dict(parameters)) if many else Side(machine)
 
 
 def _ms(seconds: float) -> str:
@@ -82,7 +82,7 @@ def one_phase(lab: Lab) -> Verdict:
     )
 
 
-def _bytes_before_ready(result: Any) -> int:
+def _bytes_before_ready(result: Run) -> int:
     ready_s = next((s.time_s for s in result.trace.steps if s.side == "source" and s.text == "READY"), float("inf"))
     return sum(p.fill for p in result.trace.packets if p.time_s < ready_s)
 
@@ -157,12 +157,12 @@ def no_version_string(lab: Lab) -> Verdict:
     pairs = [f"{a}>{b}" for a in VERSIONS for b in VERSIONS]
     chosen = [s for s in load_all() if {"P3", "P6", "P7"} & set(s.claims) and s.covers("v2")]
     runs = [(find("matched"), p) for p in pairs] + [(s, v) for s in chosen for v in s.versions]
-    told = [lab.row(s, "v2", v).as_dict() for s, v in runs]
+    shown = [lab.row(s, "v2", v).as_dict() for s, v in runs]
     unversioned = V2.with_endpoints("v2 without version strings", _UnversionedSource, _UnversionedDestination)
     name = PROTOCOLS.keep(unversioned)
     hidden = [lab.row(s, name, v).as_dict() | {"protocol": "v2"} for s, v in runs]
-    differ = sum(a != b for a, b in zip(told, hidden, strict=True))
-    ended = sum(r["outcome"] in BAD for r in told)
+    differ = sum(a != b for a, b in zip(shown, hidden, strict=True))
+    ended = sum(r["outcome"] in BAD for r in shown)
     numbers = (
         f"{differ} of {len(runs)} runs change when the peer's version string is hidden ({len(pairs)} pairs of "
         f"versions, {len(chosen)} scenarios of skew)",
@@ -186,12 +186,14 @@ def newer_source_skips(lab: Lab) -> Verdict:
                 if name == "final-ack" or name not in known_capabilities(new):
                     continue
                 wants = Settings(version=new, capabilities=(name, *features.DEPENDS[name]), transport="tcp")
-                found = features.resolve(features.stances(wants, True), features.stances(Settings(version=old), False))
+                agreement = features.resolve(
+                    features.stances(wants, True), features.stances(Settings(version=old), False)
+                )
                 lacks = any(c not in known_capabilities(old) for c in (name, *features.DEPENDS[name]))
                 impossible = not lacks and not features._possible(name, Settings(version=old))
-                off = name in {s for s, _ in found.skipped}
+                off = name in {s for s, _ in agreement.skipped}
                 pairs, skipped = pairs + 1, skipped + off
-                exact += off == (lacks or impossible) and not found.errors
+                exact += off == (lacks or impossible) and not agreement.errors
     rows = lab.of("v2", "P6")
     moved = sum(r.outcome == "migrated" for r in rows)
     numbers = (
@@ -213,18 +215,18 @@ def _vectors() -> ModuleType:
     """data/vectors/make.py, which also replays what it made."""
     spec = importlib.util.spec_from_file_location("simlib_vectors", DATA / "vectors" / "make.py")
     assert spec is not None and spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    spec.loader.exec_module(found)
-    return found
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _frozen_offers() -> Iterator[tuple[str, bool]]:
     """Every frozen offer at every destination: whether it is answered as it was when it was frozen."""
     for path in sorted((DATA / "vectors" / "offers").glob("*.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        for expected in told["expect"]:
-            answer = _vectors().answered(bytes.fromhex(told["hex"]), expected["destination"], told["configuration"])
+        offer = json.loads(path.read_text(encoding="utf-8"))
+        for expected in offer["expect"]:
+            answer = _vectors().answered(bytes.fromhex(offer["hex"]), expected["destination"], offer["configuration"])
             yield path.stem, answer == expected
 
 
@@ -255,16 +257,16 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     ended = ("migrated", "gone")  # a source that is gone can be told nothing
     ours = [r for r in lab.of("v2") if r.outcome not in ended and not r.lied]
     today = [r for r in lab.of("v1") if r.outcome not in ended and not r.lied and r.manager == USUAL_MANAGER]
-    told = [r for r in ours if r.told_why]
-    if len(told) < len(ours):
-        silent = sorted({r.scenario for r in ours if r not in told})
+    explained = [r for r in ours if r.told_why]
+    if len(explained) < len(ours):
+        silent = sorted({r.scenario for r in ours if r not in explained})
         return Verdict("refuted", "", (f"the source is not told why in {', '.join(silent)}",), "simlib compare")
     codes = {code for r in ours for code in r.error_codes.split()}
     early = [r for r in ours if r.outcome == "refused"]
     known = [r for r in today if r.told_why]
     late = sorted({r.scenario for r in ours if r.outcome == "failed" and r.guest_bytes_sent})
     numbers = (
-        f"{len(told)} of {len(ours)} v2 runs that do not migrate tell the source a reason ({len(codes)} of "
+        f"{len(explained)} of {len(ours)} v2 runs that do not migrate tell the source a reason ({len(codes)} of "
         f"{len(Code)} codes occur; tests/handshake/test_codes.py injects all); v1: {len(known)} of {len(today)}",
         f"{len(early)} are refused before the guest stops, {sum(r.guest_bytes_sent == 0 for r in early)} of them "
         f"before the first guest byte, after {_ms(median(r.time_to_outcome_s or 0 for r in early))} (median; v1 "
@@ -302,13 +304,13 @@ def early_checks(lab: Lab) -> Verdict:
                 wrong.add(scenario.name)
             if lab.row(scenario, "v2", version).outcome == "failed":
                 late.add(scenario.name)
-    failing = sum(not m for found in moves.values() for m in found)
+    failing = sum(not m for migrated in moves.values() for m in migrated)
     right = moves["no"].count(False)
-    told = "; ".join(
-        f"{said}: {len(found)}, of which {found.count(True)} migrate under v1" for said, found in moves.items()
+    by_verdict = "; ".join(
+        f"{said}: {len(migrated)}, of which {migrated.count(True)} migrate under v1" for said, migrated in moves.items()
     )
     numbers = (
-        f"pairs of machines that differ, by verdict: {told}",
+        f"pairs of machines that differ, by verdict: {by_verdict}",
         f"a no is right in {right} of {len(moves['no'])} (false no: {', '.join(sorted(wrong)) or 'none'}), and finds "
         f"{right} of the {failing} that v1 does not migrate as asked",
         f"what v2 too finds out late: {', '.join(sorted(late)) or 'nothing'}",
@@ -327,9 +329,9 @@ def early_checks(lab: Lab) -> Verdict:
 # --- P5-growth, P8, D4 ----------------------------------------------------------------------------------------------
 @cache
 def _searched(name: str) -> tuple[str, ...]:
-    found = search(next(c.model for c in cases() if c.name == name))
-    assert found.complete, name
-    return tuple(found.violations)
+    result = search(next(c.model for c in cases() if c.name == name))
+    assert result.complete, name
+    return tuple(result.violations)
 
 
 def handshake_grows(lab: Lab) -> Verdict:
@@ -357,7 +359,7 @@ def handshake_grows(lab: Lab) -> Verdict:
 
 def channels_are_named(lab: Lab) -> Verdict:
     """Every order of arrival, with strangers, copies, losses and cuts."""
-    kept = (
+    prefixes = (
         "v1 7.2",
         "v1 10.0",
         "v2, 1 multifd, stranger",
@@ -369,7 +371,7 @@ def channels_are_named(lab: Lab) -> Verdict:
         c.name for c in cases() if c.name.startswith(("v1", "v2")) and "multifd" in c.name and "TLS" not in c.name
     ]
     if not lab.full:
-        wanted = [n for n in wanted if n.startswith(kept) and not any(word in n for word in large)]
+        wanted = [n for n in wanted if n.startswith(prefixes) and not any(word in n for word in large)]
     one = {name: _searched(name) for name in wanted if name.startswith("v1")}
     two = {name: _searched(name) for name in wanted if name.startswith("v2")}
     rows = lab.of("v2", "P8")
@@ -401,8 +403,8 @@ def order_alone(lab: Lab) -> Verdict:
     caught = {}
     for mutant in mutants():
         if mutant.rule in rules:
-            found = Search(mutant.mutated(), stop_at=mutant.killed_by).run().violations
-            caught[mutant.rule] = mutant.killed_by in found
+            violations = Search(mutant.mutated(), stop_at=mutant.killed_by).run().violations
+            caught[mutant.rule] = mutant.killed_by in violations
     clean = not any(plain.values()) and not any(tls.values())
     numbers = (
         f"{sum(bool(v) for v in plain.values())} of {len(plain)} models of v2 without strangers break a property, and "

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy
 import pandas
 from IPython.display import SVG
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..case.registry import BOTH, PROTOCOLS
@@ -44,13 +45,13 @@ def svg(figure: Figure, salt: str) -> SVG:
     drawn = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    told = drawn.getvalue().replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
-    picture = Picture(told)  # type: ignore[no-untyped-call]
+    text = drawn.getvalue().replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
+    picture = Picture(text)  # type: ignore[no-untyped-call]
     picture.name = salt
     return picture
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height))
     axes = numpy.atleast_1d(figure.subplots(1, columns, squeeze=True))
     return figure, list(axes)
@@ -83,7 +84,7 @@ def heat_maps(table: pandas.DataFrame, panels: Sequence[tuple[str, str]], limit:
         return svg(figure, "heat maps")
 
 
-def _limit(axis: Any, wide: pandas.DataFrame, limit: pandas.DataFrame) -> None:
+def _limit(axis: Axes, wide: pandas.DataFrame, limit: pandas.DataFrame) -> None:
     """The line, on axes whose ticks are the logarithms of their values."""
     places = [
         numpy.interp(numpy.log(limit[c]), numpy.log(v), range(len(v)), left=-1, right=len(v))
@@ -127,11 +128,11 @@ def tail_curves(table: pandas.DataFrame, title: str) -> SVG:
     with style.context(STYLE):
         figure, axes = _figure(5.2 * len(families), 4.4, len(families))
         for axis, family in zip(axes, families, strict=True):
-            mine = table[table.family == family]
-            axis.plot(mine.weight, mine.timeout_s, marker="o")
+            curve = table[table.family == family]
+            axis.plot(curve.weight, curve.timeout_s, marker="o")
             for seconds_, text in ((1, "1 s"), (60, "a minute"), (3600, "an hour"), (86400, "a day")):
                 axis.axhline(seconds_, color="#717581", lw=1)
-                axis.text(mine.weight.max(), seconds_ * 1.15, text, color="#717581", ha="right")
+                axis.text(curve.weight.max(), seconds_ * 1.15, text, color="#717581", ha="right")
             axis.set(
                 yscale="log",
                 ylim=(table.timeout_s.min() / 2, max(table.timeout_s.max(), 1e5) * 3),
@@ -149,9 +150,9 @@ def prices(table: pandas.DataFrame) -> SVG:
         fewest, most = table.channels.min(), table.channels.max()
         for protocol in BOTH:
             colour, marker, label = COLORS[protocol], MARKERS[protocol], LABELS[protocol]
-            mine = table[table.protocol == protocol]
+            rows = table[table.protocol == protocol]
             for channels, dash in ((fewest, "-"), (most, "--")):
-                line = mine[mine.channels == channels]
+                line = rows[rows.channels == channels]
                 left.plot(
                     line.rtt_ms,
                     line.ready_s * 1e3,
@@ -160,7 +161,7 @@ def prices(table: pandas.DataFrame) -> SVG:
                     ls=dash,
                     label=f"{label}, {channels} channels",
                 )
-            said = mine.groupby("channels").said_bytes.max() / 1024
+            said = rows.groupby("channels").said_bytes.max() / 1024
             right.plot(said.index, said, color=colour, marker=marker)
             right.annotate(
                 f"{protocol}: {said.iloc[-1]:.1f} KiB",
@@ -229,7 +230,7 @@ def _alike(table: pandas.DataFrame, column: str, least: float) -> Iterator[_Line
             yield _Line(protocol, f"{protocol}: {len(group)} of {len(wide)}", values.set_axis(wide.columns / 1024))
 
 
-def _labelled(axis: Any, lines: Iterable[_Line]) -> None:
+def _labelled(axis: Axes, lines: Iterable[_Line]) -> None:
     """Lines with their labels at the right, where labels move apart instead of standing over each other. A line that
     has no time at its end has its label where it goes on, among those without a time."""
     ends = []
@@ -261,7 +262,7 @@ def _labelled(axis: Any, lines: Iterable[_Line]) -> None:
         )
 
 
-def _without_time(axis: Any, lines: Sequence[_Line]) -> None:
+def _without_time(axis: Axes, lines: Sequence[_Line]) -> None:
     """A strip beside a scale of times, for what has no time: crosses, a row a line, so that none looks measured."""
     for row, (protocol, text, values) in enumerate(lines):
         colour, sizes = COLORS[protocol], values.index[values == NEVER]
@@ -309,17 +310,17 @@ def time_space(traces: Mapping[str, Trace], title: str, until_s: float) -> SVG:
         figure = Figure(figsize=(11, 2.3 * len(traces) + 0.6))
         axes = numpy.atleast_1d(figure.subplots(len(traces), 1, sharex=True))
         for axis, (name, trace) in zip(axes, traces.items(), strict=True):
-            told: dict[tuple[float, bool], list[str]] = {}  # at one point of the picture, up or down
+            labels: dict[tuple[float, bool], list[str]] = {}  # at one point of the picture, up or down
             place_s = -1.0
             for start_s, end_s, down, colour, dash, word in sorted((*_connects(trace), *_messages(trace))):
                 if start_s <= until_s:
                     axis.plot([start_s * 1e3, end_s * 1e3], [down, not down], color=colour, ls=dash)
                     place_s = start_s if start_s - place_s > until_s / 50 else place_s
-                    told.setdefault((place_s, down), []).append(word)
+                    labels.setdefault((place_s, down), []).append(word)
             memory_s = min((p.time_s for p in trace.packets if p.fill), default=until_s)
             axis.fill_between([memory_s * 1e3, until_s * 1e3], 0, 1, color=COLOURS["main"], alpha=0.2, lw=0)
             axis.text((memory_s + until_s) * 5e2, 0.5, "guest memory", ha="center", va="center")
-            for (start_s, down), words in told.items():
+            for (start_s, down), words in labels.items():
                 text = "\n".join(w if n == 1 else f"{n} × {w}" for w, n in Counter(filter(None, words)).items())
                 axis.annotate(
                     text,
@@ -366,9 +367,9 @@ def searched(table: pandas.DataFrame, title: str) -> SVG:
         figure, (axis,) = _figure(11, 3.6)
         kinds = list(dict.fromkeys(table.kind))
         for row, kind in enumerate(reversed(kinds)):
-            mine = table[table.kind == kind].reset_index()
+            models = table[table.kind == kind].reset_index()
             for broken, colour, marker in ((False, "#1b6ca8", "o"), (True, "#b3541e", "X")):
-                some = mine[mine.breaks == broken]
+                some = models[models.breaks == broken]
                 axis.scatter(
                     some.states,
                     row + (some.index % 5 - 2) * 0.13,
@@ -377,8 +378,8 @@ def searched(table: pandas.DataFrame, title: str) -> SVG:
                     s=60,
                     label=None if row else "some order breaks it" if broken else "nothing breaks",
                 )
-            told = f"{int(mine.breaks.sum())} of {len(mine)} break"
-            axis.text(1.01, row, told, transform=axis.get_yaxis_transform(), va="center")
+            text = f"{int(models.breaks.sum())} of {len(models)} break"
+            axis.text(1.01, row, text, transform=axis.get_yaxis_transform(), va="center")
         axis.set_yticks(range(len(kinds)), kinds[::-1])
         axis.set(
             xscale="log", ylim=(-0.6, len(kinds) - 0.4), xlabel="states: every order of events, each once", title=title
@@ -401,5 +402,5 @@ def shares(rows: Iterable[tuple[str, str, bool]], index: str, columns: str) -> p
     """How many of (index, column, right) rows are right, as "n of m" cells."""
     table = pandas.DataFrame(rows, columns=[index, columns, "right"])
     grouped = table.groupby([index, columns], sort=False).right
-    told = grouped.sum().astype(str) + " of " + grouped.count().astype(str)
-    return told.unstack().loc[list(dict.fromkeys(table[index])), list(dict.fromkeys(table[columns]))]
+    cells = grouped.sum().astype(str) + " of " + grouped.count().astype(str)
+    return cells.unstack().loc[list(dict.fromkeys(table[index])), list(dict.fromkeys(table[columns]))]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas
 
@@ -27,9 +26,9 @@ from ..handshake.v2.source import Source
 from ..record.compare import Runner
 
 
-def _speaks(told: bytes, lowest: int, highest: int) -> bytes:
+def _speaks(preface: bytes, lowest: int, highest: int) -> bytes:
     """A preface with another range of versions."""
-    return told[:10] + struct.pack(">HH", lowest, highest) + told[14:]
+    return preface[:10] + struct.pack(">HH", lowest, highest) + preface[14:]
 
 
 @reducible
@@ -60,7 +59,7 @@ class OnlyLaterSource(Source):
 class Observer(Source):
     """A role that nobody here has heard of."""
 
-    def _content(self, message: Message) -> dict[str, Any]:
+    def _content(self, message: Message) -> dict[str, object]:
         return super()._content(message) | ({"role": "observer"} if isinstance(message, Hello) else {})
 
 
@@ -68,10 +67,12 @@ class Observer(Source):
 class Demanding(Source):
     """Cannot do without a feature of its own time."""
 
-    def _content(self, message: Message) -> dict[str, Any]:
+    def _content(self, message: Message) -> dict[str, object]:
         content = super()._content(message)
         if isinstance(message, Offer):
-            content["features"].append({"name": "warm-cache", "need": "require"})
+            features = content["features"]
+            assert isinstance(features, list)
+            features.append({"name": "warm-cache", "need": "require"})
         return content
 
 
@@ -101,15 +102,22 @@ PEERS = (
 def peers() -> pandas.DataFrame:
     """A row a peer from the future: every order of events, how it ends, and what its source is told."""
     rows = []
-    for told, kind in PEERS:
+    for name, kind in PEERS:
         fits = kind in (NewerSource, NewerDestination, LaterSource, LaterDestination)
         model = replace(v2("v2", 1).playing(kind), compatible=fits)
-        found = search(model)
+        result = search(model)
         trace, ended = replay(model, to_the_end(model, ()))
         end = next((s.text for s in reversed(trace.steps) if s.kind == "end" and s.side == "source"), "")
-        ways = ", ".join(sorted({e.source for e in found.endings}))
+        ways = ", ".join(sorted({e.source for e in result.endings}))
         rows.append(
-            (told, found.states, ", ".join(found.violations) or "nothing", ways, ended.guest_at, end.partition(": ")[2])
+            (
+                name,
+                result.states,
+                ", ".join(result.violations) or "nothing",
+                ways,
+                ended.guest_at,
+                end.partition(": ")[2],
+            )
         )
     columns = ["the other side is newer", "states", "breaks", "ends, in every order", "guest at", "the source is told"]
     return pandas.DataFrame(rows, columns=columns).set_index(columns[0])
@@ -122,30 +130,30 @@ def skew(run: Runner, versions: Sequence[str], situations: Iterable[str] = ("mat
         for ours in versions:
             for theirs in versions:
                 for protocol in BOTH:
-                    found = run(find(name), protocol=protocol, version=ours if ours == theirs else f"{ours}>{theirs}")
-                    rows.append((name, ours, theirs, protocol, found.row.outcome, found.row.source_text))
+                    result = run(find(name), protocol=protocol, version=ours if ours == theirs else f"{ours}>{theirs}")
+                    rows.append((name, ours, theirs, protocol, result.row.outcome, result.row.source_text))
     return pandas.DataFrame(rows, columns=["situation", "source", "destination", "protocol", "outcome", "told"])
 
 
 def sides(run: Runner, version: str = "10.0>7.2") -> pandas.DataFrame:
     """What the manager told the source and the destination, and how it ends: nobody guesses, eight bytes decide."""
     rows = []
-    for told in BOTH:
+    for protocol in BOTH:
         for accept, new in (("v1", False), ("v1", True), ("v2", True), ("v2-or-v1", True)):
-            if (told, accept) == BOTH:
+            if (protocol, accept) == BOTH:
                 continue  # a scenario can't say that: its manager sets both sides to v1
             at = find("matched").vary(destination__accept=accept, destination__knows_v2=new)
-            row = run(at, protocol=told, version=version).row
+            row = run(at, protocol=protocol, version=version).row
             there = f"takes {accept}" if new else "from before v2"
-            rows.append((f"source told {told}", there, row.outcome, row.guest_bytes_sent, row.source_text))
+            rows.append((f"source told {protocol}", there, row.outcome, row.guest_bytes_sent, row.source_text))
     columns = ["source", "destination", "outcome", "guest_bytes", "told"]
     return pandas.DataFrame(rows, columns=columns).set_index(columns[:2])
 
 
 def matrix(table: pandas.DataFrame, protocol: str) -> pandas.DataFrame:
     """How each pair ended under one protocol: the source's version down, the destination's across."""
-    mine = table[table.protocol == protocol]
-    order = list(dict.fromkeys(mine.destination))
-    wide = mine.pivot(index=["situation", "source"], columns="destination", values="outcome")
-    rows = list(dict.fromkeys(zip(mine.situation, mine.source, strict=True)))
+    runs = table[table.protocol == protocol]
+    order = list(dict.fromkeys(runs.destination))
+    wide = runs.pivot(index=["situation", "source"], columns="destination", values="outcome")
+    rows = list(dict.fromkeys(zip(runs.situation, runs.source, strict=True)))
     return wide.loc[rows, order].rename_axis(columns=f"{protocol}, to")

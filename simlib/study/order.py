@@ -65,12 +65,12 @@ def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str
     """States against channels, plain and reduced, on a logarithmic axis."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for found, colour, marker, label in ((plain, PLAIN, "s", "plain"), (reduced, REDUCED, "o", "reduced")):
-        axes.plot(list(found), [f.states for f in found.values()], color=colour, marker=marker, label=label)
-        last = max(found)
+    for searches, colour, marker, label in ((plain, PLAIN, "s", "plain"), (reduced, REDUCED, "o", "reduced")):
+        axes.plot(list(searches), [f.states for f in searches.values()], color=colour, marker=marker, label=label)
+        last = max(searches)
         axes.annotate(
-            f"{label}: {found[last].states:,}",
-            (last, found[last].states),
+            f"{label}: {searches[last].states:,}",
+            (last, searches[last].states),
             (6, 6),
             textcoords="offset points",
             color=colour,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..case.checks import pair
 from ..case.profiles import DATA
-from ..handshake.machine import version_number
+from ..handshake.versions import version_number
 from . import figures
 
 V1, V2 = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
@@ -23,32 +23,32 @@ def cells() -> pandas.DataFrame:
     return pandas.DataFrame(json.loads((DATA / "results" / "qemu-check.json").read_text(encoding="utf-8")))
 
 
-def ran(found: pandas.DataFrame) -> pandas.DataFrame:
+def ran(table: pandas.DataFrame) -> pandas.DataFrame:
     """Those that real QEMUs could play, with the outcomes in words."""
-    kept = found[found.left_out == ""].copy()
-    kept["outcome"] = [" or ".join(dict.fromkeys(e[0] for e in real)) for real in kept.real]
-    kept["simulated"] = [" or ".join(dict.fromkeys(e[0] for e in ends)) for ends in kept.simulated]
-    return kept
+    played = table[table.left_out == ""].copy()
+    played["outcome"] = [" or ".join(dict.fromkeys(e[0] for e in real)) for real in played.real]
+    played["simulated"] = [" or ".join(dict.fromkeys(e[0] for e in ends)) for ends in played.simulated]
+    return played
 
 
-def agreement(found: pandas.DataFrame) -> pandas.DataFrame:
+def agreement(table: pandas.DataFrame) -> pandas.DataFrame:
     """A row a protocol: cells, those that agree, those that differ."""
-    told = ran(found).groupby("protocol").agrees.agg(cells="count", agree="sum")
-    told["differ"] = told.cells - told.agree
-    told["not playable"] = found[found.left_out != ""].groupby("protocol").size()
-    return told
+    counts = ran(table).groupby("protocol").agrees.agg(cells="count", agree="sum")
+    counts["differ"] = counts.cells - counts.agree
+    counts["not playable"] = table[table.left_out != ""].groupby("protocol").size()
+    return counts
 
 
-def by_version(kept: pandas.DataFrame, protocol: str) -> pandas.DataFrame:
+def by_version(played: pandas.DataFrame, protocol: str) -> pandas.DataFrame:
     """How many cells end how, a column a pair of versions, oldest first."""
-    table = kept[kept.protocol == protocol].groupby(["outcome", "version"]).size().unstack(fill_value=0)
+    table = played[played.protocol == protocol].groupby(["outcome", "version"]).size().unstack(fill_value=0)
     return table[sorted(table, key=lambda version: [version_number(v) for v in pair(version)])]
 
 
-def costs(found: pandas.DataFrame) -> pandas.DataFrame:
+def costs(table: pandas.DataFrame) -> pandas.DataFrame:
     """A row a situation that v2 refuses: how real v1 ends there, when, and after how many bytes; and v2 beside QEMU."""
-    kept = ran(found)
-    one, two = (kept[kept.protocol == p].set_index(KEY) for p in ("v1", "v2"))
+    played = ran(table)
+    one, two = (played[played.protocol == p].set_index(KEY) for p in ("v1", "v2"))
     both = one.join(two, lsuffix="_v1", rsuffix="_v2", how="inner")
     both = both[both.outcome_v2.isin(["refused"]) & ~both.outcome_v1.isin(["refused", "migrated"])]
     mib = pandas.DataFrame(

@@ -15,6 +15,6 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 class Prompt(ZMQChannelsWebsocketConnection):
     """`jupyter lab --ServerApp.kernel_websocket_connection_class=simlib.study.server.Prompt`"""
 
-    def connect(self) -> Any:
+    def connect(self) -> Any:  # a future or None, which the base class calls a coroutine
         self.websocket_handler.set_nodelay(True)
         return super().connect()

@@ -73,10 +73,10 @@ def sensitivity(
     values = numpy.array([measure(dict(zip(ranges, row.tolist(), strict=True))) for row in rows])
     if numpy.ptp(values) == 0:
         return {name: (Interval(0, 0, 0), Interval(0, 0, 0)) for name in ranges}
-    found = analyze.analyze(problem, values, calc_second_order=False, seed=seed)
+    indices = analyze.analyze(problem, values, calc_second_order=False, seed=seed)
 
     def part(kind: str, n: int) -> Interval:
-        value, half = float(found[kind][n]), float(found[f"{kind}_conf"][n])
+        value, half = float(indices[kind][n]), float(indices[f"{kind}_conf"][n])
         return Interval(value, value - half, value + half)
 
     return {name: (part("S1", n), part("ST", n)) for n, name in enumerate(ranges)}
@@ -254,18 +254,18 @@ def all_in_order(extra: int, loss: float | None = None) -> float:
 def main_first_of(law: Sequence[tuple[float, float]], extra: int) -> float:
     """The same for any few arrival times, (seconds, probability) each, where ties keep their order."""
     ordered = sorted(law)
-    left, found = 1.0, 0.0
+    left, total = 1.0, 0.0
     for _, probability in ordered:
-        found += probability * left**extra
+        total += probability * left**extra
         left -= probability
-    return found
+    return total
 
 
 def main_first_by_head_start(survival: Survival, extra: int, head_start_s: float, points: int = 400) -> float:
     """The same where main starts earlier: the integral of f(t) S(t - start)^N; exponential: 1 - N/(N+1) e^(-start)."""
     nodes, weights = numpy.polynomial.legendre.leggauss(points)
-    found = 0.0
+    total = 0.0
     for x, w in zip(nodes, weights, strict=True):
         late_s = inverse(survival, (x + 1) / 2) - head_start_s
-        found += w / 2 * (survival(late_s) if late_s > 0 else 1.0) ** extra
-    return float(found)
+        total += w / 2 * (survival(late_s) if late_s > 0 else 1.0) ** extra
+    return float(total)

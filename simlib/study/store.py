@@ -16,15 +16,18 @@ import struct
 import typing
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..case.failure import Failure
 from ..record.outcome import Row
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SPAN = struct.Struct(">QQI")  # first run, run after the last, bytes
 HEADER_BYTES = SPAN.size + 4  # and the checksum
@@ -32,19 +35,20 @@ MAGIC = b"simlib-sweep-3\n"
 GROUP_ROWS = 1 << 14
 SEAL = b"blake2b of all other bytes: "
 NO_SEAL = b"0" * 32
+Column = list[object]  # values as JSON has them
 
 
 class StoreError(Failure):
     """What is wrong with what is on the disk, in one sentence."""
 
 
-def packed(rows: list[tuple[Any, ...]]) -> bytes:
+def packed(rows: list[tuple[object, ...]]) -> bytes:
     """The columns of one chunk as bytes: made where they were computed, so that little travels."""
     columns = [column[:1] if _same(column) else column for column in zip(*rows, strict=True)]
     return zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 3)
 
 
-def _same(column: tuple[Any, ...]) -> bool:
+def _same(column: tuple[object, ...]) -> bool:
     """Whether one value says them all: to Python 1, 1.0 and True are equal, in a result they are not."""
     first, last = column[0], column[-1]
     return (
@@ -64,7 +68,7 @@ def _sealed(first: int, after: int, body: bytes) -> bytes:
 class Log:
     """The rows that are done. One process writes; a second one is refused."""
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
         self.path = path
         self.at = array("Q")  # four numbers a chunk: first run, run after the last, offset, bytes
         self.done = 0  # rows
@@ -85,23 +89,23 @@ class Log:
             self.close()
             raise
 
-    def _head(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def _head(self, identity: Mapping[str, object]) -> Mapping[str, object]:
         begin = self.file.read(len(MAGIC) + 8)
         length, check = struct.unpack(">II", begin[len(MAGIC) :]) if len(begin) == len(MAGIC) + 8 else (0, 0)
         size = self.path.stat().st_size
-        held = self.file.read(min(length, size))
-        if begin.startswith(MAGIC) and len(held) == length and zlib.crc32(held) == check:
-            found: dict[str, Any] = json.loads(held)
-            return found
+        stored = self.file.read(min(length, size))
+        if begin.startswith(MAGIC) and len(stored) == length and zlib.crc32(stored) == check:
+            head: dict[str, object] = json.loads(stored)
+            return head
         if begin and not (MAGIC.startswith(begin[: len(MAGIC)])):
             raise StoreError(f"{self.path}: is not a sweep's; remove it, or choose another --out")
-        told = json.dumps(identity).encode()
-        if size > len(MAGIC) + 8 + len(told):
+        encoded = json.dumps(identity).encode()
+        if size > len(MAGIC) + 8 + len(encoded):
             raise StoreError(
                 f"{self.path}: its head is damaged, so nobody can say whose rows these are; remove it to begin anew"
             )
         self.file.truncate(0)  # it died before it had begun
-        self._write(MAGIC + struct.pack(">II", len(told), zlib.crc32(told)) + told)
+        self._write(MAGIC + struct.pack(">II", len(encoded), zlib.crc32(encoded)) + encoded)
         return identity
 
     def _scan(self) -> None:
@@ -164,13 +168,13 @@ class Log:
         if next_run < runs:
             yield next_run, runs
 
-    def columns(self) -> Iterator[list[list[Any]]]:
+    def columns(self) -> Iterator[list[Column]]:
         """Every chunk's columns in the order of the runs."""
         for first, after, offset, length in self._in_order():
             self.file.seek(offset)
             many = after - first
-            found = json.loads(zlib.decompress(self.file.read(length)))
-            yield [column if len(column) == many else column * many for column in found]
+            columns = json.loads(zlib.decompress(self.file.read(length)))
+            yield [column if len(column) == many else column * many for column in columns]
 
     def close(self) -> None:
         with suppress(OSError, ValueError):  # a full disk was told already
@@ -178,14 +182,14 @@ class Log:
 
 
 # --- Parquet --------------------------------------------------------------------------------------------------------
-def schema(columns: tuple[str, ...], examples: dict[str, list[Any]], metadata: dict[str, Any]) -> Any:
+def schema(columns: tuple[str, ...], examples: Mapping[str, Column], metadata: Mapping[str, object]) -> pyarrow.Schema:
     """The Arrow schema of a sweep's rows; `examples`: each parameter's values."""
     import pyarrow
 
     named = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     hints = typing.get_type_hints(Row)
 
-    def kind(column: str) -> Any:
+    def kind(column: str) -> pyarrow.DataType:
         if column in examples:
             kinds = {type(v) for v in examples[column] if v is not None}
             one = kinds.pop() if len(kinds) == 1 else float if kinds == {int, float} else str
@@ -195,36 +199,36 @@ def schema(columns: tuple[str, ...], examples: dict[str, list[Any]], metadata: d
             return named[typing.get_args(hint)[0] if isinstance(hint, UnionType) else hint]
         return named[str if column == "error" else int]
 
-    held = {"simlib": json.dumps(metadata, indent=1)}
-    return pyarrow.schema([(c, kind(c)) for c in columns], metadata=held)
+    encoded = {"simlib": json.dumps(metadata, indent=1)}
+    return pyarrow.schema([(c, kind(c)) for c in columns], metadata=encoded)
 
 
-def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
+def write(chunks: Iterable[list[Column]], arrow_schema: pyarrow.Schema, out: Path) -> int:
     """The Parquet file, whole or not at all, from chunks' columns. Raises StoreError."""
     import pyarrow
     import pyarrow.parquet
 
-    made, partial = 0, out.with_name(out.name + ".tmp")
+    count, partial = 0, out.with_name(out.name + ".tmp")
     try:
         # The pages' own checksums are for other readers, who know no seal.
-        with pyarrow.parquet.ParquetWriter(partial, told, compression="zstd", write_page_checksum=True) as file:
-            held: list[list[Any]] = [[] for _ in told]
+        with pyarrow.parquet.ParquetWriter(partial, arrow_schema, compression="zstd", write_page_checksum=True) as file:
+            columns: list[Column] = [[] for _ in arrow_schema]
 
             def flush() -> int:
-                group = [column[:GROUP_ROWS] for column in held]
-                for column in held:
+                group = [column[:GROUP_ROWS] for column in columns]
+                for column in columns:
                     del column[:GROUP_ROWS]
-                arrays = [_array(column, field.type) for column, field in zip(group, told, strict=True)]
-                file.write_table(pyarrow.Table.from_arrays(arrays, schema=told))
+                arrays = [_array(column, field.type) for column, field in zip(group, arrow_schema, strict=True)]
+                file.write_table(pyarrow.Table.from_arrays(arrays, schema=arrow_schema))
                 return len(group[0])
 
             for chunk in chunks:
-                for column, more in zip(held, chunk, strict=True):
+                for column, more in zip(columns, chunk, strict=True):
                     column.extend(more)
-                while len(held[0]) >= GROUP_ROWS:
-                    made += flush()
-            if held[0]:
-                made += flush()
+                while len(columns[0]) >= GROUP_ROWS:
+                    count += flush()
+            if columns[0]:
+                count += flush()
             file.add_key_value_metadata({"simlib-seal": (SEAL + NO_SEAL).decode()})
         at, _, seal = _seal(partial)
         with partial.open("r+b") as sealing:
@@ -237,17 +241,17 @@ def write(chunks: Iterable[list[list[Any]]], told: Any, out: Path) -> int:
         raise StoreError(
             f"{out}: {error.strerror or error}; all rows are kept: once there is room, the same command goes on"
         ) from None
-    return made
+    return count
 
 
-def _array(column: list[Any], kind: Any) -> Any:
+def _array(column: Column, kind: pyarrow.DataType) -> pyarrow.Array:
     """A column's values; a parameter that is a list, or now a number and now a word, is told as text."""
     import pyarrow
 
     if kind == pyarrow.string():
         column = [v if v is None or isinstance(v, str) else json.dumps(v) for v in column]
     elif kind == pyarrow.float64():
-        column = [v if v is None else float(v) for v in column]
+        column = [float(v) if isinstance(v, int | float) else v for v in column]
     return pyarrow.array(column, kind)
 
 
@@ -257,10 +261,10 @@ def _seal(path: Path) -> tuple[int, bytes, bytes]:
         if not file.seek(0, 2):
             return -1, b"", b""
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            found = data.rfind(SEAL)
-            if found < 0:
+            start = data.rfind(SEAL)
+            if start < 0:
                 return -1, b"", b""
-            at = found + len(SEAL)
+            at = start + len(SEAL)
             after = at + len(NO_SEAL)
             right = blake2b(view[:at], digest_size=len(NO_SEAL) // 2)
             right.update(view[after:])
@@ -276,14 +280,14 @@ def intact(out: Path) -> bool | None:
     return seal == right if at >= 0 else None
 
 
-def metadata_of(out: Path) -> dict[str, Any]:
+def metadata_of(out: Path) -> dict[str, object]:
     """What travels with a result: versions, commit, seed, command, the sweep. Raises StoreError."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        held = pyarrow.parquet.read_schema(out).metadata or {}
-        found: dict[str, Any] = json.loads(held[b"simlib"])
-        return found
+        entries = pyarrow.parquet.read_schema(out).metadata or {}
+        metadata: dict[str, object] = json.loads(entries[b"simlib"])
+        return metadata
     except (OSError, KeyError, ValueError, pyarrow.ArrowException):
         raise StoreError(f"{out}: is there, and is not a sweep's result; choose another --out") from None

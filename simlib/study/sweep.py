@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -36,14 +36,14 @@ from multiprocessing import active_children, get_context
 from operator import attrgetter
 from pathlib import Path
 from subprocess import DEVNULL, SubprocessError, check_output
-from typing import Any
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from .. import __version__
 from ..case.registry import ALL
 from ..case.scenario import Scenario
 from ..record.compare import Runner
 from ..record.outcome import Row
-from .design import TOLD, Batch, Design, applied, columns, derived_seeds
+from .design import TOLD, Batch, Design, Values, applied, columns, derived_seeds
 from .extras import install_command
 from .store import Log, StoreError, intact, metadata_of, packed, schema, write
 
@@ -51,10 +51,21 @@ CHUNK_S = 0.2
 CHUNK_RUNS = 20_000
 IN_FLIGHT = 3  # chunks per worker
 CLUSTER_S = 5.0  # until a Dask scheduler has answered
-_told = attrgetter(*TOLD)
-_READ: dict[bytes, Any] = {}  # a sweep's pickles and what they hold: its scenario, and what the user has added
+_row_values = attrgetter(*TOLD)
+_READ: dict[bytes, object] = {}  # a sweep's pickles and what they hold: its scenario, and what the user has added
 HERE = Path(__file__).resolve().parents[1]
 ProgressCallback = Callable[[int], object]  # takes how many rows there are
+Packed = tuple[bytes, float]  # a chunk's rows, and the seconds that one run took
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Identity(TypedDict):
+    """What must be equal for rows to belong together."""
+
+    simlib: str
+    code: str
+    sweep: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +88,25 @@ class Place:
     workers: int
 
 
-def compute(run: Runner, task: Task) -> tuple[bytes, float]:
+def compute(run: Runner, task: Task) -> Packed:
     """A chunk's rows, packed, and the seconds that one run took. What goes wrong in a run is told in its row.
 
     Seeds are made before the runs of a point and rows after them: between two runs each costs several times as much,
     since the processor has forgotten how.
     """
-    began_s, rows = time.perf_counter(), []
-    for table, entries in zip(ALL, _read(task.added), strict=True):
+    began_s = time.perf_counter()
+    rows: list[tuple[object, ...]] = []
+    for table, entries in zip(ALL, _read(task.added, list), strict=True):
         table.added.update(entries)
-    base = _read(task.base)
+    base = _read(task.base, Scenario)
     for batch in task.batches:
-        given = dict(batch.values)
-        here = [given.get(p) for p in task.parameters]
+        values = dict(batch.values)
+        here = [values.get(p) for p in task.parameters]
         seeds = [*derived_seeds(task.seed, batch.values, batch.repetitions)]
-        found = [_one(run, base, batch, seed) for seed in seeds]
-        for n, (repetition, seed, one) in enumerate(zip(batch.repetitions, seeds, found, strict=True)):
-            told = (*_told(one), "") if isinstance(one, Row) else _untold(base, batch, seed, one)
-            rows.append((batch.first + n, batch.point, repetition, *here, *told))
+        results = [_one(run, base, batch, seed) for seed in seeds]
+        for n, (repetition, seed, one) in enumerate(zip(batch.repetitions, seeds, results, strict=True)):
+            cells = (*_row_values(one), "") if isinstance(one, Row) else _untold(base, batch, seed, one)
+            rows.append((batch.first + n, batch.point, repetition, *here, *cells))
     return packed(rows), (time.perf_counter() - began_s) / len(rows)
 
 
@@ -111,32 +123,31 @@ def _one(run: Runner, base: Scenario, batch: Batch, seed: int) -> Row | Exceptio
         return error
 
 
-def _untold(base: Scenario, batch: Batch, seed: int, error: Exception) -> Iterator[Any]:
+def _untold(base: Scenario, batch: Batch, seed: int, error: Exception) -> Iterator[object]:
     known = {"scenario": base.name, "protocol": batch.protocol, "manager": batch.manager, "seed": seed}
     yield from map(known.get, TOLD)
     yield f"{type(error).__name__}: {error}"
 
 
-def _scenario(base: Scenario, values: Any) -> Scenario:
+def _scenario(base: Scenario, values: Values) -> Scenario:
     """A point's scenario; made once for its repetitions."""
-    last = _LAST.get("key")
+    last = _LAST.get("point")
     if last is None or last[0] is not base or last[1] != values:
-        _LAST["key"], _LAST["made"] = (base, values), applied(base, values, "the point")
-    made = _LAST["made"]
-    assert isinstance(made, Scenario)
-    return made
+        last = _LAST["point"] = base, values, applied(base, values, "the point")
+    return last[2]
 
 
-_LAST: dict[str, Any] = {}
+_LAST: dict[str, tuple[Scenario, Values, Scenario]] = {}
 
 
-def _read(pickled: bytes) -> Any:
+def _read(pickled: bytes, kind: type[T]) -> T:
     """What the bytes hold. The process that pickled them uses its own objects: loading a class by value changes it."""
     content = _READ.get(pickled)
     if content is None:
         if len(_READ) > 1:  # an earlier sweep's
             _READ.clear()
         content = _READ[pickled] = pickle.loads(pickled)
+    assert isinstance(content, kind)
     return content
 
 
@@ -160,7 +171,7 @@ def _by_value(base: Scenario) -> tuple[bytes, bytes]:
     return pickled
 
 
-def _modules(added: list[dict[str, Any]]) -> Iterator[str]:
+def _modules(added: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """Where the user's entries are defined: workers may not find these files."""
     for entries in added:
         for entry in entries.values():
@@ -224,9 +235,9 @@ def processes(workers: int) -> Iterator[Place]:
 class Here(Executor):
     """No workers: each chunk is run where it is handed in."""
 
-    def submit(self, call: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(call(*given, **named))
+    def submit(self, call: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(call(*arguments, **named))
         return done
 
 
@@ -266,7 +277,7 @@ def cluster(address: str) -> Iterator[Place]:
 def sweep(run: Runner, design: Design, place: Place, log: Log, progress: ProgressCallback = lambda done: None) -> None:
     """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
     todo, (base, added) = _chunks(design, log), _by_value(design.base)
-    flying: dict[Future[Any], tuple[int, int]] = {}
+    flying: dict[Future[Packed], tuple[int, int]] = {}
     size = _Size()
     next(todo)
     try:
@@ -292,7 +303,7 @@ def sweep(run: Runner, design: Design, place: Place, log: Log, progress: Progres
         ) from None
 
 
-def _keep(done: set[Future[Any]], flying: dict[Future[Any], tuple[int, int]], log: Log, size: _Size) -> None:
+def _keep(done: set[Future[Packed]], flying: dict[Future[Packed], tuple[int, int]], log: Log, size: _Size) -> None:
     for future in done:
         body, run_s = future.result()
         log.add(*flying.pop(future), body)
@@ -310,7 +321,7 @@ class _Size:
         self.runs = max(1, min(CHUNK_RUNS, round(CHUNK_S / max(self.run_s, 1e-9))))
 
 
-def _chunks(design: Design, log: Log) -> Any:
+def _chunks(design: Design, log: Log) -> Generator[tuple[int, int] | None, int, None]:
     """A generator: send the wanted size, get a span of runs, or None at the end."""
     many = yield None
     for first, after in list(log.gaps(design.runs)):
@@ -322,7 +333,7 @@ def _chunks(design: Design, log: Log) -> Any:
         yield None
 
 
-def identity(design: Design) -> dict[str, Any]:
+def identity(design: Design) -> Identity:
     """What must be equal for rows to belong together: the sweep, and the code that runs it."""
     code = blake2b(digest_size=16)
     for path in sorted(HERE.rglob("*.py")):
@@ -330,11 +341,10 @@ def identity(design: Design) -> dict[str, Any]:
     for table in ALL:
         for name, entry in table.added.items():
             code.update(f"{table.what} {name}\0{_source(entry)}\0".encode())
-    told = design.told()
-    return {"simlib": __version__, "code": code.hexdigest(), "sweep": told}
+    return {"simlib": __version__, "code": code.hexdigest(), "sweep": design.told()}
 
 
-def _source(entry: Any) -> str:
+def _source(entry: object) -> str:
     """The text that defines a user's entry, where there is one; else its value."""
     makers = [value for value in getattr(entry, "__dict__", {}).values() if callable(value)]
     texts = [repr(entry) if not isinstance(entry, type) and not makers else ""]
@@ -344,9 +354,9 @@ def _source(entry: Any) -> str:
     return "\n".join(texts)
 
 
-def metadata(design: Design, identified: dict[str, Any], command: str) -> dict[str, Any]:
+def metadata(design: Design, identified: Identity, command: str) -> dict[str, object]:
     """What travels with the rows."""
-    found = {
+    entries: dict[str, object] = {
         "command": command,
         "seed": design.seed,
         "commit": commit(),
@@ -356,10 +366,10 @@ def metadata(design: Design, identified: dict[str, Any], command: str) -> dict[s
     }
     for name in ("simpy", "pyarrow", "scipy"):
         try:
-            found[name] = version(name)
+            entries[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return entries
 
 
 def commit() -> str:
@@ -372,7 +382,7 @@ def commit() -> str:
         return ""
 
 
-def complete(design: Design, identified: dict[str, Any], out: Path) -> bool:
+def complete(design: Design, identified: Identity, out: Path) -> bool:
     """Whether the result is there already. Raises StoreError if what is there came from elsewhere, or is damaged."""
     if not out.exists():
         return False
@@ -384,16 +394,16 @@ def complete(design: Design, identified: dict[str, Any], out: Path) -> bool:
     whole = intact(out)
     if whole is False:
         raise damaged
-    held = metadata_of(out)
-    same = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
-    if held.get("identity") != digest(identified):
-        raise StoreError(f"{out}: is there, made by {_differs(held, same)}; remove it, or choose another --out")
+    stored = metadata_of(out)
+    same: Identity = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
+    if stored.get("identity") != digest(identified):
+        raise StoreError(f"{out}: is there, made by {_differs(stored, same)}; remove it, or choose another --out")
     if whole is None:  # it is ours, so it had a seal
         raise damaged
     return True
 
 
-def opened(identified: dict[str, Any], out: Path) -> Log:
+def opened(identified: Identity, out: Path) -> Log:
     """The log of a sweep, begun or gone on with. Raises StoreError if it was begun by another sweep."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log = Log(log_path(out), identified)
@@ -406,20 +416,20 @@ def opened(identified: dict[str, Any], out: Path) -> Log:
     return log
 
 
-def _differs(held: dict[str, Any], ours: dict[str, Any]) -> str:
-    one, two = held.get("sweep", {}), ours["sweep"]
-    for key in two:
-        if one.get(key) != digestible(two[key]):
+def _differs(stored: Mapping[str, object], ours: Identity) -> str:
+    theirs = stored.get("sweep")
+    for key, value in ours["sweep"].items():
+        if not isinstance(theirs, dict) or theirs.get(key) != digestible(value):
             return f"another sweep ('{key}' differs)"
-    return "other code (simlib has changed since)" if held.get("code") != ours["code"] else "another sweep"
+    return "other code (simlib has changed since)" if stored.get("code") != ours["code"] else "another sweep"
 
 
-def digestible(value: Any) -> Any:
+def digestible(value: object) -> object:
     """As it reads back from JSON."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def digest(identified: dict[str, Any]) -> str:
+def digest(identified: Mapping[str, object]) -> str:
     """One word for all that must be equal."""
     return blake2b(json.dumps(identified, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -428,11 +438,11 @@ def log_path(out: Path) -> Path:
     return out.with_name(out.name + ".part")
 
 
-def finish(design: Design, identified: dict[str, Any], log: Log, out: Path, command: str) -> int:
+def finish(design: Design, identified: Identity, log: Log, out: Path, command: str) -> int:
     """Merge the log into the result, and remove it. Raises StoreError."""
-    held = {**metadata(design, identified, command), "identity": digest(identified)}
+    entries = {**metadata(design, identified, command), "identity": digest(identified)}
     examples = {p: [dict(values).get(p) for values in design.points] for p in design.parameters}
-    made = write(log.columns(), schema(columns(design), examples, held), out)
+    count = write(log.columns(), schema(columns(design), examples, entries), out)
     log.close()
     log.path.unlink()
-    return made
+    return count

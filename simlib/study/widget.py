@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html import escape
-from typing import Any
+from typing import TypedDict, cast
 
 import ipywidgets
 
@@ -47,6 +47,24 @@ PIPED_MIB = 2.0
 LOCAL = ("unix", "exec", "file", "fd")  # no network between the two
 
 
+class Values(TypedDict):
+    """What the controls say, by their names."""
+
+    situation: str
+    protocol: str
+    manager: str
+    fault: str
+    round_trip_ms: float
+    jitter_ms: float
+    law: str
+    loss_percent: float
+    detect_timeout_s: float
+    channels: int
+    source_version: str
+    destination_version: str
+    seed: int
+
+
 class Explorer:
     """The controls, the chart, and what they stand for. `controls` holds each control by name; `scenario`, `version`
     and `found` are what was run last, so that a cell below can go on with it."""
@@ -69,7 +87,7 @@ class Explorer:
         protocol = PROTOCOLS.name_of(protocol)
         require("protocol", protocol, PROTOCOLS)
         self.run, self.scenario, self.version = run, self._find(situation), version
-        self.controls: dict[str, Any] = _controls(list(self.library))
+        self.controls: dict[str, ipywidgets.ValueWidget] = _controls(list(self.library))
         self.message, self.chart = ipywidgets.HTML(), ipywidgets.HTML()
         self._settling = True
         there = self.controls
@@ -84,9 +102,9 @@ class Explorer:
         grid = ipywidgets.Box(list(there.values()), layout={"flex_flow": "row wrap"})  # as many a row as there is room
         self.view = ipywidgets.VBox([grid, self.message, self.chart])
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: object) -> dict[str, object]:
         """The live view for whoever has a kernel, the picture for all others: an export never is empty."""
-        live: Any = self.view._repr_mimebundle_(**kwargs) or {}
+        live: dict[str, object] = self.view._repr_mimebundle_(**kwargs) or {}
         picture = {"image/svg+xml": self.still, "text/html": as_html(self.still, repr(self))} if self.still else {}
         return {**live, **picture, "text/plain": repr(self)}
 
@@ -112,15 +130,20 @@ class Explorer:
     def _changed(self, change: object = None) -> None:
         if self._settling:
             return
-        values = {name: c.value for name, c in self.controls.items()}
+        values = cast(Values, {name: c.value for name, c in self.controls.items()})
         self.controls["detect_timeout_s"].disabled = not PROTOCOLS.get(values["protocol"]).probes
         try:
-            moved = {name: v for name, v in values.items() if v != self._start[name]}
+            moved = {name for name, value in values.items() if value != self._start[name]}
             self.scenario = varied(self._find(values["situation"]), moved, values)
             ours, theirs = values["source_version"], values["destination_version"]
             self.version = ours if ours == theirs else f"{ours}>{theirs}"
-            named = {name: values[name] for name in ("protocol", "manager", "seed")}
-            self.found = self.run(self.scenario, version=self.version, **named)
+            self.found = self.run(
+                self.scenario,
+                version=self.version,
+                protocol=values["protocol"],
+                manager=values["manager"],
+                seed=values["seed"],
+            )
         except ScenarioError as error:
             self.found, self.still, self.chart.value = None, "", ""
             self.message.value = _sentence(f"This can't be run: {error}.", "#a40e26")
@@ -128,17 +151,17 @@ class Explorer:
         row = self.found.row
         self.still = self.chart.value = sequence_svg(self.found.trace, row.outcome)
         when = f", after {1e3 * row.time_to_outcome_s:,.3g} ms" if row.time_to_outcome_s is not None else ""
-        told = f"<b>{row.outcome.replace('_', ' ')}</b>{when}: {OUTCOMES[row.outcome]}. {escape(self.scenario.title)}."
+        text = f"<b>{row.outcome.replace('_', ' ')}</b>{when}: {OUTCOMES[row.outcome]}. {escape(self.scenario.title)}."
         if self.scenario.link.transport.startswith(LOCAL):
-            told += " There is no network between the two here: round trip, jitter and loss change nothing."
-        self.message.value = _sentence(told, "#333")
+            text += " There is no network between the two here: round trip, jitter and loss change nothing."
+        self.message.value = _sentence(text, "#333")
 
 
 def _sentence(text: str, colour: str) -> str:
     return f"<div style='color:{colour};line-height:1.4;max-width:990px;white-space:normal'>{text}</div>"
 
 
-def _controls(situations: list[str]) -> dict[str, Any]:
+def _controls(situations: list[str]) -> dict[str, ipywidgets.ValueWidget]:
     many = {"layout": {"width": "275px"}, "style": {"description_width": "116px"}}
     choice, number, real, log = (
         ipywidgets.Dropdown,
@@ -167,7 +190,7 @@ def _channels(side: Side) -> int:
     return int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
 
 
-def _values(scenario: Scenario) -> dict[str, Any]:
+def _values(scenario: Scenario) -> dict[str, str | float]:
     """Where the sliders stand for a situation as the library has it."""
     link = scenario.link
     return {
@@ -181,29 +204,37 @@ def _values(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def varied(scenario: Scenario, moved: dict[str, Any], values: dict[str, Any]) -> Scenario:
-    """The scenario with what was moved; what was not moved stays as it was written."""
+def varied(scenario: Scenario, moved: set[str], values: Values) -> Scenario:
+    """The scenario with what the moved controls say; what was not moved stays as it was written."""
     link = scenario.link
     if "round_trip_ms" in moved:
-        link = replace(link, delay_ms=moved["round_trip_ms"] / 2)
-    if moved.keys() & {"jitter_ms", "law"}:
+        link = replace(link, delay_ms=values["round_trip_ms"] / 2)
+    if moved & {"jitter_ms", "law"}:
         law, shape = LAWS[values["law"]]
         link = replace(link, delay_law=law, shape=shape, jitter_ms=values["jitter_ms"])
     if "loss_percent" in moved:
-        link = replace(link, loss=moved["loss_percent"] / 100)
+        link = replace(link, loss=values["loss_percent"] / 100)
     guest = scenario.guest
     if link.transport == "exec-socat":  # a pipe takes a guest in thousands of pieces: too many for a slider
         guest = replace(guest, ram_mib=min(guest.ram_mib, PIPED_MIB))
-    changes: dict[str, Any] = {"link": link, "guest": guest, "detect_timeout_s": values["detect_timeout_s"]}
+    source, destination = scenario.source, scenario.destination
     if "channels" in moved:
-        changes |= {n: _with_channels(getattr(scenario, n), moved["channels"]) for n in ("source", "destination")}
+        source, destination = (_with_channels(side, values["channels"]) for side in (source, destination))
     more = FAULTS[values["fault"]]
-    return replace(scenario, faults=(*scenario.faults, *([more] if more else [])), **changes)
+    return replace(
+        scenario,
+        link=link,
+        guest=guest,
+        source=source,
+        destination=destination,
+        detect_timeout_s=values["detect_timeout_s"],
+        faults=(*scenario.faults, *([more] if more else [])),
+    )
 
 
 def _with_channels(side: Side, many: int) -> Side:
-    kept = tuple(c for c in side.capabilities if c != "multifd")
+    others = tuple(c for c in side.capabilities if c != "multifd")
     parameters = {k: v for k, v in side.parameters.items() if k != "multifd-channels"}
     if not many:
-        return replace(side, capabilities=kept, parameters=parameters)
-    return replace(side, capabilities=(*kept, "multifd"), parameters={**parameters, "multifd-channels": many})
+        return replace(side, capabilities=others, parameters=parameters)
+    return replace(side, capabilities=(*others, "multifd"), parameters={**parameters, "multifd-channels": many})

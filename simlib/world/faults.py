@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..case.faults import LinkEffect
 from ..case.intruders import Intruder
+from .net import Connection
 from .strangers import Stranger
 from .world import World
 
@@ -43,8 +44,8 @@ class Rig:
         if effect == LinkEffect.PACKET_LOSS and after_bytes is not None:
             watched = net.packet
 
-            def lose_both(made: object, from_source: bool, kind: str, data: bytes, fill: int) -> None:
-                watched(made, from_source, kind, data, fill)  # type: ignore[arg-type]
+            def lose_both(connection: Connection, from_source: bool, kind: str, data: bytes, fill: int) -> None:
+                watched(connection, from_source, kind, data, fill)
                 if shaper.has_begun(effect) and not other.has_begun(effect):
                     other.begin(effect, None)
 

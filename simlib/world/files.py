@@ -27,16 +27,16 @@ class File:
 
     def accept(self) -> None:
         while self.world.net.accept_queue:
-            made = self.world.net.accept_queue.popleft()
-            made.accepted = True
-            self._take(made)
+            connection = self.world.net.accept_queue.popleft()
+            connection.accepted = True
+            self._take(connection)
 
-    def _take(self, made: Connection) -> None:
+    def _take(self, connection: Connection) -> None:
         if self.kind == "exec-true":
-            made.client.dead = True
-            self.world.source.broken(made.client, PIPE)
+            connection.client.dead = True
+            self.world.source.broken(connection.client, PIPE)
         else:
-            self.world.net.read(made.server)
+            self.world.net.read(connection.server)
 
     def arrived(self, end: End, data: bytes, fill: int) -> None:
         if end.connection.name in ("main", "control"):
@@ -59,8 +59,8 @@ class File:
     def _manifest_refuses(self) -> bool:
         """The manifest stands before the stream: what is wrong is known before a page is read, and told by name."""
         world = self.world
-        told = manifest.write(world.source.endpoint.settings)
-        errors = manifest.check(told, world.destination.endpoint.settings)
+        data = manifest.write(world.source.endpoint.settings)
+        errors = manifest.check(data, world.destination.endpoint.settings)
         for e in errors:
             world.trace.note(world.env.now, "destination", "print", "manifest", f"{e.code}: {e.text}")
         wrong = tuple(e for e in errors if e.severity == "error")
@@ -81,10 +81,10 @@ class File:
         destination.feed(Start())
         if destination.endpoint.finished is not None:
             return
-        made = Connection(len(self.world.net.connections), "main", self.world.source, destination)
-        made.accepted = made.established = True
-        destination.ends[0] = made.server
-        made.server.number = 0
+        connection = Connection(len(self.world.net.connections), "main", self.world.source, destination)
+        connection.accepted = connection.established = True
+        destination.ends[0] = connection.server
+        connection.server.number = 0
         destination.feed(Opened(0))
         for data, fill in self.chunks:
             destination.feed(Received(0, data, fill))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import ClassVar
 
 from ..case.guest import Guest
 from ..case.intruders import TLS_HEADER_BYTES
@@ -64,7 +65,7 @@ class Host(host.Host):
     @property
     def trips(self) -> int:
         """One-way trips that led to the input being handled."""
-        return self.depth if self.cause is None else int(self.cause)
+        return self.depth if self.cause is None else self.cause
 
     def _set_alarm(self, o: i.SetAlarm) -> None:
         """One entry of the clock's queue a name, however often it is set."""
@@ -90,11 +91,11 @@ class Host(host.Host):
             if not getattr(self.endpoint, "accepting", False) or self.taking:
                 return
             self.taking = True
-            made = self.net.accept_queue.popleft()
-            end = made.server
+            connection = self.net.accept_queue.popleft()
+            end = connection.server
             end.number = len(self.ends)
             self.ends[end.number] = end
-            made.accepted = True
+            connection.accepted = True
             self.feed(i.Opened(end.number))
             self.net.read(end)
             if end.dead:
@@ -173,8 +174,8 @@ class Host(host.Host):
 
     def _secured(self, conn: int) -> None:
         del self.tls[conn]
-        made = self.ends[conn].connection
-        exporter = hashlib.sha256(f"exporter {made.number}".encode()).digest()
+        connection = self.ends[conn].connection
+        exporter = hashlib.sha256(f"exporter {connection.number}".encode()).digest()
         self.feed(i.Secured(conn, exporter, self.alpn[conn].rstrip(b"\0").decode()))
 
     def _tls_failed(self, conn: int, text: str, unread: bool = False) -> None:
@@ -237,14 +238,14 @@ class Host(host.Host):
 
     def stop_listening(self) -> None:
         self.net.listening = False
-        for made in self.net.connections:
-            if not made.accepted and made.server.owner is self:
-                self.net.close(made.server, unread=True)
+        for connection in self.net.connections:
+            if not connection.accepted and connection.server.owner is self:
+                self.net.close(connection.server, unread=True)
 
     def die(self, how: str) -> None:
         super().die(how)
-        for made in self.net.connections:
-            for end in (made.client, made.server):
+        for connection in self.net.connections:
+            for end in (connection.client, connection.server):
                 if end.owner is self:
                     self.net.close(end)
 
@@ -253,3 +254,14 @@ class Host(host.Host):
         self.note("link", "process is frozen")
         for end in self.ends.values():
             end.reading = False
+
+    EFFECTS: ClassVar[Mapping[type, Callable[..., None]]] = {
+        **host.Host.EFFECTS,
+        i.Open: _open,
+        i.StartTls: _start_tls,
+        i.Send: _send,
+        i.Pause: _pause,
+        i.Resume: _resume,
+        i.End: _end,
+        i.Drop: _drop,
+    }

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..case.faults import LinkEffect
 from ..case.scenario import Timing
@@ -58,7 +58,7 @@ class Listener(Protocol):
     def drained(self, end: End) -> None: ...
 
 
-Flight = tuple[float, Callable[..., None], tuple[Any, ...]]  # when it began to leave, what it does there, to what
+Flight = tuple[float, Callable[..., None], tuple[object, ...]]  # when it began to leave, what it does there, to what
 Message = tuple[bytes, int, int, int]  # what one call sends, or its rest: data, fill, its whole size at first, depth
 
 
@@ -74,7 +74,7 @@ class End:
     reading: bool = True
     queue: deque[Message] = field(default_factory=deque)
     flight: deque[Flight] = field(default_factory=deque)
-    held: deque[tuple[bytes, int]] = field(default_factory=deque)  # arrived here, not read yet
+    unread_pieces: deque[tuple[bytes, int]] = field(default_factory=deque)  # arrived here, not read yet
     unread: int = 0
     in_flight: int = 0
     last_arrival: float = 0.0
@@ -94,8 +94,8 @@ class End:
 
     def land(self) -> None:
         """What has been under way the longest arrives."""
-        _, call, told = self.flight.popleft()
-        call(*told)
+        _, call, arguments = self.flight.popleft()
+        call(*arguments)
 
 
 class Connection:
@@ -135,54 +135,60 @@ class Net:
         self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None], start_s: float = 0.0
     ) -> End:
         """A connection attempt after `start_s`; `done(end, "")` or `done(end, error)` tells the client how it went."""
-        made = Connection(len(self.connections), name, client, server)
-        self.connections.append(made)
-        self.env.call(start_s, lambda: self._syn(made, 0, done))
-        return made.client
+        connection = Connection(len(self.connections), name, client, server)
+        self.connections.append(connection)
+        self.env.call(start_s, lambda: self._syn(connection, 0, done))
+        return connection.client
 
-    def _syn(self, made: Connection, attempt: int, done: Callable[[End, str], None]) -> None:
-        self.packet(made, True, "syn", b"", 0)
+    def _syn(self, connection: Connection, attempt: int, done: Callable[[End, str], None]) -> None:
+        self.packet(connection, True, "syn", b"", 0)
         there, back = self.paths[True], self.paths[False]
         first, second = there.delay(self.rng), back.delay(self.rng)
         lost = there.syn_loss and self.rng.random() < there.syn_loss
-        self.env.call(first, lambda: self._syn_arrives(made, attempt, second, bool(lost), done))
+        self.env.call(first, lambda: self._syn_arrives(connection, attempt, second, bool(lost), done))
 
     def _syn_arrives(
-        self, made: Connection, attempt: int, back_s: float, lost: bool, done: Callable[[End, str], None]
+        self, connection: Connection, attempt: int, back_s: float, lost: bool, done: Callable[[End, str], None]
     ) -> None:
-        if not made.client.open:
+        if not connection.client.open:
             return
         if not self.listening and not lost:
-            self.env.call(back_s, lambda: done(made.client, REFUSED))
+            self.env.call(back_s, lambda: done(connection.client, REFUSED))
             return
         pending = len(self.accept_queue) + sum(
             1 for c in self.connections if c.server.number == -2 and not c.established
         )
         if lost or pending > self.backlog:
             if attempt + 1 >= len(SYN_GAPS_S):
-                self.env.call(SYN_GAPS_S[attempt], lambda: done(made.client, TIMED_OUT))
+                self.env.call(SYN_GAPS_S[attempt], lambda: done(connection.client, TIMED_OUT))
             else:
-                self.env.call(SYN_GAPS_S[attempt], lambda: self._syn(made, attempt + 1, done))
+                self.env.call(SYN_GAPS_S[attempt], lambda: self._syn(connection, attempt + 1, done))
             return
-        made.server.number = -2  # in SYN_RECV
+        connection.server.number = -2  # in SYN_RECV
         if self.paths[False].syn_loss and self.rng.random() < self.paths[False].syn_loss:
             back_s += SYN_ACK_GAP_S
-        self.packet(made, False, "syn-ack", b"", 0)
-        extra = self.establish_after.get(made.name, 0.0)
+        self.packet(connection, False, "syn-ack", b"", 0)
+        extra = self.establish_after.get(connection.name, 0.0)
         if self.paths[True].syn_loss and self.rng.random() < self.paths[True].syn_loss:
             extra += SYN_ACK_GAP_S  # until the SYN-ACK comes again; data on the connection would be sooner
         ack_s = back_s + self.paths[True].delay(self.rng) + extra
-        if made.name in self.schedule:
-            timing = self.schedule[made.name]
+        if connection.name in self.schedule:
+            timing = self.schedule[connection.name]
             back_s, ack_s = (self._wait_s(ms) for ms in (timing.connected_ms, timing.accepted_ms))
-            for end, ms in ((made.server, timing.reset_at_destination_ms), (made.client, timing.reset_at_source_ms)):
+            for end, ms in (
+                (connection.server, timing.reset_at_destination_ms),
+                (connection.client, timing.reset_at_source_ms),
+            ):
                 if ms >= 0:
                     self.env.call(self._wait_s(ms), partial(self._break, end, RESET))
-        for wait_s, call in ((back_s, lambda: done(made.client, "")), (ack_s, lambda: self._establish(made))):
+        for wait_s, call in (
+            (back_s, lambda: done(connection.client, "")),
+            (ack_s, lambda: self._establish(connection)),
+        ):
             if wait_s < FOREVER:
                 self.env.call(wait_s, call)
         if extra:
-            made.client.last_arrival = self.env.now + ack_s  # its data can't arrive before the connection does
+            connection.client.last_arrival = self.env.now + ack_s  # its data can't arrive before the connection does
 
     def _wait_s(self, at_ms: float) -> float:
         return max(at_ms / 1e3 - self.env.now, 0.0) if at_ms >= 0 else FOREVER
@@ -197,11 +203,11 @@ class Net:
             return times[end.arrived] / 1e3
         return FOREVER if end.from_source else None
 
-    def _establish(self, made: Connection) -> None:
-        if made.established:
+    def _establish(self, connection: Connection) -> None:
+        if connection.established:
             return
-        made.established = True
-        self.accept_queue.append(made)
+        connection.established = True
+        self.accept_queue.append(connection)
         self.on_established()
 
     # --- data -------------------------------------------------------------------------------------------------------
@@ -268,8 +274,8 @@ class Net:
         else:
             self._leave(end, size, delay_s, self._arrive, end, data, fill, depth, swallowed)
 
-    def _leave(self, end: End, size: int, delay_s: float, land: Callable[..., None], *told: Any) -> None:
-        """`land(*told)` on the other host, `delay_s` after its last byte has left this one."""
+    def _leave(self, end: End, size: int, delay_s: float, land: Callable[..., None], *arguments: object) -> None:
+        """`land(*arguments)` on the other host, `delay_s` after its last byte has left this one."""
 
         def left(began_s: float, left_s: float) -> None:
             if end.dead:
@@ -283,7 +289,7 @@ class Net:
             arrival = max(arrival, end.last_arrival)
             if arrival != FOREVER or end.connection.name in self.schedule:
                 end.last_arrival = arrival
-                self._fly(end, began_s, land, *told)
+                self._fly(end, began_s, land, *arguments)
 
         self.rates[end.from_source].send(end, size, left)
 
@@ -295,11 +301,11 @@ class Net:
         end.arrived += 1
         return max(turn, self.env.now) if turn >= 0 else LOST
 
-    def _fly(self, end: End, began_s: float, land: Callable[..., None], *told: Any) -> None:
-        """`land(*told)` at `last_arrival`, behind all in flight: rounded times must not let one overtake another."""
+    def _fly(self, end: End, began_s: float, land: Callable[..., None], *arguments: object) -> None:
+        """`land(*arguments)` at `last_arrival`, behind all in flight: rounded times must let none overtake another."""
         if end.last_arrival == FOREVER:
             return
-        end.flight.append((began_s, land, told))
+        end.flight.append((began_s, land, arguments))
         self.env.call(end.last_arrival - self.env._now, end.land)
 
     def _arrive(self, end: End, data: bytes, fill: int, depth: int, swallowed: bool) -> None:
@@ -312,10 +318,10 @@ class Net:
             peer.depth = max(peer.depth, depth)
             shaper = self.shapers[end.from_source]
             stalled = not shaper.idle and shaper.after[STALL] <= shaper.passed - end.in_flight
-            if peer.reading and end.connection.accepted and not peer.held and not stalled:
+            if peer.reading and end.connection.accepted and not peer.unread_pieces and not stalled:
                 peer.owner.arrived(peer, data, fill)
             else:
-                peer.held.append((data, fill))
+                peer.unread_pieces.append((data, fill))
                 peer.unread += size
         if end.queue or end.draining or end.fin_wanted:
             self._pump(end)
@@ -325,11 +331,11 @@ class Net:
         stalled = self.shapers[end.peer.from_source]
         if stalled.has_begun(STALL):
             return
-        while end.held and end.reading and end.open and end.connection.accepted:
-            data, fill = end.held.popleft()
+        while end.unread_pieces and end.reading and end.open and end.connection.accepted:
+            data, fill = end.unread_pieces.popleft()
             end.unread -= len(data) + fill
             end.owner.arrived(end, data, fill)
-        if not end.held and end.fin_arrived and end.reading and end.open and end.connection.accepted:
+        if not end.unread_pieces and end.fin_arrived and end.reading and end.open and end.connection.accepted:
             end.fin_arrived = False
             end.owner.ended(end)
         if end.peer.queue or end.peer.draining or end.peer.fin_wanted:
@@ -343,10 +349,12 @@ class Net:
         end.open = False
         if end.dead:
             return
-        if unread or end.unread or end.held:
+        if unread or end.unread or end.unread_pieces:
             end.queue.clear()
             now = self.env.now  # what still stood in the send buffer never leaves
-            end.flight = deque((at, land if at <= now else lambda *_: None, told) for at, land, told in end.flight)
+            end.flight = deque(
+                (at, land if at <= now else lambda *_: None, arguments) for at, land, arguments in end.flight
+            )
             end.dead = True
             self._reset_by(end)
         else:
@@ -380,7 +388,7 @@ class Net:
     def _fin_arrives(self, end: End) -> None:
         if end.dead or not end.open or self._swallowed(end):
             return
-        if end.held or not end.reading or not end.connection.accepted:
+        if end.unread_pieces or not end.reading or not end.connection.accepted:
             end.fin_arrived = True
         else:
             end.owner.ended(end)
@@ -392,14 +400,14 @@ class Net:
 
     def reset(self, name: str) -> None:
         """The same with one connection, by its name."""
-        for made in self.connections:
-            if made.name == name:
-                self._break(made.client, RESET)
-                self._break(made.server, RESET)
+        for connection in self.connections:
+            if connection.name == name:
+                self._break(connection.client, RESET)
+                self._break(connection.server, RESET)
 
     def cut(self) -> None:
         """Both sides' sockets are reset at once, as by a firewall that aborts."""
-        ends = [end for made in self.connections for end in (made.client, made.server)]
+        ends = [end for connection in self.connections for end in (connection.client, connection.server)]
         for end in self.rng.sample(ends, len(ends)):
             self._break(end, RESET)
 

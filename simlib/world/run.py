@@ -18,18 +18,23 @@ def run(
 
 def play(world: World) -> Result:
     """Run a world with its scenario's faults until nothing more happens."""
-    rig = Rig(world)
-    if world.scenario.link.has_listener:
-        world.on_listening = rig.arrange
-        file = None
-    else:
-        file = File(world)
-        rig.arrange()
+    file = arrange(world)
     world.management.begin()
     if world.management.refused is None and world.source.endpoint.finished is None:  # QMP has refused nothing
         _watch(world, file)
     world.management.end()
     return Result(world.row(), world.trace)
+
+
+def arrange(world: World) -> File | None:
+    """Lay the scenario's faults in, and put a file at the other end where nobody listens. Returns that file."""
+    rig = Rig(world)
+    if world.scenario.link.has_listener:
+        world.on_listening = rig.arrange
+        return None
+    file = File(world)
+    rig.arrange()
+    return file
 
 
 def _watch(world: World, file: File | None) -> None:

@@ -39,23 +39,23 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     BUILD.mkdir(parents=True, exist_ok=True)
-    found: list[Line | Missing] = []
+    lines: list[Line | Missing] = []
     if not options.json:
         print(f"{page.machine()}\nCPU time, ours / anchor, median of {options.rounds} rounds [spread], goals, verdict")
     for name in options.parts or PARTS:
         part = list(PARTS[name](options.rounds))
-        found += part
+        lines += part
         if not options.json:
             print(page.table(part), flush=True)
-    found.sort(key=lambda line: line.item)
-    page.plot(found, BUILD / "bench.svg")
+    lines.sort(key=lambda line: line.item)
+    page.plot(lines, BUILD / "bench.svg")
     if options.json:
-        json.dump(page.as_json(found, options.rounds), sys.stdout, indent=1)
+        json.dump(page.as_json(lines, options.rounds), sys.stdout, indent=1)
     else:
         print(f"\nplot: {(BUILD / 'bench.svg').relative_to(ROOT)}")
     if options.results:
         words = WORDS.read_text(encoding="utf-8") if WORDS.exists() else ""
-        RESULTS.write_text(page.markdown(found, options.rounds, words), encoding="utf-8")
+        RESULTS.write_text(page.markdown(lines, options.rounds, words), encoding="utf-8")
     return 0
 
 

@@ -23,14 +23,14 @@ ANSWERS = {i.StopGuest: i.GuestStopped, i.Apply: i.Applied, i.Load: i.Loaded, i.
 def scenario(channels: int) -> Scenario:
     """Matched sides of the profile's 47 devices, with latencies drawn by seed."""
     side = Side(capabilities=("multifd",), parameters={"multifd-channels": channels}) if channels else Side()
-    told = Scenario(name="bench", title="bench", source=side, destination=side)
-    return told.vary(link__delay_law="lognormal", link__jitter_ms=0.02)
+    base = Scenario(name="bench", title="bench", source=side, destination=side)
+    return base.vary(link__delay_law="lognormal", link__jitter_ms=0.02)
 
 
 def pair(protocol: str, channels: int, machine: Any = None) -> Callable[[], tuple[Any, Any]]:
     """What makes fresh endpoints; another `machine` for both sides, if given."""
-    told = scenario(channels)
-    ours, theirs = told.settings(True, VERSION), told.settings(False, VERSION)
+    matched = scenario(channels)
+    ours, theirs = matched.settings(True, VERSION), matched.settings(False, VERSION)
     if machine is not None:
         ours, theirs = replace(ours, machine=machine), replace(theirs, machine=machine)
     if protocol == "v1":
@@ -53,40 +53,40 @@ class Pump:
     def run(self, until: str = "completed") -> None:
         """Until the source's status is that; `completed` means both sides, to their last input."""
         while self.todo and (until == "completed" or self.source.status != until):
-            at_source, told = self.todo.popleft()
+            at_source, input = self.todo.popleft()
             if not at_source:
-                found = self._at_destination(told)
-                if found is None:
+                translated = self._at_destination(input)
+                if translated is None:
                     continue
-                told = found
-            for out in (self.source if at_source else self.destination).handle(told):
+                input = translated
+            for out in (self.source if at_source else self.destination).handle(input):
                 self._does(at_source, out)
         assert self.source.status == until, self.source.finished
 
-    def _at_destination(self, told: i.Input) -> i.Input | None:
+    def _at_destination(self, input: i.Input) -> i.Input | None:
         """The input with the destination's own number of the connection; None while it has not taken that."""
-        if isinstance(told, i.Opened):
+        if isinstance(input, i.Opened):
             if not self.destination.accepting:
-                self.todo.append((False, told))
+                self.todo.append((False, input))
                 return None
-            self.numbers[told.conn] = len(self.accepted)
-            self.accepted.append(told.conn)
-            self.todo.extendleft((False, r) for r in reversed(self.early.pop(told.conn, [])))
+            self.numbers[input.conn] = len(self.accepted)
+            self.accepted.append(input.conn)
+            self.todo.extendleft((False, r) for r in reversed(self.early.pop(input.conn, [])))
             return i.Opened(len(self.accepted) - 1)
-        if isinstance(told, i.Received):
-            if told.conn not in self.numbers:
-                self.early.setdefault(told.conn, []).append(told)
+        if isinstance(input, i.Received):
+            if input.conn not in self.numbers:
+                self.early.setdefault(input.conn, []).append(input)
                 return None
-            return i.Received(self.numbers[told.conn], told.data, told.fill)
-        return told
+            return i.Received(self.numbers[input.conn], input.data, input.fill)
+        return input
 
     def _does(self, at_source: bool, out: i.Output) -> None:
         if isinstance(out, i.Open):
             self.todo += [(True, i.Opened(out.conn)), (False, i.Opened(out.conn))]
         elif isinstance(out, i.Send):
             peer = out.conn if at_source else self.accepted[out.conn]
-            told = i.Received(peer, out.data, out.fill)
-            self.todo += [(not at_source, told), (at_source, i.Drained(out.conn))]
+            received = i.Received(peer, out.data, out.fill)
+            self.todo += [(not at_source, received), (at_source, i.Drained(out.conn))]
         elif isinstance(out, i.CollectRam):
             self.todo.append((True, i.RamCollected(1 << 26 if out.first else 0, not out.first)))
         elif type(out) in ANSWERS:

@@ -150,7 +150,7 @@ def on_asyncio(count: int, limit: float) -> None:
 def lines(times: int) -> Iterator[Line]:
     for limit in STALE:
         count = LENGTH[limit]
-        found = rounds(
+        samples = rounds(
             {
                 "ours": partial(ours, count, limit),
                 "idiomatic": partial(idiomatic, count, limit),
@@ -162,16 +162,16 @@ def lines(times: int) -> Iterator[Line]:
         )  # type: ignore[misc]
         what = f"messages a second, {limit:,} stale timers: our clock"
         goal = (8, 18) if limit == STALE[0] else (None, None)
-        yield Line(2, what, "idiomatic SimPy", over(found, "idiomatic", "ours"), *goal, more_is_better=True)
-        yield Line(2, what, "a raw heap", over(found, "heap", "ours"), more_is_better=True)
-        yield Line(2, what, "asyncio on a virtual clock", over(found, "asyncio", "ours"), more_is_better=True)
+        yield Line(2, what, "idiomatic SimPy", over(samples, "idiomatic", "ours"), *goal, more_is_better=True)
+        yield Line(2, what, "a raw heap", over(samples, "heap", "ours"), more_is_better=True)
+        yield Line(2, what, "asyncio on a virtual clock", over(samples, "asyncio", "ours"), more_is_better=True)
         yield Line(
             2,
             f"the idiomatic SimPy model, {limit:,} stale timers, unchanged on our clock",
             "on SimPy's own",
-            over(found, "idiomatic", "hosted"),
+            over(samples, "idiomatic", "hosted"),
             more_is_better=True,
         )
     count = LENGTH[STALE[1]]
-    found = rounds({"few": partial(ours, count, STALE[0]), "many": partial(ours, count, STALE[1])}, times)
-    yield Line(2, "our clock's cost with 10,000 stale timers", "with 30", over(found, "many", "few"), 1.10, 1.0)
+    samples = rounds({"few": partial(ours, count, STALE[0]), "many": partial(ours, count, STALE[1])}, times)
+    yield Line(2, "our clock's cost with 10,000 stale timers", "with 30", over(samples, "many", "few"), 1.10, 1.0)

@@ -14,6 +14,7 @@ from typing import Any
 import trustme
 
 from simlib.handshake import stream
+from simlib.handshake.loader import Loader, Position
 from simlib.handshake.v2 import body, features, frames, inventory, messages, wire
 from simlib.handshake.v2.config import Identity
 
@@ -56,7 +57,7 @@ def tls_handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 def against_tls(times: int) -> Iterator[Line]:
     contexts = tls_contexts()
     make, small = pair("v2", 0), pair("v2", 0, devices(0))
-    found = rounds(
+    samples = rounds(
         {
             "ours": lambda: pump(*make(), until="active"),
             "small": lambda: pump(*small(), until="active"),
@@ -68,17 +69,17 @@ def against_tls(times: int) -> Iterator[Line]:
         4,
         "v2 from the first byte to READY, 47 devices, both sides",
         "TLS 1.3 in memory (P-256), both sides",
-        over(found, "ours", "tls"),
+        over(samples, "ours", "tls"),
         1.0,
         0.5,
-        note=f"{middle(found, 'ours') * 1e6:.0f} us; {ssl.OPENSSL_VERSION}",
+        note=f"{middle(samples, 'ours') * 1e6:.0f} us; {ssl.OPENSSL_VERSION}",
     )
     yield Line(
         4,
         "v2 from the first byte to READY, no devices, both sides",
         "TLS 1.3 in memory (P-256), both sides",
-        over(found, "small", "tls"),
-        note=f"{middle(found, 'small') * 1e6:.0f} us",
+        over(samples, "small", "tls"),
+        note=f"{middle(samples, 'small') * 1e6:.0f} us",
     )
 
 
@@ -106,20 +107,20 @@ def parse(payload: bytes, limits: frames.Limits) -> Any:
     raise AssertionError("no OFFER")
 
 
-def loaded(data: bytes, make: Callable[[], stream.Loader]) -> None:
+def loaded(data: bytes, make: Callable[[], Loader]) -> None:
     loader = make()
     for at in range(0, len(data), CHUNK_BYTES):
         loader.feed(data[at : at + CHUNK_BYTES])
         while loader.next_event() is not None:
             pass
-    assert loader.state == "after_eof", loader.state
+    assert loader.state == Position.AFTER_EOF, loader.state
 
 
 def parsers(times: int) -> Iterator[Line]:
     payload, settings = offered(4096)
     parsed = parse(payload, frames.Limits())
     small, _ = offered(47)
-    found = rounds(
+    samples = rounds(
         {
             "offer": partial(parse, payload, frames.Limits()),
             "json": partial(json.loads, payload),
@@ -129,35 +130,39 @@ def parsers(times: int) -> Iterator[Line]:
         },
         times,
     )
-    rate = f"{len(payload) / 1e6 / middle(found, 'offer'):.1f} MB/s, {len(payload):,} bytes"
+    rate = f"{len(payload) / 1e6 / middle(samples, 'offer'):.1f} MB/s, {len(payload):,} bytes"
     yield Line(
-        4, "an OFFER of 4,096 devices, read and checked", "json.loads of it", over(found, "offer", "json"), note=rate
+        4, "an OFFER of 4,096 devices, read and checked", "json.loads of it", over(samples, "offer", "json"), note=rate
     )
-    rate = f"{len(small) / 1e6 / middle(found, 'small'):.1f} MB/s, {len(small):,} bytes"
+    rate = f"{len(small) / 1e6 / middle(samples, 'small'):.1f} MB/s, {len(small):,} bytes"
     yield Line(
-        4, "an OFFER of 47 devices, read and checked", "json.loads of it", over(found, "small", "small json"), note=rate
+        4,
+        "an OFFER of 47 devices, read and checked",
+        "json.loads of it",
+        over(samples, "small", "small json"),
+        note=rate,
     )
     yield Line(
         4,
         "the verdict on 4,096 devices against 4,096",
         "json.loads of them",
-        over(found, "verdict", "json"),
-        note=f"{middle(found, 'verdict') * 1e3:.1f} ms; {len(inventory.compare(parsed, settings.machine))} findings",
+        over(samples, "verdict", "json"),
+        note=f"{middle(samples, 'verdict') * 1e3:.1f} ms; {len(inventory.compare(parsed, settings.machine))} findings",
     )
-    told = (
+    state = (
         stream.header(settings)
         + b"".join(d + bytes(fill) for d, fill in stream.device_state(3, settings.machine))
         + stream.end_of_stream(b"")
     )
-    found = rounds(
-        {"loader": partial(loaded, told, lambda: stream.Loader(settings)), "json": partial(json.loads, payload)}, times
+    samples = rounds(
+        {"loader": partial(loaded, state, lambda: Loader(settings)), "json": partial(json.loads, payload)}, times
     )
     yield Line(
         4,
         "v1's loader on 4,096 devices' state",
         "json.loads of their OFFER",
-        over(found, "loader", "json"),
-        note=f"{len(told) / 1e6 / middle(found, 'loader'):.1f} MB/s, {len(told):,} bytes",
+        over(samples, "loader", "json"),
+        note=f"{len(state) / 1e6 / middle(samples, 'loader'):.1f} MB/s, {len(state):,} bytes",
     )
 
 

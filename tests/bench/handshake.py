@@ -13,6 +13,7 @@ from simlib.case.profiles import machine
 from simlib.handshake import interface as i
 from simlib.record.trace import Trace
 from simlib.world import run
+from simlib.world.run import play
 from simlib.world.world import World
 
 from .bare import VERSION, pair, pump, scenario
@@ -31,43 +32,43 @@ class Deaf(Trace):
 
 
 def world(protocol: str, channels: int, traced: bool = True) -> World:
-    made = World(scenario(channels), protocol, VERSION, "naive", 1)
+    simulated = World(scenario(channels), protocol, VERSION, "naive", 1)
     if not traced:
-        made.trace = made.source.trace = made.destination.trace = Deaf()
-        made.net.packet = lambda *_: None
-    return made
+        simulated.trace = simulated.source.trace = simulated.destination.trace = Deaf()
+        simulated.net.packet = lambda *_: None
+    return simulated
 
 
 def inputs(protocol: str, channels: int) -> list[tuple[bool, i.Input]]:
     """All that a world told its endpoints, in order."""
-    made, found = world(protocol, channels), []
+    simulated, recorded = world(protocol, channels), []
 
     def watched(host: Any, at_source: bool) -> None:
         handle: Callable[[i.Input], list[i.Output]] = host.endpoint.handle
 
-        def told(input: i.Input) -> list[i.Output]:
-            found.append((at_source, input))
+        def record(input: i.Input) -> list[i.Output]:
+            recorded.append((at_source, input))
             return handle(input)
 
-        host.endpoint.handle = told
+        host.endpoint.handle = record
 
-    watched(made.source, True)
-    watched(made.destination, False)
-    made.run()
-    return found
+    watched(simulated.source, True)
+    watched(simulated.destination, False)
+    play(simulated)
+    return recorded
 
 
 def replayed(protocol: str, channels: int) -> tuple[Callable[[], None], int]:
     """The engine alone on what a world told it, and how many calls that is."""
-    told = inputs(protocol, channels)
+    recorded = inputs(protocol, channels)
     setup = world(protocol, channels).setup
 
     def again() -> None:
         source, destination = setup.source(), setup.destination()
-        for at_source, input in told:
+        for at_source, input in recorded:
             (source if at_source else destination).handle(input)
 
-    return again, len(told)
+    return again, len(recorded)
 
 
 def over_bare(times: int) -> Iterator[Line]:
@@ -75,7 +76,7 @@ def over_bare(times: int) -> Iterator[Line]:
         for channels in (0, 2, 8, 64):
             make = pair(protocol, channels)
             again, _ = replayed(protocol, channels)
-            found = rounds(
+            samples = rounds(
                 {
                     "bare": partial(_pumped, make),
                     "world": partial(run, scenario(channels), protocol=protocol, version=VERSION),
@@ -85,14 +86,14 @@ def over_bare(times: int) -> Iterator[Line]:
             )
             goal = (must, stretch) if channels == 8 else (None, None)
             note = (
-                f"bare {middle(found, 'bare') * 1e6:.0f} us; the engine on the world's own inputs, which come in "
-                f"more pieces: {middle(found, 'replay') / middle(found, 'bare'):.2f} x bare"
+                f"bare {middle(samples, 'bare') * 1e6:.0f} us; the engine on the world's own inputs, which come in "
+                f"more pieces: {middle(samples, 'replay') / middle(samples, 'bare'):.2f} x bare"
             )
             yield Line(
                 1,
                 f"{protocol}, {channels} channels, 47 devices: world",
                 "both endpoints pumped bare",
-                over(found, "world", "bare"),
+                over(samples, "world", "bare"),
                 *goal,
                 note=note,
             )
@@ -101,7 +102,7 @@ def over_bare(times: int) -> Iterator[Line]:
 def added(times: int) -> Iterator[Line]:
     for protocol in ("v1", "v2"):
         again, calls = replayed(protocol, 8)
-        found = rounds(
+        samples = rounds(
             {
                 "world": lambda p=protocol: run(scenario(8), protocol=p, version=VERSION),  # type: ignore[misc]
                 "engine": again,
@@ -109,7 +110,7 @@ def added(times: int) -> Iterator[Line]:
             },
             times,
         )
-        prices = tuple((r["world"] - r["engine"]) / calls / (r["heap"] / MESSAGES) for r in found)
+        prices = tuple((r["world"] - r["engine"]) / calls / (r["heap"] / MESSAGES) for r in samples)
         yield Line(
             1,
             f"{protocol}, 8 channels: what the world adds to one engine call",
@@ -123,24 +124,26 @@ def added(times: int) -> Iterator[Line]:
 
 def traced(times: int) -> Iterator[Line]:
     for protocol in ("v1", "v2"):
-        found = rounds(
+        samples = rounds(
             {
-                "off": lambda p=protocol: world(p, 8, False).run(),
-                "on": lambda p=protocol: world(p, 8).run(),
-                "digest": lambda p=protocol: world(p, 8).run().trace.digest(),
+                "off": lambda p=protocol: play(world(p, 8, False)),
+                "on": lambda p=protocol: play(world(p, 8)),
+                "digest": lambda p=protocol: play(world(p, 8)).trace.digest(),
             },
             times,
         )  # type: ignore[misc]
-        yield Line(1, f"{protocol}, 8 channels: trace on", "trace off", over(found, "on", "off"), 1.10, 1.05)
-        yield Line(1, f"{protocol}, 8 channels: trace and digest", "trace off", over(found, "digest", "off"), 1.45, 1.2)
+        yield Line(1, f"{protocol}, 8 channels: trace on", "trace off", over(samples, "on", "off"), 1.10, 1.05)
+        yield Line(
+            1, f"{protocol}, 8 channels: trace and digest", "trace off", over(samples, "digest", "off"), 1.45, 1.2
+        )
 
 
 # --- growth ---------------------------------------------------------------------------------------------------------
 def devices(count: int) -> Any:
     """The profile's machine with so many devices, its own over and over."""
     own = machine(VERSION, "pc-i440fx-7.2")
-    made = (replace(own.devices[n % len(own.devices)], id=f"d{n}", instance=0) for n in range(count))
-    return replace(own, devices=tuple(made))
+    copies = (replace(own.devices[n % len(own.devices)], id=f"d{n}", instance=0) for n in range(count))
+    return replace(own, devices=tuple(copies))
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
@@ -162,9 +165,9 @@ def growth(times: int) -> Iterator[Line]:
     sizes = (10, 512, 4096)
     makers = {n: pair("v2", 0, devices(n)) for n in sizes}
     calls = {str(n): partial(_pumped, make) for n, make in makers.items()}
-    found = rounds(calls, times)
-    linear = tuple(r["4096"] / r["512"] / (4096 / 512) for r in found)
-    cost = ", ".join(f"{n}: {middle(found, str(n)) * 1e3:.1f} ms" for n in sizes)
+    samples = rounds(calls, times)
+    linear = tuple(r["4096"] / r["512"] / (4096 / 512) for r in samples)
+    cost = ", ".join(f"{n}: {middle(samples, str(n)) * 1e3:.1f} ms" for n in sizes)
     yield Line(
         3, "v2: a handshake with 4,096 devices, a device", "with 512 devices, a device", linear, 1.10, 1.0, note=cost
     )
@@ -180,10 +183,10 @@ def growth(times: int) -> Iterator[Line]:
         note=f"{memory[4096] / 2**20:.1f} MiB",
     )
     for protocol, far in MOST:
-        told = {str(n): partial(run, scenario(n), protocol=protocol, version=VERSION) for n in (1, 16, 64, far)}
-        found = rounds(told, times)
-        linear = tuple(r[str(far)] / r["16"] / (far / 16) for r in found)
-        cost = ", ".join(f"{n}: {middle(found, n) * 1e3:.1f} ms" for n in told)
+        runs = {str(n): partial(run, scenario(n), protocol=protocol, version=VERSION) for n in (1, 16, 64, far)}
+        samples = rounds(runs, times)
+        linear = tuple(r[str(far)] / r["16"] / (far / 16) for r in samples)
+        cost = ", ".join(f"{n}: {middle(samples, n) * 1e3:.1f} ms" for n in runs)
         yield Line(
             3,
             f"{protocol}: a world's run with {far} channels, a channel",
@@ -198,12 +201,12 @@ def growth(times: int) -> Iterator[Line]:
     for _ in range(20_000):
         trace.note(20_000 * rng.random(), "source", "say", "main", "RAM")
     short = Trace(steps=trace.steps[:2_000])
-    found = rounds({"far": trace.digest, "near": short.digest}, times)
+    samples = rounds({"far": trace.digest, "near": short.digest}, times)
     yield Line(
         3,
         "digest of 20,000 steps, a step",
         "of 2,000 steps, a step",
-        tuple(r["far"] / r["near"] / 10 for r in found),
+        tuple(r["far"] / r["near"] / 10 for r in samples),
         1.10,
         1.0,
     )

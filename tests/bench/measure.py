@@ -78,9 +78,9 @@ def rounds(
     return [{name: one(call, counts[name], clock) for name, call in calls.items()} for _ in range(times)]
 
 
-def over(found: list[dict[str, float]], ours: str, anchor: str) -> tuple[float, ...]:
-    return tuple(r[ours] / r[anchor] for r in found)
+def over(samples: list[dict[str, float]], ours: str, anchor: str) -> tuple[float, ...]:
+    return tuple(r[ours] / r[anchor] for r in samples)
 
 
-def middle(found: list[dict[str, float]], name: str) -> float:
-    return statistics.median(r[name] for r in found)
+def middle(samples: list[dict[str, float]], name: str) -> float:
+    return statistics.median(r[name] for r in samples)

@@ -53,27 +53,27 @@ def goal(line: Line) -> str:
     return ", ".join(goals)
 
 
-def table(found: Iterable[Line | Missing]) -> str:
+def table(results: Iterable[Line | Missing]) -> str:
     """For a terminal: a block an item."""
-    told, item = [], 0
-    for line in found:
+    output, item = [], 0
+    for line in results:
         if line.item != item:
             item = line.item
-            told += ["", f"{item}. {ITEMS[item]}"]
+            output += ["", f"{item}. {ITEMS[item]}"]
         if isinstance(line, Missing):
-            told.append(f"  !! NOT MEASURED: {line.what}: {line.why}")
+            output.append(f"  !! NOT MEASURED: {line.what}: {line.why}")
             continue
-        told.append(
+        output.append(
             f"  {number(line.value):>7} [{spread(line):>14}] {goal(line):>14} {line.verdict:7} "
             f"{line.what} / {line.anchor}{f' ({line.note})' if line.note else ''}"
         )
-    return "\n".join(told)
+    return "\n".join(output)
 
 
-def markdown(found: list[Line | Missing], rounds: int, words: str) -> str:
-    lines = [f for f in found if isinstance(f, Line) and f.must is not None]
+def markdown(results: list[Line | Missing], rounds: int, words: str) -> str:
+    lines = [f for f in results if isinstance(f, Line) and f.must is not None]
     counts = {v: sum(line.verdict == v for line in lines) for v in ("stretch", "met", "MISSED")}
-    told = [
+    output = [
         "# How close to the limit",
         "",
         "Written by `make bench-results`. Each number is ours / anchor, both measured in turn within one round: CPU "
@@ -84,40 +84,40 @@ def markdown(found: list[Line | Missing], rounds: int, words: str) -> str:
         f"must, {counts['MISSED']} miss it.",
     ]
     for item, title in ITEMS.items():
-        told += ["", f"## {item}. {title}", ""]
-        rows = [f for f in found if f.item == item]
+        output += ["", f"## {item}. {title}", ""]
+        rows = [f for f in results if f.item == item]
         if rows:
-            told += ["| what | / anchor | ratio | spread | must, stretch | | |", "|---|---|---:|---|---|---|---|"]
+            output += ["| what | / anchor | ratio | spread | must, stretch | | |", "|---|---|---:|---|---|---|---|"]
         for row in rows:
             if isinstance(row, Missing):
-                told.append(f"| {row.what} | | **not measured** | | | | {row.why} |")
+                output.append(f"| {row.what} | | **not measured** | | | | {row.why} |")
             else:
-                told.append(
+                output.append(
                     f"| {row.what} | {row.anchor} | {number(row.value)} | {spread(row)} | {goal(row)} "
                     f"| {f'**{row.verdict}**' if row.verdict == 'MISSED' else row.verdict} | {row.note} |"
                 )
-    return "\n".join(told) + "\n" + (f"\n{words}" if words else "")
+    return "\n".join(output) + "\n" + (f"\n{words}" if words else "")
 
 
-def as_json(found: list[Line | Missing], rounds: int) -> dict[str, Any]:
+def as_json(results: list[Line | Missing], rounds: int) -> dict[str, Any]:
     return {
         "machine": machine(),
         "rounds": rounds,
         "lines": [
             asdict(f) | ({"value": f.value, "verdict": f.verdict} if isinstance(f, Line) else {"missing": True})
-            for f in found
+            for f in results
         ],
     }
 
 
-def plot(found: list[Line | Missing], path: Path) -> None:
+def plot(results: list[Line | Missing], path: Path) -> None:
     """Each line with a goal as a share of it: right of 1 is missed, whatever its unit."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    lines = [f for f in found if isinstance(f, Line) and f.must][::-1]  # of a goal of 0 nothing is a share
+    lines = [f for f in results if isinstance(f, Line) and f.must][::-1]  # of a goal of 0 nothing is a share
     figure, axes = plt.subplots(figsize=(11, 1 + 0.34 * len(lines)))
     for y, line in enumerate(lines):
         assert line.must is not None

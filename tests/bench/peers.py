@@ -52,7 +52,7 @@ def compare(times: int) -> dict[str, Any]:
     from .handshake import inputs, run
     from .measure import rounds
 
-    told: dict[str, Any] = {"python": sys.version.split()[0], "found": {}, "messages": {}}
+    report: dict[str, Any] = {"python": sys.version.split()[0], "found": {}, "messages": {}}
     for name, protocol in (("v1", "v1"), ("v2", "v2")):
         count = sum(isinstance(input, i.Received) for _, input in inputs(protocol, 0)) // 2 * 2
 
@@ -64,18 +64,18 @@ def compare(times: int) -> dict[str, Any]:
             for _ in range(SEEDS):
                 ours(count, 30)
 
-        told["found"][name] = rounds({"seedloop": exchange(count), "world": world, "clock": clock}, times)
-        told["messages"][name] = count
-    return told
+        report["found"][name] = rounds({"seedloop": exchange(count), "world": world, "clock": clock}, times)
+        report["messages"][name] = count
+    return report
 
 
 def pythons() -> Iterator[str]:
     """Each Python 3.12 or newer on the path that runs, the most wanted first; pyenv's too, which its shims hide."""
     names = [f"python3.{minor}" for minor in (13, 12, 14)]
     for name in names:
-        found = shutil.which(name)
-        if found and subprocess.run([found, "-c", "pass"], capture_output=True, check=False).returncode == 0:
-            yield found
+        path = shutil.which(name)
+        if path and subprocess.run([path, "-c", "pass"], capture_output=True, check=False).returncode == 0:
+            yield path
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     known = (p for name in names for p in versions.glob(f"{name.removeprefix('python')}.*/bin/python"))
     yield from map(str, sorted(known, reverse=True))
@@ -89,15 +89,15 @@ def _venv() -> tuple[Path | None, str]:
         if base is None:
             return None, "seedloop wants Python 3.12 or newer, and none is installed"
         subprocess.run([base, "-m", "venv", str(VENV)], check=True)
-        made = subprocess.run(
+        result = subprocess.run(
             [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *WANTS],
             capture_output=True,
             text=True,
             check=False,
         )
-        if made.returncode:
+        if result.returncode:
             shutil.rmtree(VENV)
-            return None, f"seedloop could not be installed: {made.stderr.strip().splitlines()[-1]}"
+            return None, f"seedloop could not be installed: {result.stderr.strip().splitlines()[-1]}"
     return python, ""
 
 
@@ -119,15 +119,15 @@ def lines(times: int) -> Iterator[Any]:
     if got.returncode:
         yield Missing(2, "a world's run / seedloop", f"it failed: {got.stderr.strip().splitlines()[-1]}")
         return
-    told = json.loads(got.stdout)
-    for name, found in told["found"].items():
-        count, where = told["messages"][name], f"Python {told['python']}, both"
+    report = json.loads(got.stdout)
+    for name, samples in report["found"].items():
+        count, where = report["messages"][name], f"Python {report['python']}, both"
         anchor = f"seedloop, {count} messages"
         yield Line(
             2,
             f"runs a second of a whole {name} world, {count} messages, engine inside",
             anchor,
-            over(found, "seedloop", "world"),
+            over(samples, "seedloop", "world"),
             3,
             4,
             more_is_better=True,
@@ -137,7 +137,7 @@ def lines(times: int) -> Iterator[Any]:
             2,
             f"runs a second of {count} messages with timers: our clock alone",
             anchor,
-            over(found, "seedloop", "clock"),
+            over(samples, "seedloop", "clock"),
             more_is_better=True,
             note=where,
         )

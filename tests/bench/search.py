@@ -49,16 +49,16 @@ CONFIGURATION = ("settings", "own_settings", "identity", "rules", "stances")  # 
 class Copying(System):
     """Each step on a deep copy of the engine (but for what never changes), and none remembered."""
 
-    def run(self, side: int, before: int, told: int, conn: int) -> Any:
+    def run(self, side: int, before: int, input: int, conn: int) -> Any:
         self.steps.clear()
-        return super().run(side, before, told, conn)
+        return super().run(side, before, input, conn)
 
 
 def _deep(endpoint: State) -> State:
-    kept = {id(v): v for k, v in vars(endpoint).items() if k in CONFIGURATION}
+    memo = {id(v): v for k, v in vars(endpoint).items() if k in CONFIGURATION}
     machine = endpoint.settings.machine  # type: ignore[attr-defined]
-    kept |= {id(v): v for v in (machine, *machine.devices)}
-    return copy.deepcopy(endpoint, kept)
+    memo |= {id(v): v for v in (machine, *machine.devices)}
+    return copy.deepcopy(endpoint, memo)
 
 
 @contextmanager
@@ -82,14 +82,14 @@ def against_copies(times: int) -> Iterator[Line]:
         plain, copied = search(model, plain=True), copying(model)
         assert (plain.states, plain.transitions) == (copied.states, copied.transitions)
         calls = {"memo": partial(search, model, plain=True), "copies": partial(copying, model)}
-        found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
-        rate = plain.states / middle(found, "memo")
+        samples = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
+        rate = plain.states / middle(samples, "memo")
         note = f"{plain.states:,} states, {plain.transitions:,} transitions; {rate:,.0f} states/s"
         yield Line(
             5,
             f"{name}, unreduced, states a second: steps remembered",
             "a deep copy for each step",
-            over(found, "copies", "memo"),
+            over(samples, "copies", "memo"),
             5,
             8,
             more_is_better=True,
@@ -106,13 +106,13 @@ def reductions(times: int) -> Iterator[Line]:
         "plain": partial(search, model, plain=True),
         "reduced": partial(search, model),
     }
-    found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
+    samples = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
     note = f"{plain.states:,} states against {reduced.states:,}, the same verdict and endings"
     yield Line(
         5,
         "v1 10.0, 1 multifd, time to the verdict: reduced",
         "unreduced, deep copies",
-        over(found, "copies", "reduced"),
+        over(samples, "copies", "reduced"),
         more_is_better=True,
         note=note,
     )
@@ -120,9 +120,9 @@ def reductions(times: int) -> Iterator[Line]:
     reduced = search(model)
     plain = search(model, plain=True, limit=UNREDUCED_STATES)  # how many there are, at our own rate
     calls = {"copies": partial(copying, model, COPIED_STATES), "reduced": partial(search, model)}
-    found = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
+    samples = [{k: one(call, 1) for k, call in calls.items()} for _ in range(times)]
     share = plain.states / COPIED_STATES
-    ratios = tuple(r["copies"] * share / r["reduced"] for r in found)
+    ratios = tuple(r["copies"] * share / r["reduced"] for r in samples)
     more = "" if plain.complete else "more than "
     yield Line(
         5,
@@ -135,12 +135,12 @@ def reductions(times: int) -> Iterator[Line]:
         note=f"{more}{plain.states:,} states against {reduced.states:,}",
     )
     eight = v2("v2", 8)
-    found = [{"s": one(partial(search, eight), 1)} for _ in range(times)]
+    samples = [{"s": one(partial(search, eight), 1)} for _ in range(times)]
     yield Line(
         5,
         "v2, main and 8 multifd, exhaustive, reduced: CPU",
         "one second",
-        tuple(r["s"] for r in found),
+        tuple(r["s"] for r in samples),
         1.0,
         0.1,
         note=f"{search(eight).states:,} states",
@@ -157,18 +157,18 @@ Local = tuple[int, int, int]  # stage, sent, received
 def moves(local: Local) -> tuple[tuple[str, Local], ...]:
     """All that may happen to one connection; it is accepted when it comes first in the backlog."""
     stage, sent, received = local
-    found: list[tuple[str, Local]] = []
+    steps: list[tuple[str, Local]] = []
     if stage == 0:
-        found.append(("arrive", (1, 0, 0)))
+        steps.append(("arrive", (1, 0, 0)))
     elif stage == 1:
-        found.append(("accept", (2, 0, 0)))
+        steps.append(("accept", (2, 0, 0)))
     elif stage == 2:
-        found.append(("connect", (3, 0, 0)))
+        steps.append(("connect", (3, 0, 0)))
     elif stage == 3 and sent < FRAGMENTS:
-        found.append(("send", (3, sent + 1, received)))
+        steps.append(("send", (3, sent + 1, received)))
     if received < sent:
-        found.append(("receive", (stage, sent, received + 1)))
-    return tuple(found)
+        steps.append(("receive", (stage, sent, received + 1)))
+    return tuple(steps)
 
 
 class AcceptSystem:
@@ -202,15 +202,15 @@ class AcceptSystem:
 
     def actions(self, state: int) -> list[Action]:
         queue = state >> BITS * CONNECTIONS
-        left, found = state, []
+        left, actions = state, []
         for can in self.moves[-(-queue.bit_length() // BITS)]:
-            found += can[left & DIGIT]
+            actions += can[left & DIGIT]
             left >>= BITS
         if queue:
             first = (queue & DIGIT) - 1
             gone = queue - (queue >> BITS) << BITS * CONNECTIONS
-            found.append(("accept", (self.accepted << BITS * first) - gone))
-        return found
+            actions.append(("accept", (self.accepted << BITS * first) - gone))
+        return actions
 
     def step(self, state: int, action: Action) -> int:
         return state + action[1]
@@ -235,12 +235,12 @@ def accepts() -> Found:
 def built() -> Path:
     """Spin's verifier of the model, compiled as Spin's manual says for a plain safety search."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    told = {
+    values = {
         "connections": CONNECTIONS,
         "fragments": FRAGMENTS,
         "options": "\n".join(OPTIONS.format(n) for n in range(CONNECTIONS)),
     }
-    (BUILD / "accept.pml").write_text(SPIN % told)
+    (BUILD / "accept.pml").write_text(SPIN % values)
     for command in (["spin", "-a", "accept.pml"], ["cc", "-O2", "-DSAFETY", "-DNOREDUCE", "-o", "pan", "pan.c"]):
         subprocess.run(command, cwd=BUILD, check=True, capture_output=True)
     return BUILD / "pan"
@@ -254,19 +254,19 @@ def against_spin(times: int) -> Iterator[Line | Missing]:
     pan = [str(built()), "-m100000", "-w20", "-n"]
     said = subprocess.run(pan, cwd=BUILD, check=True, capture_output=True, text=True).stdout
     theirs = int(float(re.search(r"(\S+) states, stored", said)[1]))  # type: ignore[index]
-    mine = accepts()
-    assert mine.states == theirs, f"ours has {mine.states} states, Spin's {theirs}"
+    ours = accepts()
+    assert ours.states == theirs, f"ours has {ours.states} states, Spin's {theirs}"
     calls = {"spin": lambda: subprocess.run(pan, cwd=BUILD, check=True, capture_output=True), "ours": accepts}
-    found = [{k: one(call, 1, cpu_s) for k, call in calls.items()} for _ in range(times)]
+    samples = [{k: one(call, 1, cpu_s) for k, call in calls.items()} for _ in range(times)]
     yield Line(
         5,
         what,
         "Spin, depth first, -O2 -DSAFETY -DNOREDUCE",
-        over(found, "spin", "ours"),
+        over(samples, "spin", "ours"),
         0.15,
         0.25,
         more_is_better=True,
-        note=f"the same {theirs:,} states in both; {theirs / middle(found, 'ours'):,.0f} states/s",
+        note=f"the same {theirs:,} states in both; {theirs / middle(samples, 'ours'):,.0f} states/s",
     )
 
 

@@ -17,9 +17,9 @@ HEAVY = ("numpy", "pandas", "matplotlib", "dask")
 
 
 def fresh(*arguments: str) -> Callable[[], object]:
-    told = {**os.environ, "PYTHONPYCACHEPREFIX": str(COMPILED)}
-    told.pop("PYTHONDONTWRITEBYTECODE", None)  # some machines forbid it, and every start would compile anew
-    return lambda: subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=told)
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(COMPILED)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # some machines forbid it, and every start would compile anew
+    return lambda: subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def lines(times: int) -> Iterator[Line]:
@@ -39,24 +39,24 @@ def lines(times: int) -> Iterator[Line]:
     }
     for call in calls.values():
         call()
-    found = [{name: one(call, 2, cpu_s) for name, call in calls.items()} for _ in range(times)]
+    samples = [{name: one(call, 2, cpu_s) for name, call in calls.items()} for _ in range(times)]
     for name, what, must, stretch in (
         ("help", "simlib --help", 0.25, 0.15),
         ("core", "importing simlib and the core, no numpy or pandas", 0.15, 0.1),
         ("run", "simlib run matched", None, None),
         ("list", "simlib list", None, None),
     ):
-        bare = middle(found, name) / middle(found, "nothing")
+        bare = middle(samples, name) / middle(samples, "nothing")
         yield Line(
             6,
             f"{what}: CPU",
             "one second",
-            tuple(r[name] for r in found),
+            tuple(r[name] for r in samples),
             must,
             stretch,
             note=f"{bare:.1f} x an interpreter that does nothing",
         )
-    loading = tuple(r["design"] - r["scipy"] for r in found)
+    loading = tuple(r["design"] - r["scipy"] for r in samples)
     yield Line(
         6, "loading data/sweeps/handshakes.toml: CPU", "one second", loading, 1.0, 0.5, note="scipy's import apart"
     )

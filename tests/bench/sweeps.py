@@ -61,8 +61,8 @@ def used_s() -> float:
 
 
 def _below(pid: int) -> Iterator[int]:
-    for told in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, told.read_text().split()):
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
             yield child
             yield from _below(child)
 
@@ -101,12 +101,12 @@ def joblib(scenario: Scenario, runs: int) -> None:
 
 def swept(run: Any, folder: Path, runs: int, place: engine.Place) -> None:
     """All that `simlib sweep` does between its start and its end."""
-    made = design(folder, runs)
-    identified = engine.identity(made)
+    plan = design(folder, runs)
+    identified = engine.identity(plan)
     out = folder / f"{next(_fresh)}.parquet"
     log = engine.opened(identified, out)
-    engine.sweep(run, made, place, log)
-    assert engine.finish(made, identified, log, out, "bench") == runs
+    engine.sweep(run, plan, place, log)
+    assert engine.finish(plan, identified, log, out, "bench") == runs
 
 
 def way(name: str, folder: Path, stack: ExitStack) -> Callable[[int], object]:
@@ -145,9 +145,9 @@ def fresh(name: str) -> Any:
 
 
 def rates(times: int) -> Iterator[Line]:
-    found = [{name: fresh(name) for name in WAYS} for _ in range(times)]
-    cpu = [{name: told["cpu_s"] for name, told in r.items()} for r in found]
-    took = [{name: told["time_s"] for name, told in r.items()} for r in found]
+    samples = [{name: fresh(name) for name in WAYS} for _ in range(times)]
+    cpu = [{name: cost["cpu_s"] for name, cost in r.items()} for r in samples]
+    took = [{name: cost["time_s"] for name, cost in r.items()} for r in samples]
     what = f"a sweep of {RUNS:,} short runs"
     plain = f"{middle(cpu, 'halves') / RUNS * 1e3:.2f} ms a run in a plain loop"
 
@@ -213,10 +213,10 @@ def nothing(scenario: Scenario, *, protocol: str, version: str, manager: str, se
 def a_millisecond(scenario: Scenario, **named: Any) -> Result:
     """The same at a known cost: two runs of the machine differ by more than a sweep adds to a run."""
     end_ns = time.thread_time_ns() + 1_000_000
-    found = nothing(scenario, **named)
+    result = nothing(scenario, **named)
     while time.thread_time_ns() < end_ns:
         pass
-    return found
+    return result
 
 
 def peak_mib(rows: int) -> float:

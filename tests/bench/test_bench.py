@@ -7,6 +7,7 @@ import pytest
 from simlib.explore import search
 from simlib.explore.models import side, v1
 from simlib.world import run
+from simlib.world.run import play
 from tests.bench import bare, clocks, engine, handshake, page, sweeps
 from tests.bench.measure import Line, Missing
 from tests.bench.search import accepts, copying
@@ -23,9 +24,9 @@ def test_the_pump_and_the_world_run_the_same_handshake(protocol: str, channels: 
     source, destination = bare.pair(protocol, channels)()
     bare.pump(source, destination)
     assert source.finished.status == destination.finished.status == "completed"
-    made = handshake.world(protocol, channels)
-    assert made.run().row.outcome == "migrated"
-    assert made.source.endpoint.settings.channels == source.settings.channels == channels
+    world = handshake.world(protocol, channels)
+    assert play(world).row.outcome == "migrated"
+    assert world.source.endpoint.settings.channels == source.settings.channels == channels
 
 
 def test_a_handshake_beside_tls_ends_at_ready() -> None:
@@ -62,10 +63,10 @@ def test_the_most_channels_of_the_growth_lines_can_be_run() -> None:
 
 
 def test_a_miss_is_said_in_words() -> None:
-    found = [
+    lines = [
         Line(1, "ours", "theirs", (2.0, 3.0, 2.5), 2.0, 1.0),
         Line(1, "a", "b", (3.0,), 2.0, 4.0, True),
         Missing(5, "spin", "it is not installed"),
     ]
-    told = page.table(found) + page.markdown(list(found), 3, "why")
-    assert "**MISSED**" in told and "NOT MEASURED: spin: it is not installed" in told and told.count("| met |") == 1
+    text = page.table(lines) + page.markdown(list(lines), 3, "why")
+    assert "**MISSED**" in text and "NOT MEASURED: spin: it is not installed" in text and text.count("| met |") == 1

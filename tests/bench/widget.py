@@ -16,18 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def lines(times: int) -> Iterator[Line | Missing]:
     command = [sys.executable, "-m", "tests.browser.redraw", "--moves", str(8 * times)]
-    told = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    report = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     for name, where in (("jupyterlab", "in JupyterLab"), ("site", "on the site, Python in the browser")):
         what = f"slider to chart, {where}: median time"
-        if told[name] is None:
-            yield Missing(7, what, told["why"])
+        if report[name] is None:
+            yield Missing(7, what, report["why"])
         else:
             goal = (50.0, None) if name == "jupyterlab" else (None, None)
             yield Line(
                 7,
                 what,
                 "one millisecond",
-                (told[name]["median_ms"],),
+                (report[name]["median_ms"],),
                 *goal,
-                note="95 % within {p95_ms:.0f}, the most {most_ms:.0f}; {moves} moves".format(**told[name]),
+                note="95 % within {p95_ms:.0f}, the most {most_ms:.0f}; {moves} moves".format(**report[name]),
             )

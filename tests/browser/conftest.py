@@ -18,7 +18,7 @@ def chromium() -> None:
 @pytest.fixture
 def page() -> Iterator[drive.Watched]:
     """A page; at the end nothing may have been asked of another host, and nothing may have gone wrong."""
-    with drive.watched() as found:
-        yield found
-        assert found.outside == []
-        assert found.errors == []
+    with drive.watched() as watched:
+        yield watched
+        assert watched.outside == []
+        assert watched.errors == []

@@ -89,7 +89,7 @@ SCROLLED = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"  # wh
 
 def program() -> str | None:
     """Where Chromium is; Playwright's own can't be counted on where there is no network."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @dataclass
@@ -117,11 +117,11 @@ def watched(width: int = 1280, height: int = 900) -> Iterator[Watched]:
         browser = playwright.chromium.launch(executable_path=program(), headless=True, args=arguments)
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
-            found = Watched(page, outside)
+            watched_page = Watched(page, outside)
             page.context.on("request", lambda r: None if LOCAL.match(r.url) else outside.append(r.url))
-            page.on("pageerror", lambda error: found.errors.append(str(error)))
-            page.on("console", lambda said: found.errors.append(_told(said)) if said.type == "error" else None)
-            yield found
+            page.on("pageerror", lambda error: watched_page.errors.append(str(error)))
+            page.on("console", lambda said: watched_page.errors.append(_told(said)) if said.type == "error" else None)
+            yield watched_page
         finally:
             browser.close()
 
@@ -294,9 +294,9 @@ def redraws(page: Any, moves: int = 20) -> list[float]:
     for n in range(moves):
         page.keyboard.press("ArrowRight")
         page.wait_for_function("n => window.redraws.length > n", arg=n, timeout=30_000)
-    found = list(page.evaluate("() => window.redraws"))
-    assert len(found) == moves, f"{moves} moves were counted as {len(found)}"
-    return found
+    times_ms = list(page.evaluate("() => window.redraws"))
+    assert len(times_ms) == moves, f"{moves} moves were counted as {len(times_ms)}"
+    return times_ms
 
 
 def pictures(page: Any) -> str:

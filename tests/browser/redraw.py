@@ -18,12 +18,12 @@ from . import drive
 
 
 def measured(url: str, moves: int) -> dict[str, Any]:
-    with drive.watched() as found:
-        found.page.goto(url)
-        drive.run_all(found.page)
-        drive.redraws(found.page, 3)  # warm
-        times = sorted(drive.redraws(found.page, moves))
-        found.page.goto("about:blank")
+    with drive.watched() as watched:
+        watched.page.goto(url)
+        drive.run_all(watched.page)
+        drive.redraws(watched.page, 3)  # warm
+        times = sorted(drive.redraws(watched.page, moves))
+        watched.page.goto("about:blank")
     return {
         "median_ms": round(statistics.median(times), 1),
         "p95_ms": round(times[int(len(times) * 0.95)], 1),
@@ -37,21 +37,21 @@ def main() -> int:
     parser.add_argument("--moves", type=int, default=40)
     parser.add_argument("--notebook", type=Path, help="another notebook with a slider and a chart")
     options = parser.parse_args()
-    told: dict[str, Any] = {"jupyterlab": None, "site": None}
+    report: dict[str, Any] = {"jupyterlab": None, "site": None}
     if drive.program() is None:
-        told["why"] = "no Chromium here"
+        report["why"] = "no Chromium here"
     else:
         with (
             tempfile.TemporaryDirectory() as folder,
             drive.lab(Path(folder), options.notebook or drive.with_slider()) as url,
         ):
-            told["jupyterlab"] = measured(url, options.moves)
+            report["jupyterlab"] = measured(url, options.moves)
         if (drive.SITE / "lite" / "index.html").exists():
             with drive.served(drive.SITE) as url:
-                told["site"] = measured(f"{url}/lite/lab/index.html?path=try_it.ipynb", options.moves)
+                report["site"] = measured(f"{url}/lite/lab/index.html?path=try_it.ipynb", options.moves)
         else:
-            told["why"] = "no build/site here; `make site` makes it"
-    print(json.dumps(told))
+            report["why"] = "no build/site here; `make site` makes it"
+    print(json.dumps(report))
     return 0
 
 

@@ -31,12 +31,12 @@ def site() -> Iterator[str]:
     drive.SITE.parent.mkdir(exist_ok=True)
     with (drive.SITE.parent / "site.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one build, whoever of pytest's processes comes first
-        made = subprocess.run(
+        build = subprocess.run(
             [sys.executable, drive.ROOT / "notebooks/lite/build.py", drive.SITE], capture_output=True, text=True
         )
-    if "npm is missing" in made.stderr:
+    if "npm is missing" in build.stderr:
         pytest.skip("NO npm HERE, so the site was not built and not tried (Debian: apt-get install npm)")
-    assert made.returncode == 0, made.stderr
+    assert build.returncode == 0, build.stderr
     with drive.served(drive.SITE) as url:
         yield url
 
@@ -101,12 +101,12 @@ def test_the_slides_open_from_a_file(page: drive.Watched) -> None:
 def test_what_a_page_asks_of_others_and_what_fails_on_it_is_noticed(tmp_path: Path) -> None:
     """The two lists that the other tests want empty are filled when they should be."""
     (tmp_path / "index.html").write_text("<img src='http://example.org/a.png'><script>console.error('no')</script>")
-    with drive.served(tmp_path) as url, drive.watched() as found:
-        found.page.goto(f"{url}/index.html")
-        found.page.evaluate(ASKING_WORKER)
-    told: Any = " ".join(found.outside)
-    assert "example.org/a.png" in told and "example.org/from-a-worker" in told
-    assert [e for e in found.errors if e.startswith("no (")]
+    with drive.served(tmp_path) as url, drive.watched() as watched:
+        watched.page.goto(f"{url}/index.html")
+        watched.page.evaluate(ASKING_WORKER)
+    requests: Any = " ".join(watched.outside)
+    assert "example.org/a.png" in requests and "example.org/from-a-worker" in requests
+    assert [e for e in watched.errors if e.startswith("no (")]
 
 
 ASKING_WORKER = """() => new Promise(done => {

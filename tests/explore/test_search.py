@@ -27,8 +27,8 @@ ORDERING = Path(__file__).resolve().parents[2] / "data" / "results" / "ordering.
 CASES = cases()
 
 
-def named(given: object) -> str:
-    return getattr(given, "name", "") or getattr(given, "rule", "")
+def named(value: object) -> str:
+    return getattr(value, "name", "") or getattr(value, "rule", "")
 
 
 PAGE = ORDERING.read_text(encoding="utf-8").splitlines()
@@ -84,8 +84,8 @@ def test_the_reductions_change_no_verdict_and_no_ending(case: Case) -> None:
 @pytest.mark.parametrize("mutant", mutants(), ids=named)
 def test_a_mutant_that_the_plain_search_kills_the_reduced_one_kills_as_soon(mutant: Mutant) -> None:
     plain, reduced = (search(mutant.mutated(), plain=p, stop_at=mutant.killed_by) for p in (True, False))
-    shortest, found = plain.violations[mutant.killed_by], reduced.violations[mutant.killed_by]
-    assert shortest.text.split()[0] == found.text.split()[0] and len(shortest.path) <= len(found.path)
+    shortest, violation = plain.violations[mutant.killed_by], reduced.violations[mutant.killed_by]
+    assert shortest.text.split()[0] == violation.text.split()[0] and len(shortest.path) <= len(violation.path)
 
 
 def test_a_faulty_v2_link_is_the_same_plain_and_reduced() -> None:
@@ -117,16 +117,16 @@ def test_the_shortest_story_of_7_2_is_one_swap() -> None:
 
 # --- what a search says of itself -----------------------------------------------------------------------------------
 def test_a_search_that_is_cut_short_says_so() -> None:
-    found = search(v2("v2", 1, Faults(cuts=1)), limit=500)
-    assert not found.complete and found.states <= 500
+    result = search(v2("v2", 1, Faults(cuts=1)), limit=500)
+    assert not result.complete and result.states <= 500
 
 
 def test_a_livelock_is_a_cycle_and_is_found() -> None:
-    found = Search(v2("v2", 0))
-    found.run()
-    found.targets[found.first[5]] = 1
-    found._check_cycles()
-    assert "L2 no livelock" in found.found.violations
+    explorer = Search(v2("v2", 0))
+    explorer.run()
+    explorer.targets[explorer.first[5]] = 1
+    explorer._check_cycles()
+    assert "L2 no livelock" in explorer.found.violations
 
 
 def test_nobody_can_tell_a_pipe_from_a_slow_path_and_two_strategies_need_not() -> None:
@@ -135,9 +135,9 @@ def test_nobody_can_tell_a_pipe_from_a_slow_path_and_two_strategies_need_not() -
 
 
 def test_a_cut_after_go_leaves_the_source_uncertain_and_one_guest_at_most() -> None:
-    found = search(v2("v2", 0, Faults(cuts=1)))
-    assert {at for status, at in found.endings if status == "uncertain"} == {"paused", "destination"}
-    assert {at for status, at in found.endings if status == "failed"} == {"source"}
+    result = search(v2("v2", 0, Faults(cuts=1)))
+    assert {at for status, at in result.endings if status == "uncertain"} == {"paused", "destination"}
+    assert {at for status, at in result.endings if status == "failed"} == {"source"}
 
 
 @pytest.mark.slow
@@ -145,6 +145,6 @@ def test_a_cut_after_go_leaves_the_source_uncertain_and_one_guest_at_most() -> N
 def test_v2_holds_with_a_stranger_a_duplicate_and_a_cut_at_any_moment(channels: int, states: int) -> None:
     """1, 2 and 4 channels are among the models above."""
     model: Model = replace(v2("v2", channels), faults=Faults(cuts=1, strangers=("garbage", "replay")))
-    found = search(model)
-    assert found.complete and found.violations == {} and found.states == states
+    result = search(model)
+    assert result.complete and result.violations == {} and result.states == states
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20  # KiB

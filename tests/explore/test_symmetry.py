@@ -18,6 +18,7 @@ from simlib.explore.state import DESTINATION, SOURCE, State
 from simlib.explore.system import System
 from simlib.handshake.endpoint import State as Held
 from simlib.handshake.endpoint import Table, declared, state_fields
+from simlib.handshake.names import Name
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.messages import ChannelOpen, Go
 
@@ -51,22 +52,33 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
         skipped = {*declared(cls, "RANDOM"), *declared(cls, "NON_STATE")}
         for name in getattr(value, "_fields", ()) or [f.name for f in fields(value)]:
             for at, changed in () if name in skipped else changes(getattr(value, name)):
-                copy = value._replace if hasattr(value, "_fields") else lambda v=value, **given: replace(v, **given)
+                copy = value._replace if hasattr(value, "_fields") else lambda v=value, **values: replace(v, **values)
                 yield f".{name}{at}", copy(**{name: changed})
-    elif isinstance(value, bool):
-        yield "", not value
-    elif isinstance(value, int):
-        yield "", value + 1
-    elif isinstance(value, str | bytes):
-        yield "", value + type(value)("x" if isinstance(value, str) else b"x")
-    elif isinstance(value, tuple) and value:
-        if len({type(inner) for inner in value}) == 1:
-            yield "[more]", (*value, value[-1])
-        for n, inner in enumerate(value):
-            for at, changed in changes(inner):
-                yield f"[{n}]{at}", (*value[:n], changed, *value[n + 1 :])
-    elif value is None:
-        yield "", 99
+    elif isinstance(value, tuple):
+        yield from changed_items(value)
+    elif value is None or isinstance(value, bool | int | str | bytes):
+        yield "", changed_atom(value)
+
+
+def changed_items(value: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    """A tuple with one item more, and with each item changed."""
+    if len({type(inner) for inner in value}) == 1:
+        yield "[more]", (*value, value[-1])
+    for n, inner in enumerate(value):
+        for at, changed in changes(inner):
+            yield f"[{n}]{at}", (*value[:n], changed, *value[n + 1 :])
+
+
+def changed_atom(value: bool | int | str | bytes | None) -> Any:
+    """Another value of the same kind."""
+    if value is None:
+        return 99
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, Name):
+        members = list(type(value))
+        return members[(members.index(value) + 1) % len(members)]
+    return value + 1 if isinstance(value, int) else value + type(value)("x" if isinstance(value, str) else b"x")
 
 
 def stored(value: Any) -> Iterator[tuple[str, Any]]:
@@ -121,7 +133,7 @@ def test_a_bit_in_any_field_that_is_not_declared_changes_the_key(name: str) -> N
                 if re.fullmatch(r"Destination\.bound\[\d+\]\[2\]", place):
                     continue  # the peer's nonce, which is random
                 ends = list(state.ends)
-                ends[at] = system._intern(at, changed)
+                ends[at] = system.intern(at, changed)
                 assert system.canonical.key(state._replace(ends=tuple(ends))) != key, place
                 places.add(place)
     assert len(places) > 40
@@ -156,13 +168,13 @@ def outputs(system: System, state: State, at: int, endpoint: Any, action: Any) -
     """What an endpoint in this state's place says to an action."""
     wire = state.wires[action[1]] if action[0] in ("connect", "accept", "deliver") else None
     if action[0] == "guest":
-        told = system.inputs[state.answers[action[1]][1]]
+        input = system.inputs[state.answers[action[1]][1]]
     elif action[0] == "deliver" and wire is not None:
         number = (wire.there if at == DESTINATION else wire.back)[0]
-        told = replace(system.inputs[number], conn=wire.accepted if at == DESTINATION else wire.number)
+        input = replace(system.inputs[number], conn=wire.accepted if at == DESTINATION else wire.number)
     else:
         return ()
-    return tuple(endpoint.fork().handle(told))
+    return tuple(endpoint.fork().handle(input))
 
 
 class HiddenInLink(Destination):

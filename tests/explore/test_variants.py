@@ -96,11 +96,11 @@ def goes_wrong(side: int, place: str) -> Property:
 def places(name: str, side: int) -> list[str]:
     """Every place where an endpoint of a model can hold a bit, at some moment."""
     system = System(MODELS[name])
-    found: dict[str, None] = {NEW_FIELD: None}
+    names: dict[str, None] = {NEW_FIELD: None}
     for state in reachable(system):
         for at, _ in changes(system.endpoint(state, side)):
-            found.setdefault(at.partition(".")[2])
-    return [place for place in found if place != "finished"]  # who has ended hears nothing anyway
+            names.setdefault(at.partition(".")[2])
+    return [place for place in names if place != "finished"]  # who has ended hears nothing anyway
 
 
 def cases() -> Iterator[Any]:

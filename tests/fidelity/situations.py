@@ -31,26 +31,26 @@ class NotExpressible(Exception):
 
 
 def _side(machine: str, args: list[str], capabilities: dict[str, bool], parameters: dict[str, Any], mem: str) -> Side:
-    told = dict(zip(args[::2], args[1::2], strict=False)) if args != ["-S"] else {}
+    options = dict(zip(args[::2], args[1::2], strict=False)) if args != ["-S"] else {}
     configuration, edit = "pc-q35-7.2" if "q35" in machine else "pc-i440fx-7.2", ()
-    if "-device" in told:
-        suffix, change = DEVICES[told["-device"]]
+    if "-device" in options:
+        suffix, change = DEVICES[options["-device"]]
         configuration += suffix
         edit = ({"device": RNG, **change},) if change else ()
-    if told.get("-smp") == "2":
+    if options.get("-smp") == "2":
         configuration += "+smp2"
-    kept = {k: v for k, v in parameters.items() if k.startswith("multifd") or k == "tls-creds"}
-    if "tls-creds" in kept:
-        kept["tls-creds"] = "psk2" if "dir=psk2" in str(args) else "psk"
+    relevant = {k: v for k, v in parameters.items() if k.startswith("multifd") or k == "tls-creds"}
+    if "tls-creds" in relevant:
+        relevant["tls-creds"] = "psk2" if "dir=psk2" in str(args) else "psk"
     return Side(
         machine=configuration,
         machine_type=machine,
         edit=edit,
-        cpu=told.get("-cpu", "qemu64"),
-        uuid=told.get("-uuid", "").replace("-", ""),
+        cpu=options.get("-cpu", "qemu64"),
+        uuid=options.get("-uuid", "").replace("-", ""),
         memory_mib=int(mem.rstrip("M")) if mem else 0,
         capabilities=tuple(k for k, v in capabilities.items() if v),
-        parameters=kept,
+        parameters=relevant,
     )
 
 
@@ -103,7 +103,7 @@ def scenario(row: dict[str, Any]) -> Scenario:
     if "1 MiB of state" in text or "1 MiB VM" in text:
         guest = GuestFacts(ram_mib=1.1)
     observe = 1300.0 if "1300 s" in text else 300.0 if "300 s" in text else 60.0 if "60 s" in text else 30.0
-    made = Scenario(
+    situation = Scenario(
         name=name,
         title=text,
         source=source,
@@ -113,7 +113,7 @@ def scenario(row: dict[str, Any]) -> Scenario:
         management=Management(observe_s=observe, postcopy_at_s=1.0 if switched else -1.0),
         faults=_faults(row, source_caps),
     )
-    return _transport(made, st)
+    return _transport(situation, st)
 
 
 def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
@@ -166,9 +166,9 @@ def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
         return (Fault("freeze", before="before" in text, after_mib=after),)
     if "SIGKILL" in text:
         return (Fault("kill", after_mib=after),)
-    found = next((order for word, order in words.items() if word in text), None)
+    sequence = next((order for word, order in words.items() if word in text), None)
     gap = 0.06 if "60 ms" in text else 0.3
-    return (Fault("order", order=tuple(found), gap_s=gap),) if found else ()
+    return (Fault("order", order=tuple(sequence), gap_s=gap),) if sequence else ()
 
 
 def _held(text: str, multifd: list[str]) -> tuple[Fault, ...]:
@@ -178,11 +178,11 @@ def _held(text: str, multifd: list[str]) -> tuple[Fault, ...]:
     return (Fault("order", order=tuple(order)), *(Fault("hold", connection=n) for n in names))
 
 
-def _transport(made: Scenario, st: dict[str, Any]) -> Scenario:
+def _transport(situation: Scenario, st: dict[str, Any]) -> Scenario:
     if st.get("transport") == "unix":
-        return made.vary(link__transport="unix")
-    if "save" not in st and "mapped-ram file" not in made.title:
-        return made
+        return situation.vary(link__transport="unix")
+    if "save" not in st and "mapped-ram file" not in situation.title:
+        return situation
     save, load = st.get("save", "file:FILE"), st.get("load", "exec:cat FILE")
     kinds = {
         "exec:cat > FILE": "exec-cat",
@@ -191,7 +191,7 @@ def _transport(made: Scenario, st: dict[str, Any]) -> Scenario:
         "file:FILE": "file",
     }
     loads = {"exec:cat FILE": "exec-cat", "exec:cat /nonexistent": "exec-none", "file:FILE": "file"}
-    return made.vary(link__transport=kinds[save], link__load_transport=loads[load], management__loads_anyway=True)
+    return situation.vary(link__transport=kinds[save], link__load_transport=loads[load], management__loads_anyway=True)
 
 
 def outcome_class(facts: Facts, destination_status: str) -> str:

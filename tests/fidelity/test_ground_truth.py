@@ -49,18 +49,18 @@ def simulated(name: str) -> frozenset[str]:
     row = ROWS[name]
     scenario = situations.scenario(row)
     version = f"{row['source_version']}>{row['destination_version']}"
-    found = set()
+    outcomes = set()
     for seed in SEEDS:
         world = World(scenario, "v1", version, "naive", seed)
         play(world)
-        found.add(situations.outcome_class(world.facts(), world.destination.endpoint.status))
-    return frozenset(found)
+        outcomes.add(situations.outcome_class(world.facts(), world.destination.endpoint.status))
+    return frozenset(outcomes)
 
 
 def seen(row: dict[str, Any]) -> set[str]:
     """The measured set; only guests that verify their memory (rows K) could see that it was wrong."""
-    found = {o.partition("(")[0] if o.startswith("rejected") else o for o in row["outcomes_seen"]}
-    return found | {"silent_corruption"} if "ok" in found and not row["id"].startswith("K") else found
+    outcomes = {o.partition("(")[0] if o.startswith("rejected") else o for o in row["outcomes_seen"]}
+    return outcomes | {"silent_corruption"} if "ok" in outcomes and not row["id"].startswith("K") else outcomes
 
 
 @pytest.mark.parametrize("name", sorted(ROWS.keys() - DIFFERENT.keys() - NOT_EXPRESSIBLE))

@@ -28,8 +28,8 @@ DIRECTIONS = [("7.2", "10.0"), ("10.0", "7.2")]
 @cache
 def dump(version: str) -> Dump:
     """The devices of one QEMU, by name."""
-    told = json.loads(lzma.decompress((DATA / f"profiles/vmstate-{version}-pc-q35-7.2.json.xz").read_bytes()))
-    return {name: entry for name, entry in told.items() if name != "vmschkmachine"}
+    devices = json.loads(lzma.decompress((DATA / f"profiles/vmstate-{version}-pc-q35-7.2.json.xz").read_bytes()))
+    return {name: entry for name, entry in devices.items() if name != "vmschkmachine"}
 
 
 # --- the checker's rules, in our words ------------------------------------------------------------------------------
@@ -72,8 +72,8 @@ def _description(source: Dump, destination: Dump) -> Iterator[str]:
 
 
 # --- the same dumps as inventories ----------------------------------------------------------------------------------
-def inventory(told: Dump) -> Machine:
-    return Machine(devices=tuple(_device(name, entry) for name, entry in told.items()))
+def inventory(devices: Dump) -> Machine:
+    return Machine(devices=tuple(_device(name, entry) for name, entry in devices.items()))
 
 
 def _device(name: str, entry: Dump) -> Device:
@@ -117,12 +117,12 @@ def _nested(description: Dump) -> Iterator[tuple[str, int, int]]:
 
 def judged(source: Dump, destination: Dump) -> dict[str, str]:
     """Device -> no or maybe, where there is anything to say."""
-    found: dict[str, str] = {}
+    verdicts: dict[str, str] = {}
     for e in compare(inventory(source), inventory(destination)):
         if e.code != "device-extra":
             name = e.item.partition("[")[2].partition("]")[0]
-            found[name] = "no" if e.severity == "error" or found.get(name) == "no" else "maybe"
-    return found
+            verdicts[name] = "no" if e.severity == "error" or verdicts.get(name) == "no" else "maybe"
+    return verdicts
 
 
 # Where we say no and the checker is silent, and why.
@@ -146,50 +146,50 @@ def test_a_qemu_has_nothing_against_itself(version: str) -> None:
     assert complaints(dump(version), dump(version)) == set() and judged(dump(version), dump(version)) == {}
 
 
-def first_with(told: Dump, wanted: Callable[[Dump], Any]) -> str:
-    return next(n for n, e in sorted(told.items()) if wanted(e.get("Description", {})))
+def first_with(devices: Dump, wanted: Callable[[Dump], Any]) -> str:
+    return next(n for n, e in sorted(devices.items()) if wanted(e.get("Description", {})))
 
 
-def raise_version(told: Dump) -> str:
-    name = first_with(told, lambda d: d.get("Fields"))
-    told[name]["version_id"] += 5
+def raise_version(devices: Dump) -> str:
+    name = first_with(devices, lambda d: d.get("Fields"))
+    devices[name]["version_id"] += 5
     return name
 
 
-def raise_minimum_there(told: Dump) -> str:
-    name = first_with(told, lambda d: d.get("Fields"))
-    told[name]["minimum_version_id"] = told[name]["version_id"] + 1
+def raise_minimum_there(devices: Dump) -> str:
+    name = first_with(devices, lambda d: d.get("Fields"))
+    devices[name]["minimum_version_id"] = devices[name]["version_id"] + 1
     return name
 
 
-def lose_a_field(told: Dump) -> str:
-    name = first_with(told, lambda d: len(d.get("Fields", [])) > 2)
-    del told[name]["Description"]["Fields"][0]
+def lose_a_field(devices: Dump) -> str:
+    name = first_with(devices, lambda d: len(d.get("Fields", [])) > 2)
+    del devices[name]["Description"]["Fields"][0]
     return name
 
 
-def grow_a_field(told: Dump) -> str:
-    name = first_with(told, lambda d: any("Description" not in f and "size" in f for f in d.get("Fields", [])))
-    next(f for f in told[name]["Description"]["Fields"] if "Description" not in f and "size" in f)["size"] += 4
+def grow_a_field(devices: Dump) -> str:
+    name = first_with(devices, lambda d: any("Description" not in f and "size" in f for f in d.get("Fields", [])))
+    next(f for f in devices[name]["Description"]["Fields"] if "Description" not in f and "size" in f)["size"] += 4
     return name
 
 
-def lose_a_subsection(told: Dump) -> str:
-    name = first_with(told, lambda d: d.get("Subsections"))
-    del told[name]["Description"]["Subsections"][0]
+def lose_a_subsection(devices: Dump) -> str:
+    name = first_with(devices, lambda d: d.get("Subsections"))
+    del devices[name]["Description"]["Subsections"][0]
     return name
 
 
-def raise_a_nested_minimum(told: Dump) -> str:
-    name = first_with(told, lambda d: any("Description" in f for f in d.get("Fields", [])))
-    inner = next(f for f in told[name]["Description"]["Fields"] if "Description" in f)["Description"]
+def raise_a_nested_minimum(devices: Dump) -> str:
+    name = first_with(devices, lambda d: any("Description" in f for f in d.get("Fields", [])))
+    inner = next(f for f in devices[name]["Description"]["Fields"] if "Description" in f)["Description"]
     inner["minimum_version_id"] = inner["version_id"] = inner["version_id"] + 3
     return name
 
 
-def lose_the_device(told: Dump) -> str:
-    name = first_with(told, lambda d: d.get("Fields"))
-    del told[name]
+def lose_the_device(devices: Dump) -> str:
+    name = first_with(devices, lambda d: d.get("Fields"))
+    del devices[name]
     return name
 
 

@@ -27,8 +27,8 @@ def command(target: str, *flags: str | Path) -> list[str]:
 
 def keep(target: str) -> None:
     """What covers something new joins the target's corpus."""
-    found = {path.read_bytes().hex() for path in (OUT / target).iterdir()} | set(kept(target))
-    (CORPUS / f"{target}.txt").write_text("".join(f"{line}\n" for line in sorted(found, key=lambda x: (len(x), x))))
+    inputs = {path.read_bytes().hex() for path in (OUT / target).iterdir()} | set(kept(target))
+    (CORPUS / f"{target}.txt").write_text("".join(f"{line}\n" for line in sorted(inputs, key=lambda x: (len(x), x))))
 
 
 def main() -> int:
@@ -54,15 +54,15 @@ def main() -> int:
                 "-timeout=60",
                 "-rss_limit_mb=2048",
             ]
-            given = command(target, *flags, OUT / target)
-            running[target] = subprocess.Popen(given, stdout=log, stderr=subprocess.STDOUT)
+            arguments = command(target, *flags, OUT / target)
+            running[target] = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
         time.sleep(0.2)
         for target, process in list(running.items()):
             if process.poll() is not None:
                 del running[target]
                 broken += [target] if process.returncode else []
-                told = (OUT / f"{target}.log").read_text().splitlines()
-                done = next((line for line in reversed(told) if "cov:" in line), "").split("\t")
+                lines = (OUT / f"{target}.log").read_text().splitlines()
+                done = next((line for line in reversed(lines) if "cov:" in line), "").split("\t")
                 print(
                     f"{target}: {'BROKEN, see build/fuzz' if process.returncode else 'nothing'}; {' '.join(done)}",
                     flush=True,

@@ -21,9 +21,9 @@ from simlib.case.endpoints import Setup
 from simlib.case.registry import INTRUDERS
 from simlib.case.scenario import Scenario, Side
 from simlib.handshake import interface as i
-from simlib.handshake import stream
 from simlib.handshake.buffer import Buffer
 from simlib.handshake.errors import PeerError
+from simlib.handshake.loader import Lane, Loader, StreamError
 from simlib.handshake.v2 import body, frames, manifest, messages, wire
 from simlib.handshake.v2.frames import Frame, Limits, Reader
 
@@ -52,14 +52,14 @@ class Program:
         return self.at < len(self.data)
 
     def number(self, below: int = 256) -> int:
-        found = self.data[self.at] if self.more() else 0
+        byte = self.data[self.at] if self.more() else 0
         self.at += 1
-        return found % below
+        return byte % below
 
     def bytes(self, size: int) -> bytes:
-        found = self.data[self.at : self.at + size]
+        piece = self.data[self.at : self.at + size]
         self.at += size
-        return found
+        return piece
 
 
 class Between:
@@ -142,8 +142,8 @@ class Between:
         elif isinstance(o, i.Drop) and side == self.target and o.conn in self.open:
             self.open.remove(o.conn)
         if conn is not None:
-            told = i.Received(conn, o.data, o.fill) if isinstance(o, i.Send) else i.Ended(conn)
-            self.link(not side, told)
+            input = i.Received(conn, o.data, o.fill) if isinstance(o, i.Send) else i.Ended(conn)
+            self.link(not side, input)
 
     # --- what the program may do ------------------------------------------------------------------------------------
     def act(self, program: Program) -> None:
@@ -154,43 +154,43 @@ class Between:
             self.tell(self.target, self.arriving.popleft())
 
     def change(self, program: Program) -> None:
-        if self.arriving and isinstance(told := self.arriving[0], i.Received) and told.data:
-            at, data = (program.number() << 8 | program.number()) % len(told.data), bytearray(told.data)
+        if self.arriving and isinstance(received := self.arriving[0], i.Received) and received.data:
+            at, data = (program.number() << 8 | program.number()) % len(received.data), bytearray(received.data)
             data[at] ^= program.number() or 1
-            self.arriving[0] = i.Received(told.conn, bytes(data), told.fill)
+            self.arriving[0] = i.Received(received.conn, bytes(data), received.fill)
 
     def cut_in_two(self, program: Program) -> None:
-        if self.arriving and isinstance(told := self.arriving[0], i.Received) and told.data:
-            at = (program.number() << 8 | program.number()) % len(told.data)
-            self.arriving[0] = i.Received(told.conn, told.data[at:], told.fill)
-            self.tell(self.target, i.Received(told.conn, told.data[:at]))
+        if self.arriving and isinstance(received := self.arriving[0], i.Received) and received.data:
+            at = (program.number() << 8 | program.number()) % len(received.data)
+            self.arriving[0] = i.Received(received.conn, received.data[at:], received.fill)
+            self.tell(self.target, i.Received(received.conn, received.data[:at]))
 
     def reword(self, program: Program) -> None:
         """Put other text for some of a message's, and set its length right."""
-        if not (self.arriving and isinstance(told := self.arriving[0], i.Received)):
+        if not (self.arriving and isinstance(received := self.arriving[0], i.Received)):
             return
-        at = told.data.find(b"{")
+        at = received.data.find(b"{")
         if at < frames.FRAME_BYTES:
             return
-        head, text = told.data[: at - frames.FRAME_BYTES], told.data[at:]
+        head, text = received.data[: at - frames.FRAME_BYTES], received.data[at:]
         tokens = text.split(b'"')
         tokens[program.number(len(tokens))] = program.bytes(program.number())
         text = b'"'.join(tokens)
-        front = struct.pack(">I", len(text)) + told.data[at - frames.FRAME_BYTES + 4 : at]
-        self.arriving[0] = i.Received(told.conn, head + front + text, told.fill)
+        front = struct.pack(">I", len(text)) + received.data[at - frames.FRAME_BYTES + 4 : at]
+        self.arriving[0] = i.Received(received.conn, head + front + text, received.fill)
 
     def insert(self, program: Program) -> None:
         """A frame of its own making, before what comes next."""
         flags, type, size = program.number(4), program.number(), program.number()
-        made = frames.frame(type, program.bytes(size), flags, program.number(3))
-        self.arriving.appendleft(i.Received(self._connection(program), made))
+        frame = frames.frame(type, program.bytes(size), flags, program.number(3))
+        self.arriving.appendleft(i.Received(self._connection(program), frame))
 
     def blurt(self, program: Program) -> None:
         self.arriving.appendleft(i.Received(self._connection(program), program.bytes(program.number())))
 
     def flood(self, program: Program) -> None:
-        made = frames.frame(program.number(), b"{}", program.number(4)) * (8 * program.number())
-        self.arriving.appendleft(i.Received(self._connection(program), made))
+        burst = frames.frame(program.number(), b"{}", program.number(4)) * (8 * program.number())
+        self.arriving.appendleft(i.Received(self._connection(program), burst))
 
     def repeat(self, _: Program) -> None:
         if self.arriving:
@@ -233,8 +233,8 @@ class Between:
         links = getattr(self.ends[self.target], "links", None)
         if links is not None:
             assert len(links) <= LIMITS.unauthenticated + LIMITS.channels + 2, len(links)
-            held = sum(len(link.heard) + len(link.reader.buffer) for link in links.values())
-            assert held <= HELD_BYTES, held
+            buffered = sum(len(link.heard) + len(link.reader.buffer) for link in links.values())
+            assert buffered <= HELD_BYTES, buffered
 
 
 ANSWERS: dict[type, Callable[[], i.Input]] = {
@@ -293,7 +293,7 @@ def fuzz_frames(data: bytes) -> None:
     size, data = (data[0] % 40 + 1, data[1:]) if data else (1, b"")
 
     def read(pieces: Iterator[bytes]) -> tuple[list[Any], str]:
-        reader, found = Reader(frames.INITIATOR, Limits(frame_bytes=512, data_bytes=2048, handshake_bytes=4096)), []
+        reader, items = Reader(frames.INITIATOR, Limits(frame_bytes=512, data_bytes=2048, handshake_bytes=4096)), []
         try:
             for piece in pieces:
                 reader = reader.add(piece)
@@ -301,14 +301,14 @@ def fuzz_frames(data: bytes) -> None:
                 while item is not None:
                     reader, item = reader.next()
                     joined = isinstance(item, Frame) and item.type == frames.DATA and item.payload
-                    if joined and found and isinstance(found[-1], bytes):
-                        found[-1] += item.payload  # DATA comes in whatever pieces it likes
+                    if joined and items and isinstance(items[-1], bytes):
+                        items[-1] += item.payload  # DATA comes in whatever pieces it likes
                     elif item is not None:
-                        found.append(item.payload if joined else item)
+                        items.append(item.payload if joined else item)
                 assert len(reader.buffer) <= max(2048, frames.PREFACE_LIMIT) + len(piece)
         except PeerError as error:
-            return found, error.error.code
-        return found, ""
+            return items, error.error.code
+        return items, ""
 
     assert read(_pieces(frames.preface(frames.INITIATOR, bytes(16)) + data, size)) == read(
         iter([frames.preface(frames.INITIATOR, bytes(16)) + data])
@@ -321,16 +321,16 @@ def fuzz_bodies(data: bytes) -> None:
     shapes = sorted(messages.SHAPES)
     type, data = (shapes[data[0] % len(shapes)], data[1:]) if data else (shapes[0], b"")
     with suppress(PeerError):
-        told = body.load(data, messages.SHAPES[type], "fuzz")
-        assert body.load(body.dump(told), messages.SHAPES[type], "fuzz") == told
-        message = messages.read(type, told)
+        value = body.load(data, messages.SHAPES[type], "fuzz")
+        assert body.load(body.dump(value), messages.SHAPES[type], "fuzz") == value
+        message = messages.read(type, value)
         assert wire.to_body(messages.read(type, wire.to_body(message))) == wire.to_body(message)
 
 
 def fuzz_manifest(data: bytes) -> None:
     whole = frames.MANIFEST + struct.pack(">I", len(data)) + data
-    for told in (data, whole + hashlib.sha256(whole).digest()):
-        manifest.check(told, SCENARIO.settings(False, "10.0"))
+    for content in (data, whole + hashlib.sha256(whole).digest()):
+        manifest.check(content, SCENARIO.settings(False, "10.0"))
 
 
 def fuzz_stream(data: bytes) -> None:
@@ -338,25 +338,25 @@ def fuzz_stream(data: bytes) -> None:
     size, data = (data[0] % 40 + 1, data[1:]) if data else (1, b"")
 
     def read(pieces: Iterator[bytes]) -> tuple[list[Any], str]:
-        loader, found = stream.Loader(SCENARIO.settings(False, "10.0")), []
+        loader, events = Loader(SCENARIO.settings(False, "10.0")), []
         try:
             for piece in pieces:
                 loader.feed(piece)
                 while (event := loader.next_event()) is not None:
-                    if event[0] == "ram" and found and found[-1][0] == "ram":
-                        event = ("ram", found.pop()[1] + event[1])
-                    found.append(event)
-        except stream.StreamError as error:
-            return found, str(error)
-        return found, ""
+                    if event[0] == "ram" and events and events[-1][0] == "ram":
+                        event = ("ram", events.pop()[1] + event[1])
+                    events.append(event)
+        except StreamError as error:
+            return events, str(error)
+        return events, ""
 
     assert read(_pieces(data, size)) == read(iter([data]))
 
 
 def fuzz_lane(data: bytes) -> None:
     compression, data = (("none", "zlib", "zstd")[data[0] % 3], data[1:]) if data else ("none", b"")
-    with suppress(stream.StreamError):
-        stream.Lane(Buffer().add(data)).read(compression, 0, 1 << 30)
+    with suppress(StreamError):
+        Lane(Buffer().add(data)).read(compression, 0, 1 << 30)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -375,9 +375,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_the_fuzzer_found_worth_keeping_still_breaks_nothing(target: str) -> None:
-    found = kept(target)
-    assert found
-    for line in found:
+    lines = kept(target)
+    assert lines
+    for line in lines:
         TARGETS[target](bytes.fromhex(line))
 
 

@@ -50,10 +50,10 @@ class Pair:
         """To the end; what the source was told."""
         todo: deque[tuple[bool, i.Input]] = deque([(False, i.Start()), (True, i.Start())])
         while todo:
-            at_source, told = todo.popleft()
-            if not self.before(self, at_source, told):
+            at_source, input = todo.popleft()
+            if not self.before(self, at_source, input):
                 continue
-            for out in (self.source if at_source else self.destination).handle(told):
+            for out in (self.source if at_source else self.destination).handle(input):
                 todo += self._follow(at_source, out)
         assert self.source.finished is not None
         return self.source.finished.errors
@@ -84,9 +84,9 @@ def in_accept(change: Callable[[dict[str, Any]], None]) -> Edit:
         if at < 12 or b'"session-id"' not in data:
             return data
         size = int.from_bytes(data[at - 12 : at - 8], "big")
-        told = json.loads(data[at : at + size])
-        change(told)
-        new = json.dumps(told).encode()
+        accept = json.loads(data[at : at + size])
+        change(accept)
+        new = json.dumps(accept).encode()
         return data[: at - 12] + len(new).to_bytes(4, "big") + data[at - 8 : at] + new + data[at + size :]
 
     return on_the_way_back(edit)
@@ -210,11 +210,11 @@ def losing(kind: type, act: Callable[[Pair], Any]) -> Pair:
 def test_the_source_ends_with_the_code(code: str) -> None:
     pair = CASES[code]()
     errors = pair.run()
-    found = next((e for e in errors if e.code == code), None)
-    assert found is not None, errors
-    assert found.text and pair.source.finished and pair.source.finished.status != "completed"
+    error = next((e for e in errors if e.code == code), None)
+    assert error is not None, errors
+    assert error.text and pair.source.finished and pair.source.finished.status != "completed"
     if code not in WITHOUT_VALUES:
-        assert found.item and found.source and found.destination, found
+        assert error.item and error.source and error.destination, error
 
 
 def applying(error: str, code: str) -> Pair:
@@ -225,15 +225,15 @@ def applying(error: str, code: str) -> Pair:
 
 @pytest.mark.parametrize("code", ["apply-failed", "port"])
 def test_what_the_destination_cannot_set_is_named(code: str) -> None:
-    found = applying("no such thing", code).run()[0]
-    assert (found.code, found.destination) == (code, "no such thing") and found.item and found.source
+    error = applying("no such thing", code).run()[0]
+    assert (error.code, error.destination) == (code, "no such thing") and error.item and error.source
 
 
 def test_a_failure_to_load_reaches_the_source_with_its_sentence() -> None:
     pair = Pair()
     pair.answers[i.Load] = i.Loaded("virtio-net: post_load failed")
-    found = pair.run()[0]
-    assert found.code == "needs-restart" and "post_load failed" in found.text and found.destination
+    error = pair.run()[0]
+    assert error.code == "needs-restart" and "post_load failed" in error.text and error.destination
 
 
 def test_a_second_source_is_told_that_the_destination_is_busy() -> None:
@@ -294,8 +294,8 @@ def test_a_refused_channel_tells_the_source_why(code: str) -> None:
         return True
 
     pair.before = before
-    found = pair.run()[0]
-    assert (found.code, found.item) == (code, item) and found.source
+    error = pair.run()[0]
+    assert (error.code, error.item) == (code, item) and error.source
 
 
 def test_a_changed_conversation_is_a_transcript_error() -> None:
@@ -318,8 +318,8 @@ def test_a_channel_lost_before_ready_and_control_lost_later_are_named() -> None:
         return True
 
     pair.before = before
-    found = pair.run()[0]
-    assert (found.code, found.item, found.source) == ("channel-lost", "channel[main]", "closed")
+    error = pair.run()[0]
+    assert (error.code, error.item, error.source) == ("channel-lost", "channel[main]", "closed")
     later = losing(i.RamCollected, lambda p: p.source.handle(i.Broken(0, "Connection reset by peer")))
     assert later.run()[0].code == "connection-lost"
 
@@ -327,8 +327,8 @@ def test_a_channel_lost_before_ready_and_control_lost_later_are_named() -> None:
 def test_a_guest_that_could_not_be_started_after_go_is_given_back() -> None:
     pair = Pair()
     pair.answers[i.RunGuest] = i.GuestRunning("the QEMU there is gone")
-    found = pair.run()[0]
-    assert (found.code, found.destination) == ("needs-restart", "the QEMU there is gone")
+    error = pair.run()[0]
+    assert (error.code, error.destination) == ("needs-restart", "the QEMU there is gone")
     assert pair.source.finished is not None and pair.source.finished.status == "failed"
     assert pair.destination.finished is not None and not pair.destination.running
 

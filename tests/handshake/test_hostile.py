@@ -109,8 +109,8 @@ def test_a_peer_that_never_completes_anything_is_not_stored_without_end() -> Non
         endpoint.handle(i.Received(0, frames.preface(magic, bytes(16))))
         for _ in range(200):
             endpoint.handle(i.Received(0, b"\0\0\xff\xff\x01\x01" + bytes(limit // 4)))
-        held = sum(len(link.reader.buffer) + len(link.heard) for link in endpoint.links.values())
-        assert held + len(getattr(endpoint, "heard", b"")) <= 2 * Identity().limits.handshake_bytes
+        buffered = sum(len(link.reader.buffer) + len(link.heard) for link in endpoint.links.values())
+        assert buffered + len(getattr(endpoint, "heard", b"")) <= 2 * Identity().limits.handshake_bytes
         assert endpoint.finished if name == "v2 source" else endpoint.links[0].kind == "leaving"
 
 
@@ -227,10 +227,10 @@ def read(payload: bytes, type: int) -> Any:
 @given(st.data())
 def test_what_is_passed_at_a_glance_is_what_a_close_look_would_pass(data: st.DataObject) -> None:
     type = data.draw(st.sampled_from(sorted(messages.SHAPES)))
-    told = json.loads(json.dumps(fitting(messages.SHAPES[type])))
+    content = json.loads(json.dumps(fitting(messages.SHAPES[type])))
     for _ in range(data.draw(st.integers(0, 2))):
-        *path, last = data.draw(st.sampled_from(places(told)[1:] or [("?more",)]))
-        at = told
+        *path, last = data.draw(st.sampled_from(places(content)[1:] or [("?more",)]))
+        at = content
         for key in path:
             at = at[key]
         change = data.draw(st.sampled_from(("value", "mark", "gone", "more")))
@@ -238,24 +238,25 @@ def test_what_is_passed_at_a_glance_is_what_a_close_look_would_pass(data: st.Dat
             at[last] = data.draw(ODD)
         elif change == "more":
             at[data.draw(st.sampled_from(("more", "?more")))] = data.draw(ODD)
-        elif held := at.pop(last, None):
-            at.update({f"?{last}": held} if change == "mark" else {})
-    payload = json.dumps(told, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
+        elif value := at.pop(last, None):
+            at.update({f"?{last}": value} if change == "mark" else {})
+    payload = json.dumps(content, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
     payload = payload.replace(b": 7", data.draw(st.sampled_from((b": 7", b': 7, "a": 7', b": -0", b": 7}"))), 1)
-    found = read(payload, type)
+    expected = read(payload, type)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(body, "_is_tame", lambda payload: False)
-        assert read(payload, type) == found
+        assert read(payload, type) == expected
 
 
 def test_memory_blocks_without_bytes_do_not_go_on_for_ever() -> None:
+    from simlib.handshake.loader import Loader, StreamError
     from simlib.handshake.machine import RamBlock
-    from simlib.handshake.stream import BLOCKS_LIMIT, Loader, StreamError, header
+    from simlib.handshake.stream import BLOCKS_LIMIT, header
 
     machine = Machine(ram_blocks=(RamBlock("rom", 4096, resizable=True),))
-    told = header(Settings(machine=machine)) + b"\x01\0\0\0\2\3ram\0\0\0\0\0\0\0\4" + b"\0\0\1" + bytes(5)
+    start = header(Settings(machine=machine)) + b"\x01\0\0\0\2\3ram\0\0\0\0\0\0\0\4" + b"\0\0\1" + bytes(5)
     loader = Loader(Settings(machine=machine))
-    loader.feed(told)
+    loader.feed(start)
     assert loader.next_event() == ("machine", machine.type) and loader.next_event() is None
     with pytest.raises(StreamError, match="memory blocks"):
         for _ in range(BLOCKS_LIMIT + 1):

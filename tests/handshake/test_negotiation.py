@@ -14,7 +14,7 @@ CHOICES = st.lists(st.sampled_from([name for name, _ in COMPRESSIONS]), min_size
 PARAMETERS = st.fixed_dictionaries({}, optional={"channels": RANGES, "compression": CHOICES})
 NAMES = ("multifd", "postcopy-ram", "postcopy-preempt", "xbzrle", "zero-copy-send", "mapped-ram", "x-colo")  # they meet
 STANCE = st.builds(
-    lambda name, need, given: Stance(name, need, tuple(sorted(given.items()))),
+    lambda name, need, parameters: Stance(name, need, tuple(sorted(parameters.items()))),
     st.sampled_from(NAMES),
     st.sampled_from((ALLOW, PREFER, *NEEDS)),
     PARAMETERS,

@@ -30,7 +30,7 @@ class Pair:
             Destination(SETTINGS, Identity(bytes(range(32)), relays=True)),
         ]
         self.wires: list[list[tuple[int, bytes]]] = [[], []]  # on the way from each
-        self.told = [list(told) for told in TOLD[postcopy]]
+        self.reports = [list(reports) for reports in TOLD[postcopy]]
         self.asked: list[set[str]] = [set(), set()]
         self.said_go = self.ran = False
         self.tell(1, i.Start())
@@ -40,14 +40,14 @@ class Pair:
         other = object.__new__(Pair)
         vars(other).update(vars(self))
         other.sides = [s.fork() for s in self.sides]
-        other.wires, other.told, other.asked = (
-            [x.copy() for x in held] for held in (self.wires, self.told, self.asked)
+        other.wires, other.reports, other.asked = (
+            [x.copy() for x in values] for values in (self.wires, self.reports, self.asked)
         )
         return other
 
     def key(self) -> Any:
-        told = tuple(map(len, self.told))
-        return *(s.key() for s in self.sides), *(tuple(w) for w in self.wires), told, self.said_go, self.ran
+        counts = tuple(map(len, self.reports))
+        return *(s.key() for s in self.sides), *(tuple(w) for w in self.wires), counts, self.said_go, self.ran
 
     def tell(self, side: int, input: i.Input) -> None:
         for out in self.sides[side].handle(input):
@@ -66,7 +66,7 @@ class Pair:
             elif isinstance(out, i.Said) and out.text == "GO":
                 self.said_go = True
             elif isinstance(out, i.Finished):  # and takes the connections from its QEMU
-                assert out.status != "completed" or not self.told[side]
+                assert out.status != "completed" or not self.reports[side]
 
     def deliver(self) -> None:
         """One message that is under way, the source's first."""
@@ -80,33 +80,33 @@ class Pair:
                 after = self.fork()
                 after.tell(1 - side, i.Received(*after.wires[side].pop(0)))
                 yield after
-            if self.told[side] and "MoveGuest" in self.asked[side]:
+            if self.reports[side] and "MoveGuest" in self.asked[side]:
                 after = self.fork()
-                after.tell(side, after.told[side].pop(0))
+                after.tell(side, after.reports[side].pop(0))
                 yield after
 
 
 def ends(start: Pair) -> list[Pair]:
-    found, seen, todo = [], set(), [start]
+    endings, seen, todo = [], set(), [start]
     while todo:
         pair = todo.pop()
         if pair.key() in seen:
             continue
         seen.add(pair.key())
         more = list(pair.next())
-        found += [] if more else [pair]
+        endings += [] if more else [pair]
         todo += more
     assert len(seen) > 10
-    return found
+    return endings
 
 
 @pytest.mark.parametrize("postcopy", [False, True])
 def test_in_every_order_both_sides_complete_and_the_guest_runs_on_go_alone(postcopy: bool) -> None:
-    found = ends(Pair(postcopy))
-    assert found
-    for pair in found:
+    endings = ends(Pair(postcopy))
+    assert endings
+    for pair in endings:
         assert [s.finished and s.finished.status for s in pair.sides] == ["completed"] * 2
-        assert pair.ran and not any(pair.told)
+        assert pair.ran and not any(pair.reports)
 
 
 def test_go_waits_until_both_qemus_have_said_that_the_devices_are_over_there() -> None:
@@ -115,7 +115,7 @@ def test_go_waits_until_both_qemus_have_said_that_the_devices_are_over_there() -
         start.deliver()
     for first in (0, 1):
         pair = start.fork()
-        pair.tell(first, pair.told[first].pop(0))
+        pair.tell(first, pair.reports[first].pop(0))
         while any(pair.wires):
             pair.deliver()
         assert not pair.said_go
@@ -138,7 +138,7 @@ def test_the_guest_is_switched_once_it_moves_whenever_that_was_asked_for(switche
 def test_memory_that_will_not_come_any_more_is_told_by_both_sides() -> None:
     pair = Pair(True)
     while pair.sides[0].status != "postcopy-active":
-        pair = next(p for p in pair.next() if len(p.told[0]) and len(p.told[1]))
+        pair = next(p for p in pair.next() if len(p.reports[0]) and len(p.reports[1]))
     pair.tell(0, i.GuestMoved("Channel error: Input/output error"))
     pair.tell(1, i.Loaded("its migration is postcopy-paused"))
     assert [s.finished.status for s in pair.sides] == ["uncertain", "failed"]

@@ -6,7 +6,7 @@ import pytest
 
 from simlib.case.files import find
 from simlib.case.scenario import Fault, Scenario
-from simlib.handshake.v1.versions import BEHAVIOURS
+from simlib.handshake.versions import BEHAVIOURS
 from simlib.world import run
 
 VERSIONS = [".".join(map(str, b.since)) for b in BEHAVIOURS]

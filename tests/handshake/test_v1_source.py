@@ -27,11 +27,11 @@ def told(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
     """All inputs in turn; whatever is sent is taken at once."""
     out: list[i.Output] = []
     for one in inputs:
-        found = to.handle(one)
-        while found:
-            out += found
-            drained = {o.conn for o in found if isinstance(o, i.Send)}
-            found = [o for conn in sorted(drained) for o in to.handle(i.Drained(conn))]
+        outputs = to.handle(one)
+        while outputs:
+            out += outputs
+            drained = {o.conn for o in outputs if isinstance(o, i.Send)}
+            outputs = [o for conn in sorted(drained) for o in to.handle(i.Drained(conn))]
     return out
 
 
@@ -42,17 +42,22 @@ def text(to: Source) -> tuple[str, str]:
 
 def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> None:
     """Its guest may run at the destination already."""
-    found = source("7.2", *PREEMPT)
+    endpoint = source("7.2", *PREEMPT)
     told(
-        found, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, False), i.Broken(1, "Connection reset by peer")
+        endpoint,
+        i.Start(),
+        i.Opened(0),
+        i.Opened(1),
+        i.RamCollected(8192, False),
+        i.Broken(1, "Connection reset by peer"),
     )
-    told(found, i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
-    assert found.status == "postcopy-active"
-    out = told(found, i.RamCollected(8192, True))
-    assert found.status == "postcopy-paused" and {o.conn for o in out if isinstance(o, i.Drop)} == {0, 1}
+    told(endpoint, i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
+    assert endpoint.status == "postcopy-active"
+    out = told(endpoint, i.RamCollected(8192, True))
+    assert endpoint.status == "postcopy-paused" and {o.conn for o in out if isinstance(o, i.Drop)} == {0, 1}
     shut = bytes.fromhex("0001000400000001")
     out = told(
-        found,
+        endpoint,
         i.Drained(0),
         i.Received(0, shut),
         i.RamCollected(0, True),
@@ -61,7 +66,7 @@ def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> N
         i.SwitchToPostcopy(),
         i.Cancel(),
     )
-    assert not [o for o in out if isinstance(o, i.Send | i.ResumeGuest | i.Finished)] and found.finished is None
+    assert not [o for o in out if isinstance(o, i.Send | i.ResumeGuest | i.Finished)] and endpoint.finished is None
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
@@ -83,18 +88,18 @@ def test_who_asks_for_postcopy_when_the_guest_is_on_its_way_is_too_late(protocol
 
 @pytest.mark.parametrize("failed", [i.Broken(1, "Connection reset by peer"), i.TlsFailed(1, "no certificate")])
 def test_a_preempt_connection_that_fails_in_tls_is_missed_only_by_postcopy(failed: i.Input) -> None:
-    found = source("7.2", *PREEMPT, tls=True)
-    told(found, i.Start(), i.Opened(0), i.Secured(0), i.Opened(1), failed)
-    assert found.finished is None and found.status == "active"
-    told(found, i.RamCollected(8192, False), i.SwitchToPostcopy(), i.RamCollected(8192, False))
-    assert text(found)[0].startswith("TLS handshake failed: ")
+    endpoint = source("7.2", *PREEMPT, tls=True)
+    told(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Opened(1), failed)
+    assert endpoint.finished is None and endpoint.status == "active"
+    told(endpoint, i.RamCollected(8192, False), i.SwitchToPostcopy(), i.RamCollected(8192, False))
+    assert text(endpoint)[0].startswith("TLS handshake failed: ")
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_a_refused_connection_is_no_failure_of_tls(version: str) -> None:
-    found = source(version, "multifd", tls=True)
-    told(found, i.Start(), i.Opened(0), i.Secured(0), i.Broken(1, "Connection refused"))
-    assert text(found) == ("Failed to connect: Connection refused", "generic")
+    endpoint = source(version, "multifd", tls=True)
+    told(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Broken(1, "Connection refused"))
+    assert text(endpoint) == ("Failed to connect: Connection refused", "generic")
 
 
 @pytest.mark.parametrize(
@@ -103,10 +108,10 @@ def test_a_refused_connection_is_no_failure_of_tls(version: str) -> None:
 def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
     broken: int, expected: tuple[str, str]
 ) -> None:
-    found = source("7.2", "multifd")
-    told(found, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, True), i.GuestStopped())
-    told(found, i.Broken(broken, "reset"), i.RamCollected(8192, True))
-    assert text(found) == expected
+    endpoint = source("7.2", "multifd")
+    told(endpoint, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, True), i.GuestStopped())
+    told(endpoint, i.Broken(broken, "reset"), i.RamCollected(8192, True))
+    assert text(endpoint) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,10 +124,17 @@ def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
     ],
 )
 def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, expected: tuple[str, str]) -> None:
-    found = source(version, "return-path", tls=tls)
-    told(found, i.Start(), i.Opened(0), *((i.Secured(0),) if tls else ()), i.RamCollected(8192, True), i.GuestStopped())
-    told(found, i.Ended(0), i.RamCollected(8192, True))
-    assert text(found) == expected
+    endpoint = source(version, "return-path", tls=tls)
+    told(
+        endpoint,
+        i.Start(),
+        i.Opened(0),
+        *((i.Secured(0),) if tls else ()),
+        i.RamCollected(8192, True),
+        i.GuestStopped(),
+    )
+    told(endpoint, i.Ended(0), i.RamCollected(8192, True))
+    assert text(endpoint) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,9 +145,9 @@ def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, ex
     ],
 )
 def test_a_write_that_fails_in_tls_has_lost_its_errno_in_11_1(version: str, expected: tuple[str, str]) -> None:
-    found = source(version, tls=True)
-    told(found, i.Start(), i.Opened(0), i.Secured(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
-    assert text(found) == expected
+    endpoint = source(version, tls=True)
+    told(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
+    assert text(endpoint) == expected
     plain = source(version)
     told(plain, i.Start(), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
     assert text(plain) == ("Unable to write to socket: reset", "generic")
@@ -147,43 +159,43 @@ def statuses(out: list[i.Output]) -> list[str]:
 
 @pytest.mark.parametrize("version", ["5.2", "7.2", "10.0", "11.1"])
 def test_pause_before_switchover_holds_a_stopped_guest_until_it_is_told_to_continue(version: str) -> None:
-    found = source(version, "pause-before-switchover")
-    out = told(found, i.Continue(), i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
-    assert statuses(out)[-1] == found.status == "pre-switchover"
-    assert not [o for o in told(found, i.Drained(0), i.SwitchToPostcopy()) if not isinstance(o, i.Entered)]
-    out = told(found, i.Continue(), i.Continue(), i.RamCollected(8192, True))
+    endpoint = source(version, "pause-before-switchover")
+    out = told(endpoint, i.Continue(), i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
+    assert statuses(out)[-1] == endpoint.status == "pre-switchover"
+    assert not [o for o in told(endpoint, i.Drained(0), i.SwitchToPostcopy()) if not isinstance(o, i.Entered)]
+    out = told(endpoint, i.Continue(), i.Continue(), i.RamCollected(8192, True))
     assert statuses(out) == ["device", "completed"]
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_pause_before_switchover_holds_the_switch_to_postcopy_too(version: str) -> None:
-    found = source(version, "pause-before-switchover", "postcopy-ram")
-    out = told(found, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
+    endpoint = source(version, "pause-before-switchover", "postcopy-ram")
+    out = told(endpoint, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
     assert statuses(out)[-1] == "pre-switchover"
-    assert statuses(told(found, i.Continue())) == [*(["device"] if version == "10.0" else []), "postcopy-active"]
+    assert statuses(told(endpoint, i.Continue())) == [*(["device"] if version == "10.0" else []), "postcopy-active"]
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_a_source_that_pauses_before_its_switchover_can_be_cancelled(version: str) -> None:
-    found = source(version, "pause-before-switchover")
-    told(found, i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
-    out = told(found, i.Cancel())
-    assert found.status == "cancelling" and found.finished == i.Finished("cancelled", "", "none")
+    endpoint = source(version, "pause-before-switchover")
+    told(endpoint, i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
+    out = told(endpoint, i.Cancel())
+    assert endpoint.status == "cancelling" and endpoint.finished == i.Finished("cancelled", "", "none")
     assert i.ResumeGuest() in out
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> None:
     """It stands still while its devices are saved, and is back before the first page goes."""
-    found = source(version, "background-snapshot")
-    out = told(found, i.Start(), i.Opened(0), i.GuestStopped())
+    endpoint = source(version, "background-snapshot")
+    out = told(endpoint, i.Start(), i.Opened(0), i.GuestStopped())
     assert [type(o) for o in out if isinstance(o, i.StopGuest | i.ResumeGuest | i.CollectRam)] == [
         i.StopGuest,
         i.ResumeGuest,
         i.CollectRam,
     ]
-    out = told(found, i.RamCollected(8192, True))
-    assert found.finished == i.Finished("completed") and i.StopGuest() not in out
+    out = told(endpoint, i.RamCollected(8192, True))
+    assert endpoint.finished == i.Finished("completed") and i.StopGuest() not in out
 
 
 # --- in the world, against destinations of other versions -----------------------------------------------------------
@@ -205,11 +217,11 @@ def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> No
 def test_the_source_s_version_says_what_its_manager_reads_of_11_1_s_refusal(
     source: str, return_path: tuple[str, str], tls: tuple[str, str]
 ) -> None:
-    for name, told in (("device_only_at_source_return_path", return_path), ("tls_only_at_source", tls)):
+    for name, expected in (("device_only_at_source_return_path", return_path), ("tls_only_at_source", tls)):
         world = World(find(name), "v1", f"{source}>11.1", "naive", 1)
         play(world)
         ended = world.source.endpoint.finished
-        assert ended is not None and (ended.text, ended.reason) == told
+        assert ended is not None and (ended.text, ended.reason) == expected
 
 
 def test_a_preempt_connection_that_was_refused_fails_postcopy_and_one_that_was_reset_pauses_it() -> None:
@@ -240,8 +252,8 @@ def test_a_second_cpu_at_the_destination_loses_the_guest_of_a_source_that_sends_
     versions: str, outcome: str
 ) -> None:
     for name in ("vcpus_1_and_2", "vcpus_2_and_1"):
-        told = play(World(find(name), "v1", versions, "naive", 1))
-        assert told.row.outcome == (outcome if name == "vcpus_1_and_2" else "lost")
+        result = play(World(find(name), "v1", versions, "naive", 1))
+        assert result.row.outcome == (outcome if name == "vcpus_1_and_2" else "lost")
     lost = outcome == "lost"
     assert play(World(find("matched").vary(destination__vcpus=2), "v1", versions, "naive", 1)).row.outcome == outcome
     assert play(World(find("vcpus_1_and_2"), "v2", versions, "naive", 1)).row.error_codes == ("vcpus" if lost else "")
@@ -306,10 +318,10 @@ def test_a_stranger_holds_up_tls_with_fewer_bytes_than_a_record_s_header(says: s
 def test_whoever_fails_in_tls_kills_a_5_2_destination_that_has_multifd(version: str, dead: bool) -> None:
     settings = Settings(version, MACHINE, ("multifd",), (("tls-creds", "psk"),))
     for capabilities in ((), ("multifd",)):
-        found = Destination(replace(settings, capabilities=capabilities))
+        endpoint = Destination(replace(settings, capabilities=capabilities))
         for one in (i.Start(), i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received.")):
-            found.handle(one)
-        assert (found.finished is not None and found.finished.exited) == (dead and bool(capabilities))
+            endpoint.handle(one)
+        assert (endpoint.finished is not None and endpoint.finished.exited) == (dead and bool(capabilities))
 
 
 @pytest.mark.parametrize(("capabilities", "outcome"), [(("mapped-ram",), "migrated"), ((), "lost")])

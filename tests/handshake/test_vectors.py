@@ -86,44 +86,44 @@ def test_two_machines_give_the_expected_verdict(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("code", [c for c in Code if c.category in ("machine", "device")])
 def test_every_code_of_a_machine_or_a_device_has_a_verdict(code: str) -> None:
-    assert any(code == found[0] for case in read("verdict.json") for found in case["expect"]["findings"])
+    assert any(code == finding[0] for case in read("verdict.json") for finding in case["expect"]["findings"])
 
 
 @pytest.mark.parametrize("case", named(read("mac.json")))
 def test_keys_and_macs_are_the_ones_expected(case: dict[str, Any]) -> None:
-    given = (bytes.fromhex(case[k]) for k in ("secret", "psk", "exporter", "h_S", "h_D"))
-    key = binding.session_key(*given)
+    inputs = (bytes.fromhex(case[k]) for k in ("secret", "psk", "exporter", "h_S", "h_D"))
+    key = binding.session_key(*inputs)
     assert key.hex() == case["key"]
     assert [binding.mac(key, *m["parts"]) for m in case["macs"]] == [m["mac"] for m in case["macs"]]
 
 
 @pytest.mark.parametrize("case", named(read("manifest.json")))
 def test_a_manifest_is_accepted_or_refused_as_expected(case: dict[str, Any]) -> None:
-    found = manifest.check(bytes.fromhex(case["hex"]), make.settings_of(case["destination"]))
-    assert [e.code for e in found] == case["expect"]
+    errors = manifest.check(bytes.fromhex(case["hex"]), make.settings_of(case["destination"]))
+    assert [e.code for e in errors] == case["expect"]
 
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 1 << 30])
 @pytest.mark.parametrize("role", ["source", "destination"])
 @pytest.mark.parametrize("name", make.CONVERSATIONS)
 def test_a_transcript_replays_to_the_byte_however_it_is_cut(name: str, role: str, at_a_time: int) -> None:
-    told = read(f"transcripts/{name}.json")
-    side = make.replayed(make.CONVERSATIONS[name], role, told["steps"], at_a_time)
-    assert make.bytes_of(side.wire) == make.bytes_of([s for s in told["steps"] if s["from"] == role])
-    assert side.outcome() == told["outcome"][role]
+    transcript = read(f"transcripts/{name}.json")
+    side = make.replayed(make.CONVERSATIONS[name], role, transcript["steps"], at_a_time)
+    assert make.bytes_of(side.wire) == make.bytes_of([s for s in transcript["steps"] if s["from"] == role])
+    assert side.outcome() == transcript["outcome"][role]
 
 
 @pytest.mark.parametrize("path", sorted(VECTORS.glob("offers/*.json")), ids=lambda p: p.stem)
 def test_a_frozen_offer_is_still_understood_with_its_frozen_verdict(path: Path) -> None:
-    told = json.loads(path.read_text())
-    flight = bytes.fromhex(told["hex"])
-    found = [make.answered(flight, e["destination"], told["configuration"]) for e in told["expect"]]
-    assert found == told["expect"]
+    offer = json.loads(path.read_text())
+    flight = bytes.fromhex(offer["hex"])
+    answers = [make.answered(flight, e["destination"], offer["configuration"]) for e in offer["expect"]]
+    assert answers == offer["expect"]
 
 
 def test_the_specification_names_all_that_the_implementation_knows() -> None:
-    told = (VECTORS / "SPEC.md").read_text()
-    words = set(re.findall(r"[A-Z_]{2,}|`[^`]+`", re.sub(r"```.*?```", "", told, flags=re.DOTALL)))
+    text = (VECTORS / "SPEC.md").read_text()
+    words = set(re.findall(r"[A-Z_]{2,}|`[^`]+`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
     keys = {key.rstrip("?") for shape in messages.SHAPES.values() for key in shape}
     marked = {*Code, *features.DEPENDS, *states.SourceState, *states.DestinationState, *keys} - {"none"}
     wanted = {*frames.NAMES.values(), *(f"`{word}`" for word in marked)}
@@ -131,6 +131,6 @@ def test_the_specification_names_all_that_the_implementation_knows() -> None:
 
 
 def test_the_specification_explains_every_code_once() -> None:
-    told = (VECTORS / "SPEC.md").read_text().partition("## 6 ")[2].partition("## 8 ")[0]
-    codes = re.findall(r"^\| `([a-z0-9-]+)` \|", told, re.MULTILINE)
+    text = (VECTORS / "SPEC.md").read_text().partition("## 6 ")[2].partition("## 8 ")[0]
+    codes = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)
     assert sorted(codes) == sorted(Code)

@@ -59,12 +59,12 @@ def sent(out: list[i.Output]) -> bytes:
 
 
 def main_and_multifd(version: str, *packets: bytes) -> Destination:
-    found = Destination(settings(version, "multifd"))
+    endpoint = Destination(settings(version, "multifd"))
     inputs: list[i.Input] = [i.Opened(0), i.Received(0, MAIN)]
     for conn, packet in enumerate(packets, 1):
         inputs += [i.Opened(conn), i.Received(conn, packet)]
-    begun(found, *inputs)
-    return found
+    begun(endpoint, *inputs)
+    return endpoint
 
 
 def packet(number: int) -> bytes:
@@ -76,21 +76,21 @@ def stays_open(version: str) -> bool:
 
 
 def outlives_tls(version: str) -> bool:
-    found = Destination(settings(version, "multifd", tls=True))
-    begun(found, i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received."))
-    return found.finished is None
+    endpoint = Destination(settings(version, "multifd", tls=True))
+    begun(endpoint, i.Opened(0), i.TlsFailed(0, "An unexpected TLS packet was received."))
+    return endpoint.finished is None
 
 
 def looks_at_multifd(version: str) -> bool:
-    found = Destination(settings(version, "multifd"))
-    begun(found, i.Opened(0), i.Received(0, packet(0)), i.Opened(1), i.Received(1, MAIN))
-    return found.main == 1
+    endpoint = Destination(settings(version, "multifd"))
+    begun(endpoint, i.Opened(0), i.Received(0, packet(0)), i.Opened(1), i.Received(1, MAIN))
+    return endpoint.main == 1
 
 
 def looks_at_all(version: str) -> bool:
-    found = Destination(settings(version))
-    begun(found, i.Opened(0))
-    return found.main is None
+    endpoint = Destination(settings(version))
+    begun(endpoint, i.Opened(0))
+    return endpoint.main is None
 
 
 def waits_to_connect_preempt(version: str) -> bool:
@@ -99,10 +99,10 @@ def waits_to_connect_preempt(version: str) -> bool:
 
 
 def tells_its_manager(version: str) -> bool:
-    found = Source(settings(version, "return-path"))
-    begun(found, i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.Ended(0), i.RamCollected(0, True))
-    assert found.finished is not None and found.finished.status == "failed"
-    return bool(found.finished.text)
+    endpoint = Source(settings(version, "return-path"))
+    begun(endpoint, i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.Ended(0), i.RamCollected(0, True))
+    assert endpoint.finished is not None and endpoint.finished.status == "failed"
+    return bool(endpoint.finished.text)
 
 
 def connects_before_it_writes(version: str) -> bool:
@@ -114,9 +114,9 @@ def has_no_block_migration(version: str) -> bool:
 
 
 def says_that_it_failed(version: str) -> bool:
-    found = Destination(settings(version))
+    endpoint = Destination(settings(version))
     command = stream.command(stream.OPEN_RETURN_PATH)
-    return sent(begun(found, i.Opened(0), i.Received(0, MAIN + command + b"\xff"))) == b"\0\1\0\4\0\0\0\1"
+    return sent(begun(endpoint, i.Opened(0), i.Received(0, MAIN + command + b"\xff"))) == b"\0\1\0\4\0\0\0\1"
 
 
 def ends_for_a_wrong_channel(version: str) -> bool:
@@ -135,10 +135,10 @@ def gives_a_postcopy_guest_back(version: str) -> bool:
 
 
 def refuses_to_cancel_postcopy(version: str) -> bool:
-    found = Source(settings(version, "postcopy-ram"))
-    begun(found, i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped(), i.Cancel())
-    assert found.finished is None or found.finished.status == "cancelled"
-    return found.finished is None
+    endpoint = Source(settings(version, "postcopy-ram"))
+    begun(endpoint, i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped(), i.Cancel())
+    assert endpoint.finished is None or endpoint.finished.status == "cancelled"
+    return endpoint.finished is None
 
 
 def fails_in_two_steps(version: str) -> bool:

@@ -25,9 +25,9 @@ def one(job: Job, tls: bool) -> str:
 def main(times: int) -> int:
     work = [partial(one, j, False) for j in live_jobs()] + [partial(one, j, True) for j in SECURED]
     with ProcessPoolExecutor(AT_ONCE) as pool:
-        told = pool.map(_call, work * times)
+        results = pool.map(_call, work * times)
         for number in range(times):
-            missed = [m for m in islice(told, len(work)) if m]
+            missed = [m for m in islice(results, len(work)) if m]
             print(
                 f"pass {number + 1} of {times}: {len(work)} runs, {len(missed)} unheard of",
                 *missed,

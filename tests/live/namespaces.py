@@ -28,9 +28,9 @@ def missing() -> str:
     """What stands against it here; empty if nothing."""
     if os.geteuid() != 0 or not TUN.exists() or shutil.which("ip") is None or shutil.which("tc") is None:
         return "NO ROOT, NO TUN DEVICES, OR NO ip(8) AND tc(8)"
-    found = subprocess.run(["ip", "netns", "add", "simlib-try"], capture_output=True, text=True, check=False)
+    result = subprocess.run(["ip", "netns", "add", "simlib-try"], capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "delete", "simlib-try"], capture_output=True, check=False)
-    return f"NO NAMESPACES: {found.stderr.strip()}" if found.returncode else ""
+    return f"NO NAMESPACES: {result.stderr.strip()}" if result.returncode else ""
 
 
 @contextmanager

@@ -103,10 +103,10 @@ def test_a_refusal_is_printed_as_a_table() -> None:
     ) as server:
         assert server.stderr is not None and server.stderr.readline()
         command = simlib("connect", f"tcp:127.0.0.1:{port}", "--profile", "pc-i440fx-7.2+virtio-rng")
-        told = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=60)
-    assert "item" in told and "absent" in told and "device-unknown" in told and server.returncode == 130
+    assert "item" in output and "absent" in output and "device-unknown" in output and server.returncode == 130
 
 
 def test_another_secret_is_refused(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_a_command_that_heeds_no_signal_is_killed() -> None:
     with killed(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as source:
         assert source.stdout is not None and "setup" in source.stdout.readline()
         source.send_signal(signal.SIGINT)
-        told, err = source.communicate(timeout=60)
-    assert source.returncode == 130 and "cancelled" in told and not err
+        output, err = source.communicate(timeout=60)
+    assert source.returncode == 130 and "cancelled" in output and not err
 
 
 @pytest.mark.parametrize("both_streams", [False, True])
@@ -189,8 +189,8 @@ def test_a_listener_whose_reader_is_gone_ends(both_streams: bool) -> None:
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(b"hello, this is no handshake at all")
             server.wait(timeout=60)
-        told = "" if both_streams else server.stderr.read()
-    assert server.returncode == 1 and told == "simlib: output: Broken pipe: nothing more is told\n" * (not both_streams)
+        err = "" if both_streams else server.stderr.read()
+    assert server.returncode == 1 and err == "simlib: output: Broken pipe: nothing more is told\n" * (not both_streams)
 
 
 @pytest.mark.slow
@@ -276,8 +276,8 @@ def shaken(client: Tls, server: Tls) -> None:
 
 
 def test_both_sides_export_the_same_key_and_each_connection_another(tmp_path: Path) -> None:
-    found = make_credentials(tmp_path)
-    contexts = [found.context(server) for server in (False, True)]
+    credentials = make_credentials(tmp_path)
+    contexts = [credentials.context(server) for server in (False, True)]
     pairs = [(Tls(contexts[0], False, "localhost"), Tls(contexts[1], True)) for _ in range(2)]
     for client, server in pairs:
         client.shake()
@@ -287,8 +287,8 @@ def test_both_sides_export_the_same_key_and_each_connection_another(tmp_path: Pa
 
 
 def test_a_broken_record_behind_plain_bytes_is_told_with_them(tmp_path: Path) -> None:
-    found = make_credentials(tmp_path)
-    client, server = Tls(found.context(False), False, "localhost"), Tls(found.context(True), True)
+    credentials = make_credentials(tmp_path)
+    client, server = Tls(credentials.context(False), False, "localhost"), Tls(credentials.context(True), True)
     client.shake()
     shaken(client, server)
     client.write(b"hello")
@@ -299,8 +299,8 @@ def test_a_broken_record_behind_plain_bytes_is_told_with_them(tmp_path: Path) ->
 
 @pytest.mark.parametrize("hostname", ["example.org", "10.1.2.3"])
 def test_a_certificate_for_another_name_is_refused(hostname: str, tmp_path: Path) -> None:
-    found = make_credentials(tmp_path)
-    client, server = Tls(found.context(False), False, hostname), Tls(found.context(True), True)
+    credentials = make_credentials(tmp_path)
+    client, server = Tls(credentials.context(False), False, hostname), Tls(credentials.context(True), True)
     client.shake()
     with pytest.raises(TlsError, match=hostname):
         shaken(client, server)
@@ -355,8 +355,8 @@ def test_ctrl_c_at_either_side_leaves_nothing_and_cancels(tmp_path: Path) -> Non
             while "hears READY" not in source.stdout.readline():
                 assert source.poll() is None
             source.send_signal(signal.SIGINT)
-            told, err = source.communicate(timeout=30)
-        assert source.returncode == 130 and "cancelled" in told and "Traceback" not in err
+            output, err = source.communicate(timeout=30)
+        assert source.returncode == 130 and "cancelled" in output and "Traceback" not in err
         server.send_signal(signal.SIGINT)
         _, err = server.communicate(timeout=30)
     assert "Traceback" not in err and not (tmp_path / "socket").exists()
@@ -370,11 +370,12 @@ def test_an_address_is_one_of_four_kinds() -> None:
 
 
 def test_an_engine_s_defect_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simlib.handshake.interface import Received
     from simlib.handshake.v2.destination import Destination
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Destination, "_on_received", broken)
+    monkeypatch.setattr(Destination, "_handlers", {**Destination._handlers, Received: broken})
     with pytest.raises(ZeroDivisionError):
         live.run(find("matched"))

@@ -57,9 +57,11 @@ def live_jobs() -> list[Job]:
 
 def quick(scenario: Scenario) -> Scenario:
     """With less patience: nothing that ends at all needs more."""
-    given = scenario.management
+    management = scenario.management
     return scenario.vary(
-        management=replace(given, observe_s=min(given.observe_s, 15.0), deadline_s=min(given.deadline_s, 2.0))
+        management=replace(
+            management, observe_s=min(management.observe_s, 15.0), deadline_s=min(management.deadline_s, 2.0)
+        )
     )
 
 
@@ -82,10 +84,10 @@ def told(story: tuple[tuple[str, ...], ...]) -> Story:
         lines = [
             line for line, before in zip(lines, ["", *lines], strict=False) if (line, before) != ("say PART ram",) * 2
         ]
-        found = re.fullmatch(r"(\w+) on multifd\[(\d+)\]", name)
-        if found:
+        match = re.fullmatch(r"(\w+) on multifd\[(\d+)\]", name)
+        if match:
             lines = [re.sub(r"multifd\[\d+\]", "multifd", line) for line in lines]
-            alike.setdefault(found[2], []).append((found[1], *lines))
+            alike.setdefault(match[2], []).append((match[1], *lines))
         else:
             rest.append((name, *(re.sub(r"(channel |id '?)\d+", r"\1N", line) for line in lines)))
     return *rest, *sorted(map(tuple, alike.values()))
@@ -113,8 +115,8 @@ def worlds(job: Job, scenario: Scenario) -> Iterator[Story]:
 
 
 def same(job: Job, scenario: Scenario) -> None:
-    mine = told(live.run(scenario, protocol=job.protocol, version=job.version).trace.story())
-    assert any(mine == story for story in worlds(job, scenario)), mine
+    actual = told(live.run(scenario, protocol=job.protocol, version=job.version).trace.story())
+    assert any(actual == story for story in worlds(job, scenario)), actual
 
 
 def named(job: Job) -> str:

@@ -36,7 +36,7 @@ class Seen:
 
     ready_s: float
     came: int
-    kept: int
+    links: int
     peak_bytes: int
 
 
@@ -84,11 +84,11 @@ async def handshake(strangers: int, measured: bool = False) -> Seen:
     await asyncio.sleep(SETTLED_S if strangers else 0.0)
     here = Host("source", setup.source(), trace, setup.guest(True), peer=where)
     here.feed(Start())
-    begun_s, kept = here.now_s, 0
+    begun_s, links = here.now_s, 0
     while here.endpoint.finished is None:
         here.changed.clear()
         await asyncio.wait_for(here.changed.wait(), 60)
-        kept = max(kept, len(there.links))
+        links = max(links, len(there.links))
     peak = tracemalloc.get_traced_memory()[1] if measured else 0
     if measured:
         tracemalloc.stop()
@@ -99,7 +99,7 @@ async def handshake(strangers: int, measured: bool = False) -> Seen:
     process.kill()
     process.join()
     await asyncio.sleep(0.05)
-    return Seen(ready_s, there.accepted, kept, peak)
+    return Seen(ready_s, there.accepted, links, peak)
 
 
 @pytest.mark.parametrize("strangers", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -111,7 +111,7 @@ def test_an_honest_handshake_ends_well_among_thousands_of_strangers_and_few_of_t
     seen = asyncio.run(handshake(strangers, measured=True))
     limits = Limits()
     assert seen.came >= strangers
-    assert seen.kept <= 2 * limits.unauthenticated + 5 + 1  # control and lanes; as many again may be about to close
+    assert seen.links <= 2 * limits.unauthenticated + 5 + 1  # control and lanes; as many again may be about to close
     # every connection that is kept may hold a frame: the bound does not know how many came
     assert seen.peak_bytes < (2 * limits.unauthenticated + 6) * limits.frame_bytes + (4 << 20)
 
@@ -123,5 +123,5 @@ if __name__ == "__main__":
         times_ms = sorted(s.ready_s * 1e3 for s in seen)
         print(
             f"{strangers} strangers: to READY {times_ms[2]:.1f} ms ({times_ms[0]:.1f} to {times_ms[-1]:.1f} ms), "
-            f"{max(s.kept for s in seen)} connections kept"
+            f"{max(s.links for s in seen)} connections kept"
         )

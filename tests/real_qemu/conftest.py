@@ -63,16 +63,16 @@ class Pair:
         setup = Setup(scenario, "v1", ">".join(self.versions))
         place = self.folder / name
         place.mkdir()
-        given = arguments(setup, at_source, place)
+        options = arguments(setup, at_source, place)
         binary = HERE[self.versions[0 if at_source else 1]]
-        return await self.stack.enter_async_context(Qemu(binary, (*given, "-S"), place, name))
+        return await self.stack.enter_async_context(Qemu(binary, (*options, "-S"), place, name))
 
     async def guest(self, scenario: Scenario, name: str = "source") -> Qemu:
-        found = await self._qemu(scenario, True, name)
-        await found.ask("cont")
-        while await self.count(found) < 3:
+        qemu = await self._qemu(scenario, True, name)
+        await qemu.ask("cont")
+        while await self.count(qemu) < 3:
             await asyncio.sleep(0.02)
-        return found
+        return qemu
 
     async def through(self, scenario: Scenario) -> None:
         """Put the lab's proxy, with its faults, between the agents."""
@@ -84,13 +84,13 @@ class Pair:
     async def agent(self, qemu: Qemu | None = None, wish: Wish = Wish(), machine: str = "") -> Any:
         """The source's agent, started."""
         qemu = qemu or self.source
-        given = await settings(qemu, machine or self.scenario.source.machine, wish)
-        found = source_agent(
-            given, wish, secrets.token_bytes(32), self.trace, qemu, qemu.folder, self.at, names=self.names
+        ours = await settings(qemu, machine or self.scenario.source.machine, wish)
+        agent = source_agent(
+            ours, wish, secrets.token_bytes(32), self.trace, qemu, qemu.folder, self.at, names=self.names
         )
-        self.stack.callback(found.close)
-        found.feed(Start())
-        return found
+        self.stack.callback(agent.close)
+        agent.feed(Start())
+        return agent
 
     async def migrate(self, qemu: Qemu | None = None, wish: Wish = Wish(), machine: str = "") -> Finished:
         end = await asyncio.wait_for(until_finished(await self.agent(qemu, wish, machine)), 60)
@@ -129,9 +129,9 @@ async def pair(
 ) -> AsyncIterator[Pair]:
     needs(*versions)
     async with AsyncExitStack() as stack:
-        found = Pair(stack, folder, versions, BUSY.vary(source=source, destination=destination))
-        await found.start(wish, capabilities)
-        yield found
+        both = Pair(stack, folder, versions, BUSY.vary(source=source, destination=destination))
+        await both.start(wish, capabilities)
+        yield both
 
 
 @pytest.fixture
@@ -144,4 +144,4 @@ def qemus() -> dict[str, str]:
 @pytest.fixture
 def two(tmp_path: Path) -> Callable[..., Any]:
     """`async with two(versions, ...) as pair`."""
-    return lambda *given, **more: pair(tmp_path, *given, **more)
+    return lambda *args, **more: pair(tmp_path, *args, **more)

@@ -118,8 +118,8 @@ def _fault(chance: random.Random, odd: str, channels: int) -> Iterable[Fault]:
     elif channels:
         names = ["main", *(f"multifd[{n}]" for n in range(channels))]
         chance.shuffle(names)
-        held = Fault("hold", connection=names[0], for_s=1.5)
-        yield held if odd == "hold" else Fault("order", order=tuple(names))
+        hold = Fault("hold", connection=names[0], for_s=1.5)
+        yield hold if odd == "hold" else Fault("order", order=tuple(names))
 
 
 def _change(chance: random.Random, odd: str, side: _Made, version: str) -> None:

@@ -25,16 +25,16 @@ async def answers(version: str, at_source: bool, folder: Path) -> dict[tuple[str
     async with Qemu(HERE[version], (*NOTHING, *(() if at_source else ("-incoming", "defer"))), folder, "QEMU") as qemu:
         names = sorted(c["capability"] for c in await qemu.ask("query-migrate-capabilities"))
         assert names == sorted(known_capabilities(version))
-        chance, found = random.Random(version), {}
+        chance, results = random.Random(version), {}
         more = [tuple(sorted(chance.sample(names, many))) for many in (3, 4) for _ in range(150)]
         for asked in [*((n,) for n in names), *combinations(names, 2), *more]:
             try:
                 await qemu.ask("migrate-set-capabilities", capabilities=[_set(n, True) for n in asked])
                 await qemu.ask("migrate-set-capabilities", capabilities=[_set(n, False) for n in asked])
-                found[asked] = ""
+                results[asked] = ""
             except Refused as error:
-                found[asked] = error.why
-    return found
+                results[asked] = error.why
+    return results
 
 
 def _set(name: str, state: bool) -> dict[str, object]:

@@ -21,8 +21,8 @@ def simlib(*args: str) -> list[str]:
 
 
 def said(*args: str) -> tuple[int, str]:
-    found = subprocess.run(simlib(*args), capture_output=True, text=True, timeout=120)
-    return found.returncode, found.stdout + found.stderr
+    result = subprocess.run(simlib(*args), capture_output=True, text=True, timeout=120)
+    return result.returncode, result.stdout + result.stderr
 
 
 class Started:
@@ -87,9 +87,9 @@ def test_one_command_moves_a_guest_between_two_versions(
     with Started(qemus["7.2"], tmp_path, "here") as here, Started(qemus["10.0"], tmp_path, "there", *INCOMING) as there:
         monitors = ("--source-qmp", here.qmp, "--destination-qmp", there.qmp)
         code, text = said("qemu", "migrate", *monitors, *more, "--json")
-        told = json.loads(text)
-        assert (code, told["status"], told["guest_runs_here"]) == (0, "completed", False)
-        assert any(s["text"].startswith("sets postcopy-ram") for s in told["steps"]) == ("--postcopy-after" in more)
+        report = json.loads(text)
+        assert (code, report["status"], report["guest_runs_here"]) == (0, "completed", False)
+        assert any(s["text"].startswith("sets postcopy-ram") for s in report["steps"]) == ("--postcopy-after" in more)
 
 
 def test_two_running_qemus_are_looked_at_so_that_nobody_has_to_say_what_they_are(
@@ -163,8 +163,8 @@ def test_what_can_t_be_done_gets_one_clear_sentence(tmp_path: Path) -> None:
         (("check", "--binary", sys.executable), 1, "is no QEMU"),
         (("check", "no-such-scenario"), 2, "there is no scenario"),
     ):
-        found, text = said("qemu", *args)
-        assert (found, text.count("\n")) == (code, 1) and words in text, (args, found, text)
+        actual, text = said("qemu", *args)
+        assert (actual, text.count("\n")) == (code, 1) and words in text, (args, actual, text)
 
 
 def test_a_full_disk_is_named_and_takes_nothing_that_was_found(qemus: dict[str, str]) -> None:
@@ -212,7 +212,7 @@ def test_a_qemu_that_waits_for_nobody_is_no_destination(qemus: dict[str, str], t
 def test_one_sweep_ends_alike_in_the_world_and_on_real_qemu(qemus: dict[str, str], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     versions = '["7.2", "10.0"]'
-    found = []
+    outcomes = []
     for place in ("world", "real-qemu"):
         sweep, out = tmp_path / f"{place}.toml", tmp_path / f"{place}.parquet"
         sweep.write_text(
@@ -221,8 +221,8 @@ def test_one_sweep_ends_alike_in_the_world_and_on_real_qemu(qemus: dict[str, str
         )
         assert said("sweep", str(sweep), "--out", str(out)) == (0, f"{out}: 4 rows of 1 points (seed 1)\n")
         rows = parquet.read_table(out).to_pylist()
-        found.append([(r["protocol"], r["source_version"], r["outcome"], r["guest_at"], r["error"]) for r in rows])
-    assert found[0] == found[1] and {(r[0], r[2]) for r in found[0]} == {("v1", "lost"), ("v2", "refused")}
+        outcomes.append([(r["protocol"], r["source_version"], r["outcome"], r["guest_at"], r["error"]) for r in rows])
+    assert outcomes[0] == outcomes[1] and {(r[0], r[2]) for r in outcomes[0]} == {("v1", "lost"), ("v2", "refused")}
 
 
 def test_a_sweep_without_qemu_says_so_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ MORE: dict[str, tuple[Side, Side, tuple[str, str, str, str]]] = {
     "half the memory": (PLAIN, Side(memory_mib=64), ("ram-size", "pc.ram", str(128 << 20), str(64 << 20))),
 }
 MACHINES = MORE | {
-    name: (ours, theirs, told)
-    for name, (ours, theirs, _, _, told) in MISMATCHES.items()
+    name: (ours, theirs, expected)
+    for name, (ours, theirs, _, _, expected) in MISMATCHES.items()
     if name not in ("feature", "doubt", "session")
 }
 
@@ -125,9 +125,9 @@ def test_what_today_s_stream_loses_or_fails_without_a_reason_is_refused_with_one
     async def work() -> None:
         async with two(PAIRS[0], ours, theirs) as pair:
             end = await pair.migrate()
-            told = [e for e in end.errors if e.code == code and item in e.item]
-            assert end.status == "failed" and told and told[0].text, end
-            assert (here in told[0].source, there in told[0].destination) == (True, True), told[0]
+            errors = [e for e in end.errors if e.code == code and item in e.item]
+            assert end.status == "failed" and errors and errors[0].text, end
+            assert (here in errors[0].source, there in errors[0].destination) == (True, True), errors[0]
             assert await pair.counts_on(pair.source) and pair.there.moved_bytes == 0
             fits = await pair.guest(pair.scenario.vary(source=theirs), "fitting")
             pair.source = fits
@@ -153,10 +153,10 @@ def test_a_mismatch_is_told_before_the_guest_moves_and_a_correct_attempt_follows
     async def work() -> None:
         async with two(versions, ours, theirs, their_wish) as pair:
             end = await pair.migrate(wish=wish)
-            told = [e for e in end.errors if e.code == code and item in e.item]
-            assert end.status == "failed" and told, end
-            assert (here in told[0].source, there in told[0].destination) == (True, True), told[0]
-            assert told[0].text
+            errors = [e for e in end.errors if e.code == code and item in e.item]
+            assert end.status == "failed" and errors, end
+            assert (here in errors[0].source, there in errors[0].destination) == (True, True), errors[0]
+            assert errors[0].text
             assert await pair.counts_on(pair.source)
             assert (await pair.source.ask("query-migrate")).get("status") in (None, "none")  # it never began
             assert pair.there.moved_bytes == 0

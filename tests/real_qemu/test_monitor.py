@@ -33,14 +33,14 @@ async def asked(folder: Path, says: dict[str, bytes | None]) -> str:
         writer.close()
 
     server = await asyncio.start_unix_server(served, str(folder / "qmp"))
-    found = Monitor("source", folder)
+    client = Monitor("source", folder)
     try:
-        await found.connect(str(folder / "qmp"))
-        return str(await found.ask("query-status"))
+        await client.connect(str(folder / "qmp"))
+        return str(await client.ask("query-status"))
     except QemuError as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        await found.disconnect()
+        await client.disconnect()
         server.close()
 
 
@@ -74,16 +74,16 @@ def test_a_monitor_that_does_not_answer_is_told_with_command_address_and_reason(
 ) -> None:
     monkeypatch.setattr(monitor, "PATIENCE_S", 0.3)
     says, expected = ANSWERS[does]
-    told = asyncio.run(asked(tmp_path, says))
-    assert expected in told and str(tmp_path / "qmp") in told and "\n" not in told
-    assert told.startswith("Refused: " if does.startswith("refuses") and "query-status" in says else "QemuError: ")
+    text = asyncio.run(asked(tmp_path, says))
+    assert expected in text and str(tmp_path / "qmp") in text and "\n" not in text
+    assert text.startswith("Refused: " if does.startswith("refuses") and "query-status" in says else "QemuError: ")
 
 
 def test_an_address_may_be_written_as_qemu_writes_it(tmp_path: Path) -> None:
     async def connected() -> str:
-        found = Monitor("source", tmp_path)
+        client = Monitor("source", tmp_path)
         with pytest.raises(QemuError) as caught:
-            await found.connect(f"unix:{tmp_path}/nobody")
+            await client.connect(f"unix:{tmp_path}/nobody")
         return str(caught.value)
 
     assert asyncio.run(connected()).startswith(f"{tmp_path}/nobody: no QMP monitor answers there (No such file")
@@ -91,8 +91,8 @@ def test_an_address_may_be_written_as_qemu_writes_it(tmp_path: Path) -> None:
 
 def test_guest_memory_that_did_not_fit_on_the_disk_is_told(tmp_path: Path) -> None:
     class Full(Monitor):
-        async def _ask(self, command: str, given: dict[str, Any], patience_s: float) -> None:
-            Path(given["filename"]).write_bytes(b"")
+        async def _ask(self, command: str, arguments: dict[str, Any], patience_s: float) -> None:
+            Path(arguments["filename"]).write_bytes(b"")
 
     with pytest.raises(QemuError, match=r"source: pmemsave wrote 0 of 4096 bytes; is .* full"):
         asyncio.run(Full("source", tmp_path).memory(0, 4096))
@@ -113,5 +113,5 @@ def test_qemu_s_own_words_are_told_where_it_ends_in_the_middle(qemus: dict[str, 
             return str(caught.value)
 
     for version in ("7.2", "10.0"):
-        told = asyncio.run(ended(qemus[version]))
-        assert "source: its monitor was gone before it answered query-status: terminating on signal 15" in told
+        text = asyncio.run(ended(qemus[version]))
+        assert "source: its monitor was gone before it answered query-status: terminating on signal 15" in text

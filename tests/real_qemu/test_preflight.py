@@ -29,8 +29,8 @@ BOTH = ("7.2", "10.0")
 
 @cache
 def told(version: str) -> Json:
-    found: Json = json.loads((DATA / f"profiles/qemu-{version}.json").read_text())
-    return found
+    profile: Json = json.loads((DATA / f"profiles/qemu-{version}.json").read_text())
+    return profile
 
 
 SHARED = sorted({m["name"] for m in told("7.2")["machines"]} & {m["name"] for m in told("10.0")["machines"]})
@@ -42,14 +42,14 @@ def committed(version: str, name: str) -> str:
 
 def one(version: str, name: str = "pc-q35-7.2+virtio-set") -> Json:
     """A profile of one machine, whose CPU is known too."""
-    found = copy.deepcopy(told(version))
-    found["machines"] = [m for m in found["machines"] if m["name"] == name]
-    found["machines"][0] |= {"cpu": "qemu64", "cpu-features": ["sse3", "x2apic"]}
-    return found
+    profile = copy.deepcopy(told(version))
+    profile["machines"] = [m for m in profile["machines"] if m["name"] == name]
+    profile["machines"][0] |= {"cpu": "qemu64", "cpu-features": ["sse3", "x2apic"]}
+    return profile
 
 
-def written(found: Json, path: Path) -> str:
-    path.write_text(json.dumps(found))
+def written(profile: Json, path: Path) -> str:
+    path.write_text(json.dumps(profile))
     return str(path)
 
 
@@ -63,8 +63,8 @@ def simlib(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 # --- what is in the way ---------------------------------------------------------------------------------------------
-def device(found: Json, end: str) -> Json:
-    entry: Json = next(d for d in found["machines"][0]["devices"] if d["id"].endswith(end))
+def device(profile: Json, end: str) -> Json:
+    entry: Json = next(d for d in profile["machines"][0]["devices"] if d["id"].endswith(end))
     return entry
 
 
@@ -111,10 +111,10 @@ def test_each_obstacle_is_found_with_code_item_both_values_and_a_way_out(
     host = one(there)
     change(host)
     answer = asked(one(here), host, tmp_path, "multifd")
-    found = [e for e in answer.findings if e.severity == "error"]
-    assert answer.verdict == "no" and [e.code for e in found] == [code]
-    assert item in found[0].item and f"{found[0].source}|{found[0].destination}" == values
-    assert found[0].text and answer.mends == (found[0].hint,)
+    errors = [e for e in answer.findings if e.severity == "error"]
+    assert answer.verdict == "no" and [e.code for e in errors] == [code]
+    assert item in errors[0].item and f"{errors[0].source}|{errors[0].destination}" == values
+    assert errors[0].text and answer.mends == (errors[0].hint,)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -133,25 +133,25 @@ def test_a_whole_matrix_of_machines_goes_only_where_the_same_machine_is(tmp_path
             if a.verdict != "no"
         }
         assert committed("10.0", name) in goes
-        mine = machine("7.2", name)
+        ours = machine("7.2", name)
         for other in SHARED:
             there = {(d.id, d.instance) for d in machine("10.0", other).devices}
-            if any((d.id, d.instance) not in there for d in mine.devices):
+            if any((d.id, d.instance) not in there for d in ours.devices):
                 assert committed("10.0", other) not in goes
 
 
 def test_the_verdict_is_that_of_the_live_handshake() -> None:
     """The same two machines shake hands in the simulated world; what the source is told is what preflight says."""
-    for mine, other in (
+    for ours, other in (
         ("pc-q35-7.2+virtio-gpu", "pc-q35-7.2"),
         ("pc-q35-7.2", "pc-i440fx-7.2"),
         ("pc-i440fx-7.2+e1000", "pc-i440fx-7.2+virtio-net"),
     ):
         live = Scenario(
-            name="x", title="x", versions=("7.2>10.0",), source=Side(machine=mine), destination=Side(machine=other)
+            name="x", title="x", versions=("7.2>10.0",), source=Side(machine=ours), destination=Side(machine=other)
         )
         row = world.run(live, protocol="v2", version="7.2>10.0").row
-        answer = answers(party(committed("7.2", mine)), [party(committed("10.0", other))])[0]
+        answer = answers(party(committed("7.2", ours)), [party(committed("10.0", other))])[0]
         assert (row.outcome, answer.verdict) == ("refused", "no")
         assert answer.findings[0].text in row.source_text
 
@@ -230,11 +230,11 @@ def test_a_bare_stream_is_judged_by_what_it_shows(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 def test_one_page_says_where_it_can_go_and_why_not_elsewhere() -> None:
     hosts = [committed("10.0", n) for n in ("pc-q35-7.2", "pc-q35-7.2+virtio-set", "pc-i440fx-7.2")]
-    found = simlib("preflight", committed("7.2", "pc-q35-7.2+virtio-set"), *hosts)
-    lines = found.stdout.splitlines()
-    assert found.returncode == 0 and found.stderr == "" and max(map(len, lines)) < 400
+    result = simlib("preflight", committed("7.2", "pc-q35-7.2+virtio-set"), *hosts)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0 and result.stderr == "" and max(map(len, lines)) < 400
     assert [line.split()[0] for line in lines[1:4]] == ["no", "maybe", "no"]
-    assert "virtio-rng" in found.stdout and "what would mend it" in found.stdout
+    assert "virtio-rng" in result.stdout and "what would mend it" in result.stdout
 
 
 @pytest.mark.slow
@@ -242,10 +242,10 @@ def test_no_host_is_exit_1_doubts_can_be_forbidden_and_json_has_it_all() -> None
     guest, doubtful = committed("7.2", "pc-q35-7.2"), committed("10.0", "pc-q35-7.2")
     assert simlib("preflight", guest, doubtful).returncode == 0
     assert simlib("preflight", guest, doubtful, "--on-maybe", "reject").returncode == 1
-    found = simlib("preflight", guest, committed("10.0", "pc-i440fx-7.2"), "--json")
-    told = json.loads(found.stdout)
-    assert found.returncode == 1 and told["takers"] == [] and told["hosts"][0]["mends"]
-    first = told["hosts"][0]["findings"][0]
+    result = simlib("preflight", guest, committed("10.0", "pc-i440fx-7.2"), "--json")
+    report = json.loads(result.stdout)
+    assert result.returncode == 1 and report["takers"] == [] and report["hosts"][0]["mends"]
+    first = report["hosts"][0]["findings"][0]
     assert {"code", "item", "source", "destination", "text", "hint", "severity"} <= set(first)
 
 
@@ -315,9 +315,9 @@ def test_a_profile_with_nonsense_anywhere_is_judged_or_refused_in_one_sentence(t
             assert "bad.json: is no" in str(error) and str(error).isprintable(), seed
             continue
         for one_way in ((guest, host), (host, guest)):
-            found = answers(one_way[0], [one_way[1]])
-            json.dumps(as_json(one_way[0], found), allow_nan=False)
-            assert all(line.replace("\n", "").isprintable() for line in page(one_way[0], found)), seed
+            results = answers(one_way[0], [one_way[1]])
+            json.dumps(as_json(one_way[0], results), allow_nan=False)
+            assert all(line.replace("\n", "").isprintable() for line in page(one_way[0], results)), seed
     assert 100 < refused < 400
 
 
@@ -331,6 +331,6 @@ def test_mistakes_of_the_command_line_are_one_line_each(tmp_path: Path) -> None:
         ((good, committed("7.2", "pc-banana")), 1),
         ((good, committed("7.2", "")), 1),
     ):
-        found = simlib("preflight", *args)
-        assert found.returncode == code and "Traceback" not in found.stderr
-        assert code == 2 or found.stderr.count("\n") == 1
+        result = simlib("preflight", *args)
+        assert result.returncode == code and "Traceback" not in result.stderr
+        assert code == 2 or result.stderr.count("\n") == 1

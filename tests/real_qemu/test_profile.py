@@ -52,13 +52,13 @@ def answers_at(path: Path) -> bool:
 
 def children() -> set[str]:
     """Names of the processes below us."""
-    told = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {Path(f"/proc/{n}/comm").read_text().strip() for n in told}
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {Path(f"/proc/{n}/comm").read_text().strip() for n in pids}
 
 
 # --- the harmless command line (needs no QEMU) ----------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("command", "expected"),
     [
         ("-nodefaults -qmp unix:a,server=on -S -daemonize -pidfile p -incoming defer", "-nodefaults"),
         ("-nodefaults -vnc :1 -display gtk -monitor stdio -name x -sandbox on", "-nodefaults"),
@@ -88,13 +88,13 @@ def children() -> set[str]:
         ("-m 1G", "-m 1G -serial null -parallel null -monitor none"),
     ],
 )
-def test_what_belongs_to_the_guest_is_left_out_or_leads_nowhere(given: str, made: str) -> None:
-    found = " ".join(harmless(given.split(), HERE))
-    assert found.replace("--accel", "-accel") == made.replace("--accel", "-accel")
+def test_what_belongs_to_the_guest_is_left_out_or_leads_nowhere(command: str, expected: str) -> None:
+    actual = " ".join(harmless(command.split(), HERE))
+    assert actual.replace("--accel", "-accel") == expected.replace("--accel", "-accel")
 
 
 @pytest.mark.parametrize(
-    "given",
+    "command",
     [
         "-device vfio-pci,host=01:00.0",
         "-device usb-host,hostbus=1",
@@ -104,9 +104,9 @@ def test_what_belongs_to_the_guest_is_left_out_or_leads_nowhere(given: str, made
         "-netdev {x",
     ],
 )
-def test_what_can_not_be_started_twice_is_said(given: str) -> None:
+def test_what_can_not_be_started_twice_is_said(command: str) -> None:
     with pytest.raises(ProfileError):
-        harmless(given.split(), HERE)
+        harmless(command.split(), HERE)
 
 
 def test_firmware_in_flash_keeps_its_size(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_mistakes_get_one_sentence() -> None:
         (("--qmp", "/no/such/monitor"), 1),
         (("/bin/true", "--", "-M", "q35"), 1),
     ):
-        found = simlib("profile", *args)
-        assert (found.returncode, found.stderr.count("\n")) == (code, 1), found.stderr
+        result = simlib("profile", *args)
+        assert (result.returncode, result.stderr.count("\n")) == (code, 1), result.stderr
 
 
 GREETING = b'{"QMP": {"version": {}}}\n{"return": {}}\n'
@@ -164,7 +164,7 @@ def test_whoever_answers_nonsense_gets_one_sentence_in_good_time(
 ) -> None:
     monkeypatch.setattr("simlib.real_qemu.profile.PATIENCE_S", 0.5)
     monkeypatch.setattr("simlib.real_qemu.profile.LINE_LIMIT_BYTES", 1 << 20)
-    told, expected = NO_QEMU[name]
+    answer, expected = NO_QEMU[name]
 
     def serve() -> None:
         with suppress(OSError), listener.accept()[0] as peer:
@@ -172,10 +172,10 @@ def test_whoever_answers_nonsense_gets_one_sentence_in_good_time(
             asked = b""
             while b"query-version" not in asked:
                 asked += peer.recv(1000)
-            while told is None or "ever" in name:
-                peer.sendall(told or b" ")
+            while answer is None or "ever" in name:
+                peer.sendall(answer or b" ")
                 time.sleep(0.1)
-            peer.sendall(told)
+            peer.sendall(answer)
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "qmp"))
@@ -191,10 +191,10 @@ def test_whoever_answers_nonsense_gets_one_sentence_in_good_time(
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_the_committed_profiles_are_what_the_binaries_say(qemus: dict[str, str], version: str, tmp_path: Path) -> None:
     committed = json.loads((DATA / f"profiles/qemu-{version}.json").read_text())
-    found = collected(Binary(qemus[version], (), tmp_path), committed["command"])
-    if found["package"] != committed["package"]:
-        pytest.skip(f"THIS IS ANOTHER BUILD: {found['package']}, so the committed profile was not compared")
-    assert found == committed
+    actual = collected(Binary(qemus[version], (), tmp_path), committed["command"])
+    if actual["package"] != committed["package"]:
+        pytest.skip(f"THIS IS ANOTHER BUILD: {actual['package']}, so the committed profile was not compared")
+    assert actual == committed
 
 
 @pytest.mark.slow
@@ -239,16 +239,16 @@ def test_devices_plugged_in_later_are_said_to_be_missing(qemus: dict[str, str], 
         qmp.ask("device_add", driver="virtio-rng-pci", id="late", bus="rp")
         it = of_process(pid)
         binary = Binary(it.program, it.data_dirs, tmp_path, it.environment)
-        told = of_command_line(binary, harmless(it.arguments, it.folder), "guest", "", qmp)
-        assert told["notes"] == ["late was plugged in after the start and is not in this profile"]
+        profile = of_command_line(binary, harmless(it.arguments, it.folder), "guest", "", qmp)
+        assert profile["notes"] == ["late was plugged in after the start and is not in this profile"]
 
 
 @pytest.mark.slow
 def test_every_kind_of_obstacle_is_found_between_real_machines(qemus: dict[str, str], tmp_path: Path) -> None:
     def profile(version: str, *arguments: str) -> str:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
-        found = simlib("profile", qemus[version], "--out", str(path), "--", *arguments)
-        assert found.returncode == 0, found.stderr
+        result = simlib("profile", qemus[version], "--out", str(path), "--", *arguments)
+        assert result.returncode == 0, result.stderr
         return str(path)
 
     guest = profile("7.2", *ARGUMENTS, "-device", "virtio-rng-pci", "-cpu", "qemu64,+avx")
@@ -267,16 +267,16 @@ def test_every_kind_of_obstacle_is_found_between_real_machines(qemus: dict[str, 
 
 
 def test_a_binary_that_refuses_is_quoted_and_nothing_is_left(qemus: dict[str, str], tmp_path: Path) -> None:
-    found = simlib("profile", qemus["7.2"], "--out", str(tmp_path / "x"), "--", "-M", "pc-banana")
-    assert (found.returncode, found.stderr.count("\n")) == (1, 1) and "unsupported machine type" in found.stderr
+    result = simlib("profile", qemus["7.2"], "--out", str(tmp_path / "x"), "--", "-M", "pc-banana")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1) and "unsupported machine type" in result.stderr
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_a_binary_that_ends_behind_its_monitor_is_quoted(qemus: dict[str, str], version: str) -> None:
-    found = simlib("profile", qemus[version], "--", *ARGUMENTS, "-device", "nosuchdevice")
-    assert (found.returncode, found.stderr.count("\n")) == (1, 1)
-    assert "'nosuchdevice' is not a valid device model name" in found.stderr
+    result = simlib("profile", qemus[version], "--", *ARGUMENTS, "-device", "nosuchdevice")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "'nosuchdevice' is not a valid device model name" in result.stderr
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_a_saved_guest_is_refused_where_a_device_is_missing_and_loads_where_none
     # what was foreseen happens
     loading = ("-S", "-incoming", load_uri(path, there))
     with started(qemus[there], tmp_path / "destination", *device, *loading) as (_, monitor), Monitor.at(monitor) as qmp:
-        until(qmp, lambda told: told["status"] != "inmigrate")
+        until(qmp, lambda reply: reply["status"] != "inmigrate")
         assert qmp.ask("query-migrate")["status"] == "completed"
 
 
@@ -62,8 +62,8 @@ def test_the_page_says_how_to_load_it_and_the_live_verdict_is_the_same(qemus: di
     host, guest, path = str(tmp_path / "host"), str(tmp_path / "guest"), tmp_path / "vm.saved"
     with started(qemus["7.2"], tmp_path, "-device", "virtio-rng-pci") as (_, monitor):
         assert simlib("profile", "--qmp", monitor, "--out", guest).returncode == 0
-        told = simlib("save", str(path), "--qmp", monitor, "--resume", "--json")
-        assert json.loads(told.stdout)["resumed"]
+        result = simlib("save", str(path), "--qmp", monitor, "--resume", "--json")
+        assert json.loads(result.stdout)["resumed"]
         with Monitor.at(monitor) as qmp:
             assert qmp.ask("query-status")["running"]
     assert simlib("profile", qemus["10.0"], "--out", host, "--", *ARGUMENTS).returncode == 0

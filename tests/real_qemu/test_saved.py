@@ -51,21 +51,21 @@ def test_every_device_stands_where_it_is_said_to_and_no_byte_between_them_is_lef
 
 
 def test_what_each_capture_declares_is_shown(tmp_path: Path) -> None:
-    found = {n: read(unpacked(n, tmp_path)) for n in NAMES}
-    assert found["10.0-mapped-ram"].capabilities == ("mapped-ram",)
-    assert found["10.0-tcp-ignore-shared"].capabilities == ("x-ignore-shared",)
-    both_ways = found["7.2-tcp-return-path-postcopy-uuid"]
+    captures = {n: read(unpacked(n, tmp_path)) for n in NAMES}
+    assert captures["10.0-mapped-ram"].capabilities == ("mapped-ram",)
+    assert captures["10.0-tcp-ignore-shared"].capabilities == ("x-ignore-shared",)
+    both_ways = captures["7.2-tcp-return-path-postcopy-uuid"]
     assert both_ways.uuid == "00112233445566778899aabbccddeeff"
     assert both_ways.commands == ["OPEN_RETURN_PATH", "PING", "POSTCOPY_ADVISE"]
-    assert any(d.id.endswith("virtio-rng") for d in found["10.0-file-virtio-rng"].devices)
-    for saved in found.values():
+    assert any(d.id.endswith("virtio-rng") for d in captures["10.0-file-virtio-rng"].devices)
+    for saved in captures.values():
         assert saved.blocks[0].size_bytes == 16 << 20 and sum(saved.pages.values()) in (0, saved.ram_bytes // 4096)
 
 
 def test_it_is_said_what_a_destination_could_know_and_what_it_could_not(tmp_path: Path) -> None:
-    told = simlib("inspect", str(unpacked("10.0-file-virtio-rng", tmp_path))).stdout
-    first, last = told.index("first: machine type pc-q35-7.2"), told.index("only after all of the memory")
-    assert first < last < told.index("never: how long a device's state is")
+    text = simlib("inspect", str(unpacked("10.0-file-virtio-rng", tmp_path))).stdout
+    first, last = text.index("first: machine type pc-q35-7.2"), text.index("only after all of the memory")
+    assert first < last < text.index("never: how long a device's state is")
     again = json.loads(simlib("inspect", "--json", str(tmp_path / "10.0-file-virtio-rng")).stdout)
     assert len(again["devices"]) == 30 and again["known"] == list(knowable(read(tmp_path / "10.0-file-virtio-rng")))
 
@@ -135,9 +135,9 @@ def test_what_is_no_stream_gets_one_sentence(what: str, tmp_path: Path) -> None:
 def test_the_command_ends_with_1_and_one_line_or_with_2_if_asked_wrongly(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     for place in (tmp_path, tmp_path / "missing", tmp_path / "text", Path("/dev/null")):
-        found = simlib("inspect", str(place))
-        assert (found.returncode, found.stdout, found.stderr.count("\n")) == (1, "", 1), found.stderr
-        assert found.stderr.startswith(f"simlib: {place}")
+        result = simlib("inspect", str(place))
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), result.stderr
+        assert result.stderr.startswith(f"simlib: {place}")
     assert simlib("inspect").returncode == 2
     for offset in ("-5", "nine"):
         assert simlib("inspect", "--offset", offset, str(tmp_path / "text")).returncode == 2
@@ -167,8 +167,8 @@ def test_a_description_with_nonsense_anywhere_is_read_or_left_alone(tmp_path: Pa
             assert "cut short" in str(error)
             continue
         taken += 1
-        told = [*_told(saved), *knowable(saved)]
-        assert all(line.isprintable() for line in told) and json.dumps([asdict(d) for d in saved.devices]), seed
+        lines = [*_told(saved), *knowable(saved)]
+        assert all(line.isprintable() for line in lines) and json.dumps([asdict(d) for d in saved.devices]), seed
         assert len(machine_of(saved).devices) == len(saved.devices), seed
     assert taken > 20
 

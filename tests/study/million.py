@@ -49,24 +49,24 @@ class Sweeping:
         self.process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True)
         os.close(inside)
         os.set_blocking(self.screen, False)
-        self.told, self.done = "", 0
+        self.output, self.done = "", 0
 
     def look(self) -> Sample | None:
         """What its progress bar and the kernel say; None when it has ended."""
         ended = self.process.poll() is not None
         try:
             while more := os.read(self.screen, 65536):
-                self.told = (self.told + more.decode())[-2000:]
+                self.output = (self.output + more.decode())[-2000:]
         except OSError:  # nothing more now, or its other end is closed
             pass
-        bars = [*BAR.finditer(self.told)]
+        bars = [*BAR.finditer(self.output)]
         if ended or not bars:
             return None
         self.bar, self.done = bars[-1][0], int(bars[-1][1])
         try:
             own = psutil.Process(self.process.pid)
             below = [child.memory_info().rss for child in own.children()]
-            merging = "\r  " in self.told[bars[-1].end() :]  # the bar was wiped away
+            merging = "\r  " in self.output[bars[-1].end() :]  # the bar was wiped away
             return self.done, merging, own.memory_info().rss / 2**20, max(below, default=0) / 2**20
         except psutil.Error:
             return None
@@ -85,7 +85,7 @@ def killed(sweep: Path, design: Design, out: Path) -> Iterator[str]:
         while running.done < until:
             time.sleep(WATCH_S)
             running.look()
-            assert running.process.poll() is None, running.told
+            assert running.process.poll() is None, running.output
         running.process.send_signal(signal.SIGKILL)
         running.close()
         assert not out.exists()
@@ -99,12 +99,12 @@ def ended(sweep: Path, out: Path, *more: str) -> tuple[list[Sample], str, float]
     began_s, running, seen = time.monotonic(), Sweeping(sweep, out, *more), []
     while running.process.poll() is None:
         time.sleep(WATCH_S)
-        if found := running.look():
-            seen.append(found)
+        if sample := running.look():
+            seen.append(sample)
     running.look()
     running.close()
-    assert running.process.returncode == 0, running.told
-    return seen, running.told.strip().splitlines()[-1].split("\r")[-1], time.monotonic() - began_s
+    assert running.process.returncode == 0, running.output
+    return seen, running.output.strip().splitlines()[-1].split("\r")[-1], time.monotonic() - began_s
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def dask(workers: int) -> Iterator[str]:
     """The README's cluster: a scheduler and workers, each a process of its own."""
     here = str(Path(sys.executable).parent / "dask")
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "scheduler.json"
-        common = ("--scheduler-file", str(told), "--no-dashboard")
+        file = Path(folder) / "scheduler.json"
+        common = ("--scheduler-file", str(file), "--no-dashboard")
         up = [
             subprocess.Popen([here, *arguments, *common], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             for arguments in (
@@ -125,9 +125,9 @@ def dask(workers: int) -> Iterator[str]:
             from distributed import Client
 
             make: Any = Client
-            while not told.exists():
+            while not file.exists():
                 time.sleep(0.2)
-            client = make(scheduler_file=str(told))
+            client = make(scheduler_file=str(file))
             client.wait_for_workers(workers, timeout=60)
             address = client.scheduler.address
             client.close()
@@ -179,15 +179,15 @@ def report(sweep: Path) -> Iterator[str]:
         yield f"* with {FEW} repetitions: {last.rpartition('/')[2]}; {memory(seen)}"
 
 
-def main(given: list[str]) -> None:
-    sweep = Path(given[0]) if given else SWEEP
+def main(arguments: list[str]) -> None:
+    sweep = Path(arguments[0]) if arguments else SWEEP
     (ROOT / "build").mkdir(exist_ok=True)
     head = f"# {load(sweep).title}\n\nWritten by `make million`: {load(sweep).runs:,} rows, {engine.commit()[:12]}.\n"
     lines = []
     for line in report(sweep):
         print(line, flush=True)
         lines.append(line)
-    if not given:
+    if not arguments:
         RESULT.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 

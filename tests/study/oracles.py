@@ -26,7 +26,10 @@ WORKERS = 2
 @cache
 def forms() -> dict[str, tuple[Any, ...]]:
     """What the timeout meets: how often it misses by the closed form, the scenario, and a path of its own if any."""
-    legs = {f"{name}, 50 ms": (there_and_back(leg, leg)(0.05), law(*told, 0.05)) for name, (leg, told) in LAWS.items()}
+    legs = {
+        f"{name}, 50 ms": (there_and_back(leg, leg)(0.05), law(*parameters, 0.05))
+        for name, (leg, parameters) in LAWS.items()
+    }
     bursts = {f"Gilbert-Elliott, {name} bursts, 1 s": in_bursts(them) for name, them in BURSTS.items()}
     return {**legs, "exponential, 30 % lost, kernel's back-off, 500 ms": with_back_off(), **bursts}
 
@@ -38,7 +41,7 @@ def hits(name: str, seeds: range) -> int:
 
 
 def main(runs: int) -> list[str]:
-    found = [
+    lines = [
         "| path, timeout | closed form | world | its 95 % interval | standard errors apart |",
         "|---|---:|---:|---|---:|",
     ]
@@ -46,13 +49,13 @@ def main(runs: int) -> list[str]:
     with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         for name, (expected, *_) in forms().items():
             many = sum(pool.map(partial(hits, name), chunks))
-            told = wilson(many, runs)
-            found.append(
-                f"| {name} | {expected:.6f} | {many / runs:.6f} | {told.low:.6f} to {told.high:.6f} "
+            interval = wilson(many, runs)
+            lines.append(
+                f"| {name} | {expected:.6f} | {many / runs:.6f} | {interval.low:.6f} to {interval.high:.6f} "
                 f"| {sigmas(many, runs, expected):+.2f} |"
             )
-            print(found[-1], flush=True)
-    return found
+            print(lines[-1], flush=True)
+    return lines
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def test_larger_grids_come_to_the_same_verdict(name: str) -> None:
 
 def test_a_claim_is_told_as_json_and_an_unknown_one_is_named() -> None:
     run = [sys.executable, "-m", "simlib", "claims"]
-    told = json.loads(subprocess.run([*run, "D3", "--json"], capture_output=True, text=True, check=True).stdout)
-    assert [t["claim"] for t in told] == ["D3"] and told[0]["verdict"] in claims.VERDICTS
+    report = json.loads(subprocess.run([*run, "D3", "--json"], capture_output=True, text=True, check=True).stdout)
+    assert [t["claim"] for t in report] == ["D3"] and report[0]["verdict"] in claims.VERDICTS
     wrong = subprocess.run([*run, "P9"], capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "P5-strong" in wrong.stderr
 
@@ -64,13 +64,13 @@ class Liar:
     def __init__(self, **changes: Any) -> None:
         self.changes = changes
 
-    def __call__(self, scenario: Scenario, **given: Any) -> Any:
+    def __call__(self, scenario: Scenario, **named: Any) -> Any:
         from dataclasses import replace
 
-        found = world.run(scenario, **given)
-        if given["protocol"] == "v2":
-            found.row = replace(found.row, **self.changes)
-        return found
+        result = world.run(scenario, **named)
+        if named["protocol"] == "v2":
+            result.row = replace(result.row, **self.changes)
+        return result
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_a_claim_whose_runs_say_otherwise_is_refuted(decide: Any, changes: dict[
 
 
 def test_round_trips_that_grow_with_channels_refute_p1() -> None:
-    def run(scenario: Scenario, **given: Any) -> Any:
-        found = world.run(scenario, **given)
+    def run(scenario: Scenario, **named: Any) -> Any:
+        result = world.run(scenario, **named)
         trips = 3 + scenario.source.parameters.get("multifd-channels", 0) / 64
-        found.row = type(found.row)(**{**found.row.as_dict(), "round_trips": trips})
-        return found
+        result.row = type(result.row)(**{**result.row.as_dict(), "round_trips": trips})
+        return result
 
     assert experiments.one_phase(claims.Lab(run)).verdict == "refuted"
 

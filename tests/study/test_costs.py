@@ -62,16 +62,16 @@ def test_what_a_broken_connection_never_took_is_not_counted_as_moved() -> None:
 
 
 def test_every_mismatch_is_refused_by_v2_and_is_not_by_v1() -> None:
-    found = costs.mismatches(world.run)
-    assert len(found) > 10 and all(not s.faults for s in found)
-    for scenario in found:
+    scenarios = costs.mismatches(world.run)
+    assert len(scenarios) > 10 and all(not s.faults for s in scenarios)
+    for scenario in scenarios:
         two, one = (world.run(scenario, protocol=p, version="10.0").row for p in ("v2", "v1"))
         assert two.outcome == "refused" and one.outcome not in ("refused", "migrated")
     ended = endings()
     assert (ended[ended.protocol == "v2"].knows_s < costs.NEVER).all()
     assert (ended[ended.protocol == "v1"].knows_s == costs.NEVER).sum() > 50
-    told = (ended.protocol == "v2").sum()
-    assert f"{told} of {told} ever" in figures.known_by(ended, "").data
+    count = (ended.protocol == "v2").sum()
+    assert f"{count} of {count} ever" in figures.known_by(ended, "").data
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def test_never_is_drawn_beside_the_scale_of_times_and_not_on_it(drawn: Figure, m
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [(0.002, "2 ms"), (0.3, "0.3 s"), (30, "30 s"), (2000, "33.3 min"), (2e4, "5.56 h"), (3e5, "3.47 d")],
 )
-def test_times_are_told_short(value: float, told: str) -> None:
-    assert figures.seconds(value) == told
+def test_times_are_told_short(value: float, expected: str) -> None:
+    assert figures.seconds(value) == expected

@@ -14,6 +14,7 @@ from simlib.case.files import find
 from simlib.case.scenario import Scenario
 from simlib.world.clock import Clock
 from simlib.world.net import SYN_ACK_GAP_S, SYN_GAPS_S, Net, Path
+from simlib.world.run import arrange
 from simlib.world.world import World
 
 oracle = pytest.importorskip("simlib.study.statistics")
@@ -25,13 +26,14 @@ SIGMAS = 4.0
 def decide(scenario: Scenario, protocol: str, seed: int, path: Callable[[World], None] = lambda _: None) -> Any:
     """What the real source takes the other side for, and after how many seconds; the world stops there."""
     world = World(scenario, protocol, "7.2", "naive", seed)
+    arrange(world)
     path(world)
     feed, opened_s, decided = world.source.feed, [0.0], world.env.event()
 
-    def watched(told: Any, *more: Any) -> None:
-        if type(told).__name__ == "Opened":
+    def watched(input: Any, *more: Any) -> None:
+        if type(input).__name__ == "Opened":
             opened_s[0] = world.env.now
-        feed(told, *more)
+        feed(input, *more)
         if world.source.endpoint.mode and not decided.triggered:
             decided.succeed(world.env.now)
 
@@ -69,24 +71,24 @@ LAWS = {
 @pytest.mark.parametrize("timeout_s", [0.03, 0.1])
 @pytest.mark.parametrize("name", LAWS)
 def test_a_timeout_misses_as_often_as_the_closed_form_says(name: str, timeout_s: float) -> None:
-    leg, given = LAWS[name]
+    leg, parameters = LAWS[name]
     expected = oracle.there_and_back(leg, leg)(timeout_s)
-    assert abs(oracle.sigmas(missed(law(*given, timeout_s), range(FEW)), FEW, expected)) < SIGMAS
+    assert abs(oracle.sigmas(missed(law(*parameters, timeout_s), range(FEW)), FEW, expected)) < SIGMAS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_a_timeout_misses_as_often_as_the_closed_form_says_in_40000_runs(name: str) -> None:
     """`make oracles` does it in a million, and has the other laws too."""
-    leg, given = LAWS[name]
+    leg, parameters = LAWS[name]
     expected = oracle.there_and_back(leg, leg)(0.05)
-    assert abs(oracle.sigmas(missed(law(*given, 0.05), range(40_000)), 40_000, expected)) < SIGMAS
+    assert abs(oracle.sigmas(missed(law(*parameters, 0.05), range(40_000)), 40_000, expected)) < SIGMAS
 
 
 def with_back_off() -> tuple[float, Scenario]:
-    leg, given = LAWS["exponential"]
+    leg, parameters = LAWS["exponential"]
     two = oracle.there_and_back(leg, leg)
-    return oracle.with_loss(two, 0.3, oracle.attempts(0.2, 2))(0.5), law(*given, 0.5, link__loss=0.3)
+    return oracle.with_loss(two, 0.3, oracle.attempts(0.2, 2))(0.5), law(*parameters, 0.5, link__loss=0.3)
 
 
 def test_losses_with_the_kernels_back_off_miss_as_often_as_the_closed_form_says() -> None:
@@ -117,11 +119,11 @@ def bursty(bursts: Any, delay_s: float) -> Callable[[World], None]:
         world.net.paths[False] = Path(lambda r: delay_s)
         host, arrive = world.destination, world.destination.feed
 
-        def greet(told: Any) -> Any:  # the SYN-ACK is past: from now on it matters
+        def greet(input: Any) -> Any:  # the SYN-ACK is past: from now on it matters
             world.net.paths[False] = Path(delay)
-            return arrive(told)
+            return arrive(input)
 
-        host.feed = lambda told: greet(told) if type(told).__name__ == "Opened" else arrive(told)  # type: ignore[method-assign]
+        host.feed = lambda input: greet(input) if type(input).__name__ == "Opened" else arrive(input)  # type: ignore[method-assign]
 
     return put
 
@@ -162,10 +164,10 @@ def test_the_timeout_for_an_error_is_the_inverse_of_the_error_of_a_timeout() -> 
 # --- how long a verdict takes ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", LAWS)
 def test_the_expected_time_to_a_verdict_is_that_of_the_closed_form(name: str) -> None:
-    leg, given = LAWS[name]
+    leg, parameters = LAWS[name]
     timeout_s, capped_s = 0.1, []
     for seed in range(FEW):
-        mode, took_s = decide(law(*given, timeout_s), "c", seed)
+        mode, took_s = decide(law(*parameters, timeout_s), "c", seed)
         capped_s.append(took_s)
         assert (mode == "v1") == (took_s >= timeout_s - 1e-12)
     expected = oracle.expected_detection_s(oracle.there_and_back(leg, leg), timeout_s)
@@ -248,20 +250,20 @@ def test_syn_back_off_has_no_mean_from_one_loss_in_two_on() -> None:
 def test_a_wilson_interval_holds_the_rate_in_95_of_100() -> None:
     rng, holds = random.Random(7), 0
     for _ in range(1000):
-        found = oracle.wilson(sum(rng.random() < 0.03 for _ in range(200)), 200)
-        holds += found.low <= 0.03 <= found.high
+        interval = oracle.wilson(sum(rng.random() < 0.03 for _ in range(200)), 200)
+        holds += interval.low <= 0.03 <= interval.high
     assert abs(oracle.sigmas(holds, 1000, 0.95)) < SIGMAS
     assert oracle.wilson(0, 1000).high == pytest.approx(0.00383, abs=1e-5) and oracle.wilson(0, 1000).low == 0
 
 
 def test_a_bootstrap_interval_holds_the_median_in_95_of_100() -> None:
     rng = random.Random(8)
-    found = [oracle.quantile([rng.gauss(0, 1) for _ in range(80)], 0.5, seed, 400) for seed in range(300)]
-    assert sum(f.low <= 0 <= f.high for f in found) > 0.95 * 300 - SIGMAS * math.sqrt(300 * 0.05 * 0.95)
+    intervals = [oracle.quantile([rng.gauss(0, 1) for _ in range(80)], 0.5, seed, 400) for seed in range(300)]
+    assert sum(f.low <= 0 <= f.high for f in intervals) > 0.95 * 300 - SIGMAS * math.sqrt(300 * 0.05 * 0.95)
 
 
 def test_sensitivity_finds_what_matters() -> None:
     ranges = {"much": (0.0, 1.0), "little": (0.0, 1.0), "nothing": (0.0, 1.0)}
-    found = oracle.sensitivity(ranges, lambda v: 4 * v["much"] + v["little"])
-    alone = {name: first.value for name, (first, _) in found.items()}
+    indices = oracle.sensitivity(ranges, lambda v: 4 * v["much"] + v["little"])
+    alone = {name: first.value for name, (first, _) in indices.items()}
     assert alone["much"] == pytest.approx(16 / 17, abs=0.05) and alone["nothing"] == pytest.approx(0, abs=0.02)

@@ -52,15 +52,15 @@ def command(sweep: Path, out: Path, *more: str) -> list[str]:
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = parquet.read_table(out).to_pylist()
-    return found
+    records: list[dict[str, Any]] = parquet.read_table(out).to_pylist()
+    return records
 
 
 def swept(design: Design, out: Path, place: engine.Place, run: Any = world.run) -> list[dict[str, Any]]:
-    told = engine.identity(design)
-    log = engine.opened(told, out)
+    identity = engine.identity(design)
+    log = engine.opened(identity, out)
     engine.sweep(run, design, place, log)
-    engine.finish(design, told, log, out, "a test")
+    engine.finish(design, identity, log, out, "a test")
     return rows(out)
 
 
@@ -69,10 +69,10 @@ HERE = engine.Place(engine.Here(), 1)
 
 def test_each_run_is_a_row_with_its_point_and_a_seed_that_runs_it_again(tmp_path: Path) -> None:
     design = load(written(tmp_path))
-    found = swept(design, tmp_path / "out.parquet", HERE)
-    assert len(found) == design.runs == 4 * 2 * 3
-    assert [r["run"] for r in found] == list(range(design.runs)) and tuple(found[0]) == columns(design)
-    last = found[-1]
+    records = swept(design, tmp_path / "out.parquet", HERE)
+    assert len(records) == design.runs == 4 * 2 * 3
+    assert [r["run"] for r in records] == list(range(design.runs)) and tuple(records[0]) == columns(design)
+    last = records[-1]
     again = world.run(
         design.base.vary(link__jitter_ms=2.5, link__delay_ms=10.0), protocol="v2", version="10.0", seed=last["seed"]
     ).row.as_dict()
@@ -80,8 +80,8 @@ def test_each_run_is_a_row_with_its_point_and_a_seed_that_runs_it_again(tmp_path
 
 
 def test_protocols_meet_the_same_luck_and_another_point_changes_no_other(tmp_path: Path) -> None:
-    found = swept(load(written(tmp_path)), tmp_path / "out.parquet", HERE)
-    seeds = {p: [r["seed"] for r in found if r["protocol"] == p] for p in ("v1", "v2")}
+    records = swept(load(written(tmp_path)), tmp_path / "out.parquet", HERE)
+    seeds = {p: [r["seed"] for r in records if r["protocol"] == p] for p in ("v1", "v2")}
     assert seeds["v1"] == seeds["v2"] and len(set(seeds["v1"])) == 4 * 3
     assert [*derived_seeds(3, (("b", 1), ("a", 2)), range(2))] == [*derived_seeds(3, (("a", 2), ("b", 1)), range(2))]
 
@@ -128,10 +128,10 @@ def test_a_scheduler_that_is_silent_or_dies_is_told_and_takes_no_row(tmp_path: P
             )
             for pid in scheduler.stdout.split():
                 os.kill(int(pid), signal.SIGKILL)
-            _, told = running.communicate(timeout=60)
+            _, err = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert running.returncode == 1 and told.count("\n") == 1 and "rows are kept, and the same command goes on" in told
+    assert running.returncode == 1 and err.count("\n") == 1 and "rows are kept, and the same command goes on" in err
 
 
 def until_rows(log: Path, running: subprocess.Popen[Any]) -> None:
@@ -154,12 +154,12 @@ def test_ctrl_c_of_a_terminal_at_any_moment_ends_it_with_one_sentence(
             for _ in range(times):
                 os.killpg(running.pid, signal.SIGINT)
                 time.sleep(0.1)
-            _, told = running.communicate(timeout=60)
+            _, err = running.communicate(timeout=60)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode in (130, -signal.SIGINT)  # the latter: another one while Python was ending
-    assert told.startswith("simlib: interrupted") and told.count("\n") == 1
+    assert err.startswith("simlib: interrupted") and err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -173,32 +173,32 @@ def test_killed_five_times_it_has_each_row_once(tmp_path: Path) -> None:
                 time.sleep(0.01)
             running.send_signal(signal.SIGKILL)
         assert running.returncode == -signal.SIGKILL and not out.exists()
-    told = subprocess.run(command(sweep, out), capture_output=True, text=True)
-    assert told.returncode == 0 and told.stderr.startswith("going on: ")
-    found = rows(out)
-    assert [r["run"] for r in found] == list(range(480)) and not log.exists()
-    assert found == swept(load(sweep), tmp_path / "whole.parquet", HERE)
+    result = subprocess.run(command(sweep, out), capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr.startswith("going on: ")
+    records = rows(out)
+    assert [r["run"] for r in records] == list(range(480)) and not log.exists()
+    assert records == swept(load(sweep), tmp_path / "whole.parquet", HERE)
 
 
 def test_a_torn_record_is_done_again_and_a_whole_one_is_not(tmp_path: Path) -> None:
     design, out = load(written(tmp_path)), tmp_path / "out.parquet"
-    told = engine.identity(design)
-    log = engine.opened(told, out)
+    identity = engine.identity(design)
+    log = engine.opened(identity, out)
     engine.sweep(world.run, design, HERE, log)
     log.close()
     engine.log_path(out).write_bytes(engine.log_path(out).read_bytes()[:-3])
-    log = engine.opened(told, out)
+    log = engine.opened(identity, out)
     left = sum(after - first for first, after in log.gaps(design.runs))
     assert 0 < left < design.runs and log.done == design.runs - left
     ran: list[int] = []
 
-    def run(scenario: Any, **given: Any) -> Any:
-        ran.append(given["seed"])
-        return world.run(scenario, **given)
+    def run(scenario: Any, **named: Any) -> Any:
+        ran.append(named["seed"])
+        return world.run(scenario, **named)
 
     engine.sweep(run, design, HERE, log)
     assert len(ran) == left
-    engine.finish(design, told, log, out, "a test")
+    engine.finish(design, identity, log, out, "a test")
     assert rows(out) == swept(design, tmp_path / "whole.parquet", HERE)
 
 
@@ -226,9 +226,9 @@ def test_a_damaged_bit_anywhere_costs_one_chunk_or_is_told(tmp_path: Path) -> No
 
 def test_a_parameter_may_be_a_list_and_is_text_in_the_result(tmp_path: Path) -> None:
     more = '"both.capabilities" = [["multifd"], ["events", "multifd"], []]\n"source.cpu" = ["qemu64", "max"]\n'
-    found = swept(load(written(tmp_path, 1, more)), tmp_path / "out.parquet", HERE)
-    assert {r["both.capabilities"] for r in found} == {'["multifd"]', '["events", "multifd"]', "[]"}
-    assert {r["source.cpu"] for r in found} == {"qemu64", "max"} and not any(r["error"] for r in found)
+    records = swept(load(written(tmp_path, 1, more)), tmp_path / "out.parquet", HERE)
+    assert {r["both.capabilities"] for r in records} == {'["multifd"]', '["events", "multifd"]', "[]"}
+    assert {r["source.cpu"] for r in records} == {"qemu64", "max"} and not any(r["error"] for r in records)
 
 
 def test_what_is_missing_between_chunks_is_found_in_whatever_order_they_came(tmp_path: Path) -> None:
@@ -241,11 +241,11 @@ def test_what_is_missing_between_chunks_is_found_in_whatever_order_they_came(tmp
 
 def test_one_bad_point_is_a_row_with_its_error(tmp_path: Path) -> None:
     more = '\n[[point]]\n"source.machine" = "pc-i440fx-7.2"\n[[point]]\n"source.machine" = "no-such-machine"\n'
-    found = swept(load(written(tmp_path, 1, more)), tmp_path / "out.parquet", HERE)
-    bad = [r for r in found if r["error"]]
-    assert {r["source.machine"] for r in bad} == {"no-such-machine"} and len(bad) == len(found) // 2
+    records = swept(load(written(tmp_path, 1, more)), tmp_path / "out.parquet", HERE)
+    bad = [r for r in records if r["error"]]
+    assert {r["source.machine"] for r in bad} == {"no-such-machine"} and len(bad) == len(records) // 2
     assert all("no-such-machine" in r["error"] and r["outcome"] is None for r in bad)
-    assert all(r["outcome"] == "migrated" for r in found if not r["error"])
+    assert all(r["outcome"] == "migrated" for r in records if not r["error"])
 
 
 def test_the_same_file_runs_on_real_sockets(tmp_path: Path) -> None:
@@ -266,15 +266,15 @@ def test_the_same_file_runs_on_real_sockets(tmp_path: Path) -> None:
 def test_a_byte_that_was_changed_anywhere_in_a_finished_result_is_told(tmp_path: Path) -> None:
     design, out = load(written(tmp_path)), tmp_path / "out.parquet"
     swept(design, out, HERE)
-    told, whole = engine.identity(design), out.read_bytes()
-    assert engine.complete(design, told, out) and len(whole) > 5000
+    identity, whole = engine.identity(design), out.read_bytes()
+    assert engine.complete(design, identity, out) and len(whole) > 5000
     for at in [*range(0, len(whole), 11), *range(len(whole) - 300, len(whole))]:
         out.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
         with pytest.raises(StoreError, match="is damaged"):
-            engine.complete(design, told, out)
+            engine.complete(design, identity, out)
     out.write_bytes(whole[:-100])
     with pytest.raises(StoreError, match="is damaged"):
-        engine.complete(design, told, out)
+        engine.complete(design, identity, out)
 
 
 def test_a_damaged_result_ends_the_command_with_one_sentence_and_other_readers_notice_too(tmp_path: Path) -> None:
@@ -295,9 +295,9 @@ def test_a_damaged_result_ends_the_command_with_one_sentence_and_other_readers_n
 def test_versions_commit_seed_and_command_travel_in_the_file(tmp_path: Path) -> None:
     sweep, out = written(tmp_path, 1), tmp_path / "out.parquet"
     subprocess.run(command(sweep, out), check=True, capture_output=True)
-    held = metadata_of(out)
-    assert held["seed"] == 3 and held["command"] == f"simlib sweep {sweep} --out {out}"
-    assert {"simlib", "python", "simpy", "pyarrow", "commit"} <= set(held)
+    metadata = metadata_of(out)
+    assert metadata["seed"] == 3 and metadata["command"] == f"simlib sweep {sweep} --out {out}"
+    assert {"simlib", "python", "simpy", "pyarrow", "commit"} <= set(metadata)
     again = subprocess.run(command(sweep, out), capture_output=True, text=True)
     assert again.returncode == 0 and "there already" in again.stdout
 
@@ -305,8 +305,8 @@ def test_versions_commit_seed_and_command_travel_in_the_file(tmp_path: Path) -> 
 def test_a_changed_sweep_is_refused_while_the_old_one_is_half_done(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     engine.opened(engine.identity(load(written(tmp_path, 3))), out).close()
-    told = subprocess.run(command(written(tmp_path, 4), out), capture_output=True, text=True)
-    assert told.returncode == 1 and "'repetitions' differs" in told.stderr and told.stderr.count("\n") == 1
+    result = subprocess.run(command(written(tmp_path, 4), out), capture_output=True, text=True)
+    assert result.returncode == 1 and "'repetitions' differs" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
@@ -365,8 +365,8 @@ def test_a_killed_sweep_leaves_no_worker_behind(tmp_path: Path) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    told = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(p) for p in told]
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(p) for p in pids]
 
 
 def bad_sweeps() -> Iterator[tuple[str, str]]:
@@ -410,8 +410,8 @@ def test_a_bad_sweep_is_told_with_its_file_and_key(text: str, said: str, tmp_pat
 def test_a_bad_sweep_ends_with_status_2_and_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text('scenario = "matched"\nrunner = "abacus"')
-    told = subprocess.run(command(path, tmp_path / "o"), capture_output=True, text=True)
-    assert told.returncode == 2 and told.stderr.count("\n") == 1 and "choose one of world" in told.stderr
+    result = subprocess.run(command(path, tmp_path / "o"), capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "choose one of world" in result.stderr
 
 
 @pytest.mark.parametrize("method", ["sobol", "latin-hypercube"])
@@ -433,9 +433,9 @@ def test_what_is_under_way_is_bounded_by_the_workers(tmp_path: Path) -> None:
     most: list[int] = []
 
     class Counting(engine.Here):
-        def submit(self, call: Any, /, *given: Any, **named: Any) -> Any:
-            most.append(sum(len(b.repetitions) for b in given[1].batches))
-            return super().submit(call, *given, **named)
+        def submit(self, call: Any, /, *arguments: Any, **named: Any) -> Any:
+            most.append(sum(len(b.repetitions) for b in arguments[1].batches))
+            return super().submit(call, *arguments, **named)
 
     class Run:
         def __init__(self, row: Row) -> None:

@@ -65,8 +65,8 @@ def test_a_timeout_below_the_round_trip_makes_detection_miss() -> None:
 def test_a_slider_stays_within_its_bounds() -> None:
     explorer = Explorer(world.run)
     moved(explorer, channels=1000, loss_percent=-3.0, seed=0, jitter_ms=1e9, round_trip_ms=1e9)
-    told = {name: explorer.controls[name].value for name in ("channels", "loss_percent", "seed", "jitter_ms")}
-    assert told == {"channels": 16, "loss_percent": 0, "seed": 1, "jitter_ms": 200}
+    values = {name: explorer.controls[name].value for name in ("channels", "loss_percent", "seed", "jitter_ms")}
+    assert values == {"channels": 16, "loss_percent": 0, "seed": 1, "jitter_ms": 200}
     assert explorer.controls["round_trip_ms"].value == pytest.approx(10**3.5)
     assert explorer.found is not None
 
@@ -82,18 +82,18 @@ def test_a_situation_brings_its_own_path_and_nothing_else_is_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("situation", "values", "told"),
+    ("situation", "values", "expected"),
     [
         ("matched", {"protocol": "a", "channels": 4}, "detection by (a) is played with main alone"),
         ("exec_cat", {"fault": "a stranger sends garbage"}, "nobody else can connect where the path is 'exec-cat'"),
     ],
 )
 def test_what_can_not_be_run_is_one_sentence_and_no_stale_chart(
-    situation: str, values: dict[str, object], told: str
+    situation: str, values: dict[str, object], expected: str
 ) -> None:
     explorer = Explorer(world.run, situation)
     assert moved(explorer, **values) == ""
-    assert told in explorer.message.value and "Traceback" not in explorer.message.value
+    assert expected in explorer.message.value and "Traceback" not in explorer.message.value
     assert moved(explorer, protocol="v1", channels=0, fault="nothing more") != ""
 
 
@@ -120,5 +120,5 @@ def test_every_situation_under_every_protocol_is_drawn_or_explained() -> None:
 
 def test_the_explorer_needs_no_pandas_and_no_matplotlib() -> None:
     code = "import sys, simlib.study.widget; print({'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == "set()"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "set()"

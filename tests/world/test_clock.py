@@ -10,25 +10,25 @@ from simlib.world.clock import CALL, Alarm, Clock
 
 
 def test_stock_processes_and_calls_share_one_order() -> None:
-    clock, told = Clock(), []
+    clock, events = Clock(), []
 
     def process() -> Iterator[simpy.Event]:
         yield clock.timeout(1)
-        told.append(("process", clock.now))
+        events.append(("process", clock.now))
         yield clock.timeout(1) | clock.timeout(5)
-        told.append(("process", clock.now))
+        events.append(("process", clock.now))
 
     clock.process(process())
-    clock.call(0, lambda: clock.call(1, lambda: told.append(("call", clock.now))))
-    clock.call(1.5, lambda: told.append(("call", clock.now)))
+    clock.call(0, lambda: clock.call(1, lambda: events.append(("call", clock.now))))
+    clock.call(1.5, lambda: events.append(("call", clock.now)))
     clock.run(until=3)
-    assert told == [("process", 1), ("call", 1), ("call", 1.5), ("process", 2)]
+    assert events == [("process", 1), ("call", 1), ("call", 1.5), ("process", 2)]
     assert clock.now == 3
 
 
 def test_an_alarm_rings_when_it_was_last_set_for() -> None:
-    clock, told = Clock(), []
-    alarm = Alarm(clock, lambda: told.append(clock.now))
+    clock, rings = Clock(), []
+    alarm = Alarm(clock, lambda: rings.append(clock.now))
     alarm.set(0.1)
     alarm.stop()
     alarm.set(5)
@@ -38,7 +38,7 @@ def test_an_alarm_rings_when_it_was_last_set_for() -> None:
     clock.call(30, lambda: alarm.set(1))
     clock.call(30.5, alarm.stop)
     clock.run()
-    assert told == [11, 23]
+    assert rings == [11, 23]
 
 
 def test_an_alarm_that_is_set_again_and_again_has_one_entry() -> None:

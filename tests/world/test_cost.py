@@ -81,7 +81,7 @@ def test_a_trace_does_not_depend_on_the_process() -> None:
         "from simlib.case.files import find; from simlib.world import run; "
         "print(run(find('stranger_multifd'), protocol='v2', seed=7).trace.digest())"
     )
-    told = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONHASHSEED": seed},
@@ -91,7 +91,7 @@ def test_a_trace_does_not_depend_on_the_process() -> None:
         ).stdout
         for seed in ("0", "1", "77")
     }
-    assert len(told) == 1
+    assert len(digests) == 1
 
 
 DIGESTS = """
@@ -109,10 +109,10 @@ print(sha256("".join(t.digest() for t in traces).encode()).hexdigest())
 def test_a_trace_does_not_depend_on_the_version_of_python(tmp_path: Path) -> None:
     """Every scenario; the browser's test holds it for WebAssembly."""
     for name in ("simpy", "tomli_w"):
-        found = importlib.util.find_spec(name)
-        assert found is not None and found.origin is not None
-        (tmp_path / name).symlink_to(Path(found.origin).parent)  # pure Python both, so that any version reads them
-    told = {}
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None
+        (tmp_path / name).symlink_to(Path(spec.origin).parent)  # pure Python both, so that any version reads them
+    digests = {}
     for python in (sys.executable, *pythons()):
         ran = subprocess.run(
             ["env", "-C", tmp_path, python, "-c", DIGESTS],
@@ -120,7 +120,7 @@ def test_a_trace_does_not_depend_on_the_version_of_python(tmp_path: Path) -> Non
             text=True,
             env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         )
-        told[python] = ran.stdout + ran.stderr
-    assert set(told.values()) == {told[sys.executable]} and len(told[sys.executable].strip()) == 64
-    if len(told) < 3:
-        pytest.skip(f"ONLY {', '.join(told)} HERE, so traces of Python 3.12 to 3.14 were not compared")
+        digests[python] = ran.stdout + ran.stderr
+    assert set(digests.values()) == {digests[sys.executable]} and len(digests[sys.executable].strip()) == 64
+    if len(digests) < 3:
+        pytest.skip(f"ONLY {', '.join(digests)} HERE, so traces of Python 3.12 to 3.14 were not compared")

@@ -20,5 +20,5 @@ def test_what_len_cannot_say_is_taken_in_pieces(name: str, protocol: str, monkey
 
 def test_a_buffer_says_no_more_than_len_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffer, "MOST", 2**31 - 1)
-    held = buffer.Buffer().add(b"a", 2**33)
-    assert len(held) == 2**31 - 1 and len(held.skip(2**33 - 3)) == 4
+    content = buffer.Buffer().add(b"a", 2**33)
+    assert len(content) == 2**31 - 1 and len(content.skip(2**33 - 3)) == 4

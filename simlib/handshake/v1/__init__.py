@@ -1,2 +1,6 @@
-"""Today's migration: no handshake. A stream that is sent, and rules by which each QEMU version guesses which
-incoming connection is which."""
+"""Today's stream, as QEMU 5.2 to 11.2 speak it: nobody negotiates, and each side goes by its own settings.
+
+source, migration_thread    `migrate`, and the thread that writes the stream
+destination, channels       `migrate-incoming`, and what it knows of each connection
+return_path, states         messages back to the source; stages and kinds of connections
+"""

@@ -17,6 +17,7 @@ class SourceAnswers(Endpoint):
     broken: tuple[tuple[int, str], ...]
 
     def decomposition(self) -> Decomposition:
+        """Of each connection: what it was opened for, and whether it is ready, undrained or broken."""
         names, known = self.channels, (self.ready, self.undrained)
         local = {
             c: (name, *(k.count(c) for k in known), tuple(text for conn, text in self.broken if conn == c))
@@ -37,6 +38,7 @@ class DestinationAnswers(Endpoint):
     held_by: int | None
 
     def bound_channels(self) -> tuple[tuple[str, int], ...]:
+        """The connections that have been identified, each with the channel that it is taken for."""
         return tuple(
             (f"multifd[{c.number}]" if c.kind == Kind.MULTIFD else c.kind, conn)
             for conn, c in enumerate(self.connections)
@@ -44,6 +46,7 @@ class DestinationAnswers(Endpoint):
         )
 
     def decomposition(self) -> Decomposition:
+        """Of each connection: what it is taken for, what was read of it, and whether the main loop waits for it."""
         held_by, local = self.held_by, {}
         for c, connection in enumerate(self.connections):
             number = f"multifd[{connection.number}]" if connection.number >= 0 else ""

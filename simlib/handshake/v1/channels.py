@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from .. import stream
 from ..buffer import Buffer
+from ..loader import Lane
 from ..machine import Settings
+from ..versions import Behaviour
 from .states import Kind
-from .versions import Behaviour
 
 
 class Connection(NamedTuple):
@@ -19,7 +20,7 @@ class Connection(NamedTuple):
     buffer: Buffer = Buffer()
     ended: str = ""  # how its bytes ended: EOF, or the system's word
     number: int = -1  # of a multifd channel
-    lane: stream.Lane = stream.Lane()
+    lane: Lane = Lane()
     left: int = 0  # of the urgent pages being passed over
 
 
@@ -43,7 +44,10 @@ def skip_urgent_pages(buffer: Buffer, left: int) -> tuple[Buffer, int, int]:
 
 
 def wrong_initial(packet: bytes, settings: Settings, rules: Behaviour, taken: tuple[int, ...]) -> tuple[str, int]:
-    """multifd_recv_initial_packet's checks, in its order: what is wrong (empty if nothing), and the channel's id."""
+    """The checks of a multifd channel's first packet, in QEMU's order (multifd_recv_initial_packet, multifd.c).
+
+    Returns what is wrong (empty if nothing), and the channel's number.
+    """
     index = packet[24]
     version = struct.unpack(">I", packet[4:8])[0]
     uuid = settings.machine.uuid or "0" * 32

@@ -16,14 +16,16 @@ from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..endpoint import reducible
+from ..loader import Lane, Loader, Position, StreamError
 from ..machine import Settings
 from ..names import Reason, Status
+from ..versions import behaviour, flushes_by_command
 from .answers import DestinationAnswers
 from .channels import Connection, skip_urgent_pages, wrong_initial
 from .return_path import Reply
 from .states import Kind
-from .versions import behaviour
 
+AT_THE_END = (Position.AFTER_EOF, Position.DESCRIPTION, Position.FINISHED)
 EXTRA = "socket_accept_incoming_migration: Extra incoming migration connection; ignoring"
 
 
@@ -43,7 +45,7 @@ class Destination(DestinationAnswers):
         self.waiting_for_sync = self.waiting_for_preempt = False
         self.syncs = 0
         self.received_ram_bytes = 0
-        self._loader = stream.Loader(settings)
+        self._loader = Loader(settings)
 
     @property
     def ram_bytes(self) -> int:
@@ -68,6 +70,7 @@ class Destination(DestinationAnswers):
 
     @property
     def main(self) -> int | None:
+        """The connection that carries the main stream, once one is taken for it."""
         return next((i for i, c in enumerate(self.connections) if c.kind == Kind.MAIN), None)
 
     @property
@@ -79,6 +82,8 @@ class Destination(DestinationAnswers):
         return self.main is not None and multifd >= self.settings.channels and there
 
     def _start(self, _: i.Start) -> None:
+        """`migrate-incoming`: QMP refuses settings that exclude each other before anything listens
+        (migrate_caps_check, options.c)."""
         refused = refusal(self.settings, at_source=False)
         if refused:
             self._finish(i.Finished(Status.REJECTED, refused, Reason.SPECIFIC, listening=True))
@@ -87,6 +92,8 @@ class Destination(DestinationAnswers):
 
     # --- which connection is which ----------------------------------------------------------------------------------
     def _opened(self, opened: i.Opened) -> None:
+        """A connection was accepted (socket_accept_incoming_migration, socket.c). With tls-creds the TLS handshake
+        comes before everything else (migration_channel_process_incoming, channel.c)."""
         assert opened.conn == len(self.connections), "connections are numbered in the order of their acceptance"
         self.connections = (*self.connections, Connection(Kind.NEW))
         if self.settings.tls:
@@ -97,6 +104,7 @@ class Destination(DestinationAnswers):
             self._identify(opened.conn)
 
     def _secured(self, secured: i.Secured) -> None:
+        """TLS is up: who it is can be found out only now."""
         self.held_by = None
         self._identify(secured.conn)
 
@@ -109,6 +117,9 @@ class Destination(DestinationAnswers):
             self._exit("Segmentation fault", aborted=True)
 
     def _identify(self, conn: int) -> None:
+        """Decide what the connection is: by its first four bytes where this version looks at them, else by the order
+        of arrival (migration_ioc_process_incoming, migration.c). An order that differs from the source's is not
+        noticed."""
         if self._complete and not self._wants_preempt:
             self._out.append(i.Printed(EXTRA))
             self._close(conn)
@@ -135,6 +146,7 @@ class Destination(DestinationAnswers):
 
     @property
     def _wants_preempt(self) -> bool:
+        """Whether the preempt channel is still to come; with multifd, old versions look for multifd alone."""
         if self.settings.channels and self.rules.by_position:
             return False
         return self.settings.has("postcopy-preempt") and not any(c.kind == Kind.PREEMPT for c in self.connections)
@@ -150,10 +162,10 @@ class Destination(DestinationAnswers):
 
     def _look(self, conn: int) -> None:
         """The four bytes that decide, when they are there."""
-        found = self.connections[conn]
-        magic = found.buffer.peek(4)
+        connection = self.connections[conn]
+        magic = connection.buffer.peek(4)
         if len(magic) < 4:
-            if found.ended:
+            if connection.ended:
                 self.held_by = None
                 self._fail_channel(conn, "Failed to peek at channel")
             return
@@ -172,6 +184,8 @@ class Destination(DestinationAnswers):
             self._fail_channel(conn, f"unknown channel magic: {struct.unpack('>I', magic)[0]}")
 
     def _become_main(self, conn: int) -> None:
+        """Main is not read before all channels are there (migration_incoming_process waits for
+        migration_has_all_channels, migration.c)."""
         if self.main is not None:
             self._fail_channel(conn, "a second main channel")
             return
@@ -180,12 +194,15 @@ class Destination(DestinationAnswers):
         self._start_when_complete()
 
     def _become_multifd(self, conn: int) -> None:
+        """Its initial packet is read at once, and nothing else is done until it is there (multifd_recv_new_channel,
+        multifd.c)."""
         self._set(conn, kind=Kind.INITIAL)
         self.held_by = conn
         self._out.append(i.Resume(conn))
         self._read_initial(conn)
 
     def _become_preempt(self, conn: int) -> None:
+        """The channel of urgent pages (postcopy_preempt_new_channel, postcopy-ram.c)."""
         self._set(conn, kind=Kind.PREEMPT)
         if not self.postcopy:
             self._pause(conn)  # nobody reads it before postcopy
@@ -195,12 +212,14 @@ class Destination(DestinationAnswers):
             self._read_stream()
 
     def _read_initial(self, conn: int) -> None:
-        found = self.connections[conn]
-        packet = found.buffer.peek(stream.MULTIFD_INITIAL_BYTES)
+        """The 64 bytes that name a multifd channel, once they are there; a wrong one fails the load, or is only
+        printed."""
+        connection = self.connections[conn]
+        packet = connection.buffer.peek(stream.MULTIFD_INITIAL_BYTES)
         if len(packet) < stream.MULTIFD_INITIAL_BYTES:
-            if found.ended:
+            if connection.ended:
                 self.held_by = None
-                self._fail_channel(conn, "failed to receive packet: " + found.ended)
+                self._fail_channel(conn, "failed to receive packet: " + connection.ended)
             return
         self.held_by = None
         taken = tuple(c.number for c in self.connections if c.kind == Kind.MULTIFD)
@@ -213,13 +232,14 @@ class Destination(DestinationAnswers):
             kind=Kind.MULTIFD,
             number=index,
             buffer=Buffer(),
-            lane=stream.Lane(found.buffer.skip(stream.MULTIFD_INITIAL_BYTES)),
+            lane=Lane(connection.buffer.skip(stream.MULTIFD_INITIAL_BYTES)),
         )
         self._out.append(i.Heard(conn, f"multifd[{index}] initial packet"))
         self._start_when_complete()
         self._read_packets(conn)
 
     def _start_when_complete(self) -> None:
+        """All channels are there: the load begins (migration_incoming_process, migration.c)."""
         if self._complete and not self.loading:
             self.loading = True
             self._report_status(Status.ACTIVE)
@@ -232,26 +252,28 @@ class Destination(DestinationAnswers):
 
     # --- bytes ------------------------------------------------------------------------------------------------------
     def _received(self, received: i.Received) -> None:
-        conn, found = received.conn, self.connections[received.conn]
-        if found.kind == Kind.CLOSED:
+        """Bytes go to whoever reads that connection now; of one that nobody reads they wait."""
+        conn, connection = received.conn, self.connections[received.conn]
+        if connection.kind == Kind.CLOSED:
             return
-        if found.kind == Kind.MAIN and self.loading:
+        if connection.kind == Kind.MAIN and self.loading:
             self._loader.feed(received.data, received.fill)
             self._read_stream()
             return
-        if found.kind == Kind.MULTIFD:
-            self._set(conn, lane=found.lane.add(received.data, received.fill))
+        if connection.kind == Kind.MULTIFD:
+            self._set(conn, lane=connection.lane.add(received.data, received.fill))
             self._read_packets(conn)
             return
-        self._set(conn, buffer=found.buffer.add(received.data, received.fill))
-        if found.kind in (Kind.PEEK, Kind.PARKED):
+        self._set(conn, buffer=connection.buffer.add(received.data, received.fill))
+        if connection.kind in (Kind.PEEK, Kind.PARKED):
             self._look(conn)
-        elif found.kind == Kind.INITIAL:
+        elif connection.kind == Kind.INITIAL:
             self._read_initial(conn)
-        elif found.kind == Kind.PREEMPT:
+        elif connection.kind == Kind.PREEMPT:
             self._read_urgent(conn)
 
     def _read_urgent(self, conn: int) -> None:
+        """Pages that the guest waits for, counted as they come (postcopy_preempt_thread, postcopy-ram.c)."""
         buffer, left, passed = skip_urgent_pages(self.connections[conn].buffer, self.connections[conn].left)
         self.received_ram_bytes += passed
         self._set(conn, buffer=buffer, left=left)
@@ -259,15 +281,15 @@ class Destination(DestinationAnswers):
 
     def _read_packets(self, conn: int) -> None:
         """A multifd thread. It reads on alone until a SYNC and then waits for main to come to the same point."""
-        found = self.connections[conn]
-        if found.kind != Kind.MULTIFD:  # another has failed meanwhile, and closed all
+        connection = self.connections[conn]
+        if connection.kind != Kind.MULTIFD:  # another has failed meanwhile, and closed all
             return
         try:
-            lane = found.lane.read(self.settings.compression, found.number, self.syncs)
-        except stream.StreamError as error:
+            lane = connection.lane.read(self.settings.compression, connection.number, self.syncs)
+        except StreamError as error:
             self._fail_channel(conn, str(error))
             return
-        self.received_ram_bytes += lane.ram_bytes - found.lane.ram_bytes
+        self.received_ram_bytes += lane.ram_bytes - connection.lane.ram_bytes
         self._set(conn, lane=lane)
         if lane.syncs > self.syncs:
             self._pause(conn)
@@ -291,13 +313,15 @@ class Destination(DestinationAnswers):
 
     # --- the main stream --------------------------------------------------------------------------------------------
     def _read_stream(self) -> None:
+        """The load coroutine: as far as the bytes go, or until it must wait for other channels
+        (qemu_loadvm_state_main, savevm.c)."""
         main = self.main
         if main is None or not self.loading:
             return
-        held = self.connections[main].buffer
-        if len(held):
+        early = self.connections[main].buffer
+        if len(early):
             self._set(main, buffer=Buffer())
-            self._loader.buffer = held if not len(self._loader.buffer) else self._loader.buffer
+            self._loader.buffer = early if not len(self._loader.buffer) else self._loader.buffer
         try:
             while self.finished is None and not (self.waiting_for_sync or self.waiting_for_preempt):
                 event = self._loader.next_event()
@@ -305,10 +329,12 @@ class Destination(DestinationAnswers):
                     self._at_end_of_bytes(main)
                     return
                 self._heard(main, event)
-        except stream.StreamError as error:
+        except StreamError as error:
             self._fail(str(error))
 
     def _heard(self, main: int, event: tuple[object, ...]) -> None:
+        """One thing of the main stream. An end of section, or multifd's flush from machine type 8.1 on, is the point
+        at which all channels meet (ram_load_precopy, ram.c)."""
         kind = event[0]
         if kind == "command":
             number, payload = event[1], event[2]
@@ -323,7 +349,7 @@ class Destination(DestinationAnswers):
         elif kind == "setup":
             self._out.append(i.Heard(main, "START ram"))
         elif kind in ("flush", "eos"):
-            by_flush = self.settings.machine.machine_version > (8, 0)
+            by_flush = flushes_by_command(self.settings.machine.machine_version)
             if self.settings.channels and not self.postcopy and (kind == "flush") == by_flush:
                 self._try_sync()
         elif kind == "eof":
@@ -335,13 +361,15 @@ class Destination(DestinationAnswers):
                 self._out.append(i.Load(sum(d.size_bytes for d in self.settings.machine.devices)))
 
     def _command(self, main: int, number: int, payload: bytes) -> None:
+        """What the source commands (loadvm_process_command, savevm.c). A PING needs a return path, which must have
+        been opened before."""
         if number == stream.OPEN_RETURN_PATH:
             self.reply_path = True
             if self.settings.has("switchover-ack"):
                 self._reply(main, Reply.ACK, b"", "SWITCHOVER_ACK")
         elif number == stream.PING:
             if not self.reply_path:
-                raise stream.StreamError(f"CMD_PING (0x{payload.hex()}) received with no return path")
+                raise StreamError(f"CMD_PING (0x{payload.hex()}) received with no return path")
             self._reply(main, Reply.PONG, payload, f"PONG {struct.unpack('>I', payload)[0]}")
         elif number == stream.POSTCOPY_ADVISE:
             self._advise(payload)
@@ -360,22 +388,24 @@ class Destination(DestinationAnswers):
     def _advise(self, payload: bytes) -> None:
         """loadvm_postcopy_handle_advise."""
         if payload and not self.settings.has("postcopy-ram"):
-            raise stream.StreamError(f"RAM postcopy is disabled but have {len(payload)} byte advise")
+            raise StreamError(f"RAM postcopy is disabled but have {len(payload)} byte advise")
         sizes, page = struct.unpack(">QQ", payload) if payload else (0, 0)
         local = 0
         for block in self.settings.machine.ram_blocks:
             local |= block.page_bytes
         if payload and (sizes, page) != (local, 1 << self.settings.machine.page_bits):
-            raise stream.StreamError(f"Postcopy needs matching RAM page sizes (s={sizes:x} d={local:x})")
+            raise StreamError(f"Postcopy needs matching RAM page sizes (s={sizes:x} d={local:x})")
 
     def _at_end_of_bytes(self, main: int) -> None:
+        """The source has gone. In postcopy the guest waits for a recovery (postcopy_pause_incoming, savevm.c); else
+        the load has failed with EIO, of which only stderr is told."""
         ended = self.connections[main].ended
-        if not ended or self._loader.state in ("after_eof", "description", "finished"):
+        if not ended or self._loader.state in AT_THE_END:
             return
         if self.postcopy:
             if self.status != Status.POSTCOPY_PAUSED:
                 self._report_status(Status.POSTCOPY_PAUSED)
-        elif self._loader.state == "header":
+        elif self._loader.state == Position.HEADER:
             self._fail("Not a migration stream")
         else:
             section, name = self._loader.section
@@ -383,12 +413,15 @@ class Destination(DestinationAnswers):
             self._fail("load of migration failed: Input/output error")
 
     def _ended(self, ended: i.Ended) -> None:
+        """FIN: reads end there."""
         self._lost(ended.conn, "Input/output error")
 
     def _broken(self, broken: i.Broken) -> None:
+        """The connection was reset; a read would say so."""
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
+        """Only who reads that connection now notices."""
         kind = self.connections[conn].kind
         self._set(conn, ended=self.connections[conn].ended or how)
         if kind in (Kind.PEEK, Kind.PARKED):
@@ -404,12 +437,14 @@ class Destination(DestinationAnswers):
 
     # --- the guest, and endings -------------------------------------------------------------------------------------
     def _loaded(self, loaded: i.Loaded) -> None:
+        """All devices ran their post_load. One that fails ends the process, or the migration."""
         if loaded.error:
             self._fail(loaded.error)
         else:
             self._out.append(i.RunGuest())
 
     def _guest_running(self, _: i.GuestRunning) -> None:
+        """The guest runs here (process_incoming_migration_bh, migration.c)."""
         self.running = True
         self._complete_when_running()
 
@@ -432,6 +467,7 @@ class Destination(DestinationAnswers):
         self._finish(i.Finished(Status.COMPLETED))
 
     def _reply(self, main: int, kind: Reply, payload: bytes, named: str) -> None:
+        """A message on the return path: type, length, payload (migrate_send_rp_message, migration.c)."""
         self._out += [i.Said(main, named), i.Send(main, struct.pack(">HH", kind, len(payload)) + payload)]
 
     def _fail_channel(self, conn: int, text: str) -> None:
@@ -451,6 +487,7 @@ class Destination(DestinationAnswers):
         self._exit(text)
 
     def _exit(self, text: str, aborted: bool = False) -> None:
+        """The process exits, as process_incoming_migration_co does (migration.c), unless exit-on-error is off (9.1)."""
         self._out.append(i.Printed(text))
         exited = aborted or self.settings.exit_on_error or not self.rules.optional_exit
         self._report_status(Status.FAILED)
@@ -458,23 +495,28 @@ class Destination(DestinationAnswers):
         self._finish(i.Finished(Status.FAILED, text, Reason.SPECIFIC, exited=exited))
 
     def _set(self, conn: int, **changes: Any) -> None:
+        """Change what is known of one connection."""
         new = self.connections[conn]._replace(**changes)
         self.connections = (*self.connections[:conn], new, *self.connections[conn + 1 :])
 
     def _pause(self, conn: int) -> None:
+        """Nobody reads it for now: what arrives stays with the kernel, which pushes back on the source."""
         self._out.append(i.Pause(conn))
 
     def _close(self, conn: int) -> None:
-        found = self.connections[conn]
-        unread = len(found.buffer) + len(found.lane.buffer) > 0
-        if found.kind == Kind.MAIN and self.loading:
+        """Over bytes that the kernel still has, close() sends a reset (RFC 1122, 4.2.2.13), which may overtake what
+        was sent; so the trace must know what QEMU itself has read."""
+        connection = self.connections[conn]
+        unread = len(connection.buffer) + len(connection.lane.buffer) > 0
+        if connection.kind == Kind.MAIN and self.loading:
             unread = len(self._loader.buffer) > 32768  # a QEMUFile reads that far ahead
         self._set(conn, kind=Kind.CLOSED)
         self._out.append(i.Drop(conn, unread))
 
     def _close_all(self) -> None:
-        for conn, found in enumerate(self.connections):
-            if found.kind != Kind.CLOSED:
+        """Every connection that is still open."""
+        for conn, connection in enumerate(self.connections):
+            if connection.kind != Kind.CLOSED:
                 self._close(conn)
 
     HANDLERS: ClassVar[Mapping[type, Callable[..., None]]] = {

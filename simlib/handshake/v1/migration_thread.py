@@ -16,12 +16,13 @@ from ..endpoint import as_overridden
 from ..errors import OurMistake
 from ..machine import Settings
 from ..names import Reason, Status
+from ..versions import behaviour, flushes_by_command
 from . import return_path
 from .answers import SourceAnswers
 from .states import NEXT, Stage
-from .versions import DESCRIPTION, behaviour
 
 MAIN = 0
+DESCRIPTION = b'{"page_size": 4096, "devices": []}'  # at the stream's end, for people (vmdesc, savevm.c)
 
 
 class MigrationThread(SourceAnswers):
@@ -30,6 +31,7 @@ class MigrationThread(SourceAnswers):
     _steps: ClassVar[Mapping[Stage, Callable[..., None]]] = {}
 
     def __init_subclass__(cls) -> None:
+        """Look the steps up once for each class, with what it overrides."""
         super().__init_subclass__()
         cls._steps = as_overridden(cls, cls.STEPS)
 
@@ -50,6 +52,7 @@ class MigrationThread(SourceAnswers):
         self.part = (0, False, False)  # bytes of the pass, whether it is the last, whether the rest fits
 
     def _open(self, channel: str) -> None:
+        """One more connection, numbered in the order of asking."""
         self._out.append(i.Open(len(self.channels), channel))
         self.channels = (*self.channels, channel)
 
@@ -68,6 +71,8 @@ class MigrationThread(SourceAnswers):
         self._advance()
 
     def _at_part(self) -> None:
+        """Main's part of a pass, and where the thread goes on (migration_iteration_run, migration.c): once the rest
+        fits the downtime limit, to the switch, or to the wait for switchover-ack."""
         size_bytes, last, converged = self.part
         self._write_ram(size_bytes, last)
         if last:
@@ -78,6 +83,7 @@ class MigrationThread(SourceAnswers):
             self._to(Stage.PASS)
 
     def _guest_stopped(self, _: i.GuestStopped) -> None:
+        """The last pass may begin."""
         self.stopped = True
         self._advance()
 
@@ -107,20 +113,21 @@ class MigrationThread(SourceAnswers):
             self._to(Stage.SETUP)
 
     def _at_late_channels(self) -> None:
+        """7.2 has written its header before all channels are connected, and waits now (multifd_send_sync_main)."""
         if all(c in self.ready for c in self._multifd()):
             self._to(Stage.SETUP)
 
     def _opening(self) -> tuple[bytes, str]:
         """Header and first commands; without a return path they wait in the buffer for the first flush."""
-        told, named = stream.header(self.settings), ["QEVM", f"CONFIGURATION {self.settings.machine.type}"]
+        data, named = stream.header(self.settings), ["QEVM", f"CONFIGURATION {self.settings.machine.type}"]
         if self.settings.return_path:
-            told += stream.command(stream.OPEN_RETURN_PATH)
-            told += stream.command(stream.PING, struct.pack(">I", return_path.FIRST_PING))
+            data += stream.command(stream.OPEN_RETURN_PATH)
+            data += stream.command(stream.PING, struct.pack(">I", return_path.FIRST_PING))
             named += ["OPEN_RETURN_PATH", f"PING {return_path.FIRST_PING}"]
         if self.settings.has("postcopy-ram"):
-            told += stream.postcopy_advise(self.settings.machine)
+            data += stream.postcopy_advise(self.settings.machine)
             named.append("POSTCOPY_ADVISE")
-        return told, ", ".join(named)
+        return data, ", ".join(named)
 
     def _at_setup(self) -> None:
         """Setup sections; a SYNC on each multifd channel goes before main's first flush."""
@@ -141,12 +148,14 @@ class MigrationThread(SourceAnswers):
         self._to(Stage.TAKING)
 
     def _at_taking(self) -> None:
+        """The snapshot's device state was taken: the guest runs on here while its memory is saved."""
         if self.stopped:
             self.stopped = False
             self._to(Stage.COLLECT_LAST)
             self._out += [i.ResumeGuest(), i.CollectRam(last=True)]
 
     def _at_pass(self) -> None:
+        """Another pass over dirty memory, unless postcopy was asked for."""
         if self.postcopy:
             self._to(Stage.WAIT_PONG)
             return
@@ -155,9 +164,11 @@ class MigrationThread(SourceAnswers):
         self.collected = True
 
     def _at_switch(self) -> None:
+        """The rest fits: the guest stops for the last pass (migration_completion_precopy, migration.c)."""
         self._stop(Stage.STOPPING)
 
     def _stop(self, stage: Stage) -> None:
+        """Stop the guest, once; from 10.0 on the status is `device` then."""
         if not self.stopped:
             self._to(stage)
             if self.rules.says_device and not self.holds:
@@ -176,6 +187,7 @@ class MigrationThread(SourceAnswers):
         return self.holds
 
     def _at_stopping(self) -> None:
+        """The guest stands still: the last pass, unless pause-before-switchover wants `migrate-continue` first."""
         if self.stopped and not self._held():
             self._to(Stage.COLLECT_LAST)
             self._out.append(i.CollectRam(last=True))
@@ -190,6 +202,8 @@ class MigrationThread(SourceAnswers):
         self._to(Stage.WAIT_PREEMPT)
 
     def _at_wait_preempt(self) -> None:
+        """Postcopy waits for the preempt channel to be connected, without a timeout
+        (postcopy_preempt_establish_channel)."""
         if self.preempt_error is not None:  # postcopy_preempt_wait_channel
             self._fail(*self.preempt_error)
             return
@@ -222,6 +236,7 @@ class MigrationThread(SourceAnswers):
         self._to(Stage.END)
 
     def _at_end(self) -> None:
+        """EOF, and for precopy the description of all devices (qemu_savevm_state_complete_precopy, savevm.c)."""
         self._write(MAIN, stream.end_of_stream(b"" if self._in_postcopy else DESCRIPTION), 0, "EOF")
         self._to(Stage.LAST)
 
@@ -233,12 +248,15 @@ class MigrationThread(SourceAnswers):
             self._to(Stage.WAIT_SHUT)
 
     def _at_wait_shut(self) -> None:
+        """With a return path the destination has the last word: SHUT, with or without an error. There is no timeout
+        (await_return_path_close_on_source, migration.c)."""
         if self.return_path_error is not None:
             self._fail(*self.return_path_error)
         elif self.shut:
             self._complete()
 
     def _complete(self) -> None:
+        """The guest is the destination's, as far as this side knows."""
         self._to(Stage.DONE)
         self._report_status(Status.COMPLETED)
         self._close_all()
@@ -248,12 +266,14 @@ class MigrationThread(SourceAnswers):
     @property
     def _flushes(self) -> bool:
         """Machine types from 8.1 on say when channels synchronise; for older ones every end of section does."""
-        return bool(self.settings.channels) and self.settings.machine.machine_version > (8, 0)
+        return bool(self.settings.channels) and flushes_by_command(self.settings.machine.machine_version)
 
     def _multifd(self) -> list[int]:
+        """The connections of multifd's channels."""
         return [c for c, name in enumerate(self.channels) if name.startswith("multifd")]
 
     def _write_multifd(self, size_bytes: int) -> None:
+        """One pass on multifd's channels, with a SYNC behind it on each (multifd_send_sync_main, multifd.c)."""
         parts = stream.multifd_pass(self._multifd(), size_bytes, self.settings.compression, self.packets)
         for lane, piece, named in parts:
             self.packets += 1
@@ -282,11 +302,13 @@ class MigrationThread(SourceAnswers):
             self._out += [i.Said(conn, "urgent pages"), i.Send(conn, data, size_bytes)]
 
     def _write_pieces(self, pieces: list[stream.Piece], named: str) -> None:
+        """Several pieces on main, of which the first is named in the trace."""
         for data, fill in pieces:
             self._write(MAIN, data, fill, named)
             named = ""
 
     def _write(self, conn: int, data: bytes, fill: int, named: str) -> None:
+        """Write on a connection, if it still can be written to; the thread waits until the transport has taken it."""
         if self._over:
             return
         if conn in dict(self.broken):
@@ -326,6 +348,8 @@ class MigrationThread(SourceAnswers):
         return self.finished is not None or self.status == Status.POSTCOPY_PAUSED
 
     def _fail(self, text: str, reason: Reason) -> None:
+        """The migration has failed: the guest goes on here (migration_iteration_finish), unless it may already run
+        at the destination. Then it is paused, for a recovery (postcopy_pause, migration.c)."""
         if self._over:
             return
         if self.status == Status.POSTCOPY_ACTIVE:  # the guest may run there already: nobody may resume it here
@@ -344,9 +368,9 @@ class MigrationThread(SourceAnswers):
     def _close_all(self) -> None:
         """All connections; but after a failure 7.2 keeps main while its return-path thread reads on (measured: the
         destination is not told)."""
-        held = self.status == Status.FAILED and not self.rules.tells_manager and self.settings.return_path
-        held = held and self.return_path_error is None
-        self._out += [i.Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not held]
+        keeps_main = self.status == Status.FAILED and not self.rules.tells_manager and self.settings.return_path
+        keeps_main = keeps_main and self.return_path_error is None
+        self._out += [i.Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not keeps_main]
 
     STEPS: ClassVar[Mapping[Stage, Callable[..., None]]] = {  # in the other stages somebody else must act
         Stage.CHANNELS: _at_channels,

@@ -16,6 +16,7 @@ from ..capabilities import refusal
 from ..endpoint import reducible
 from ..machine import Settings
 from ..names import Reason, Status
+from ..versions import opens_preempt_early
 from . import return_path
 from .migration_thread import MAIN, MigrationThread
 from .return_path import Reply
@@ -42,6 +43,8 @@ class Source(MigrationThread):
 
     # --- management -------------------------------------------------------------------------------------------------
     def _start(self, _: i.Start) -> None:
+        """`migrate`: QMP refuses settings that exclude each other; then main is connected (qmp_migrate,
+        migration.c)."""
         refused = refusal(self.settings, at_source=True)
         if refused:
             self._finish(i.Finished(Status.REJECTED, refused, Reason.SPECIFIC, listening=True))
@@ -51,6 +54,7 @@ class Source(MigrationThread):
         self._out.append(i.Open(MAIN, "main"))
 
     def _cancel(self, cancel: i.Cancel) -> None:
+        """`migrate_cancel` (migration_cancel, migration.c): shuts the connections down, which wakes a blocked write."""
         if self._in_postcopy:  # "Postcopy migration in progress, cannot cancel."; before 10.0 it ends, without a guest
             if self.status == Status.POSTCOPY_ACTIVE and not self.rules.keeps_postcopy:
                 self._to(Stage.DONE)
@@ -69,15 +73,18 @@ class Source(MigrationThread):
             self._cancel_now()
 
     def _cancel_now(self) -> None:
+        """The guest goes on here."""
         self._close_all()
         self._out.append(i.ResumeGuest())
         self._finish(i.Finished(Status.CANCELLED, "", Reason.NONE))
 
     def _switch_to_postcopy(self, _: i.SwitchToPostcopy) -> None:
+        """`migrate-start-postcopy`, obeyed between two passes."""
         self.postcopy = self.postcopy or self.settings.has("postcopy-ram")
         self._advance()
 
     def _continue(self, _: i.Continue) -> None:
+        """`migrate-continue` releases pause-before-switchover (qmp_migrate_continue, migration.c)."""
         if self.status == Status.PRE_SWITCHOVER:
             self.holds = False
             if self.stage == Stage.STOPPING or self.rules.says_device:
@@ -86,6 +93,7 @@ class Source(MigrationThread):
 
     # --- the link ---------------------------------------------------------------------------------------------------
     def _opened(self, opened: i.Opened) -> None:
+        """Connected. With tls-creds the client's TLS handshake follows (migration_channel_connect, channel.c)."""
         if self.cancelled:
             self._cancel_now()
         elif self.settings.tls:
@@ -97,12 +105,16 @@ class Source(MigrationThread):
             self._connected(opened.conn)
 
     def _secured(self, secured: i.Secured) -> None:
+        """TLS is up on that connection."""
         self._connected(secured.conn)
 
     def _tls_failed(self, failed: i.TlsFailed) -> None:
+        """It ends the attempt: the text is what `query-migrate` shows as error-desc."""
         self._connect_failed(failed.conn, f"TLS handshake failed: {failed.text}", Reason.SPECIFIC)
 
     def _connected(self, conn: int) -> None:
+        """Main opens the other channels (migrate_fd_connect, migration.c); a multifd channel names itself at once
+        (multifd_send_initial_packet, multifd.c)."""
         self.ready = (*self.ready, conn)
         if conn == MAIN:
             if self.settings.return_path and self.settings.transport == "file":
@@ -121,13 +133,14 @@ class Source(MigrationThread):
         if self.settings.channels and self.settings.transport in ("exec", "fd"):
             self._fail("", Reason.NONE)  # 7.2 fails here without a word; newer ones refused at `migrate`
             return
-        early = self.rules.preempt_at_start or self.settings.machine.machine_version <= (7, 2)
+        early = self.rules.preempt_at_start or opens_preempt_early(self.settings.machine.machine_version)
         if self.settings.has("postcopy-preempt") and early:
             self._open("preempt")
         for index in range(self.settings.channels):
             self._open(f"multifd[{index}]")
 
     def _received(self, received: i.Received) -> None:
+        """The return-path thread: heads are checked before payloads (source_return_path_thread, migration.c)."""
         if received.conn != MAIN or not self.settings.return_path or self.return_path_error:
             return
         self.replies = self.replies.add(received.data, received.fill)
@@ -145,6 +158,7 @@ class Source(MigrationThread):
         self._advance()
 
     def _reply(self, kind: int, payload: bytes) -> None:
+        """One message of the return path: SHUT ends it, PONG answers a PING, ACK releases the switchover."""
         value = struct.unpack(">I", payload)[0] if len(payload) == 4 else 0
         self._out.append(i.Heard(MAIN, f"{return_path.NAMES[kind]} {value}" if payload else return_path.NAMES[kind]))
         if kind == Reply.SHUT and value:
@@ -159,6 +173,7 @@ class Source(MigrationThread):
             self.acked = True
 
     def _ended(self, ended: i.Ended) -> None:
+        """The peer closed without SHUT: an error for the return path, and nothing at all without one."""
         if self.cancelled and ended.conn == MAIN:
             self._cancel_now()
         elif ended.conn == MAIN and self.settings.return_path and not self.shut:
@@ -166,6 +181,7 @@ class Source(MigrationThread):
             self._advance()
 
     def _broken(self, broken: i.Broken) -> None:
+        """A reset: seen by who reads the return path, by a write that is under way, or by the next one."""
         conn = broken.conn
         if conn not in self.ready:
             text, reason = f"Failed to connect: {broken.text}", Reason.GENERIC
@@ -186,6 +202,7 @@ class Source(MigrationThread):
             self._advance()
 
     def _connect_failed(self, conn: int, text: str, reason: Reason) -> None:
+        """A channel could not be connected. Of the preempt channel that is noticed only when postcopy begins."""
         if self.cancelled:
             self._cancel_now()
         elif self.channels[conn] == "preempt":
@@ -195,10 +212,12 @@ class Source(MigrationThread):
             self._fail(text, reason)
 
     def _return_path_failed(self, text: str, reason: Reason) -> None:
-        kept = (text, reason) if self.rules.tells_manager else ("", Reason.NONE)
-        self.return_path_error = self.return_path_error or kept
+        """The first error counts. Up to 8.1 it is printed, and the manager reads nothing (migration.c)."""
+        error = (text, reason) if self.rules.tells_manager else ("", Reason.NONE)
+        self.return_path_error = self.return_path_error or error
 
     def _drained(self, drained: i.Drained) -> None:
+        """The transport has taken everything of that connection: the thread may go on."""
         self.undrained = tuple(c for c in self.undrained if c != drained.conn)
         self._advance()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..endpoint import Decomposition, Table, declare
-from ..stream import Lane, Loader
+from ..loader import Lane, Loader, Position
 from .features import Agreement
 from .session import Session
 from .states import DestinationState as S
@@ -46,18 +46,22 @@ class SourceAnswers(Session):
     undrained: tuple[int, ...]
 
     def negotiated(self) -> Mapping[str, object]:
+        """Session, features and key, once the destination's ACCEPT has been taken."""
         if not self.session_id:
             return {}
-        told = {"session": self.session_id, "features": self.agreement.on, "extensions": self.extensions}
-        return told | ({"key": self.key_bytes} if self.key_bytes else {})
+        facts = {"session": self.session_id, "features": self.agreement.on, "extensions": self.extensions}
+        return facts | ({"key": self.key_bytes} if self.key_bytes else {})
 
     def sends_guest(self) -> bool:
+        """From READY on the channels carry the stream."""
         return bool(self.stage)
 
     def hears_itself(self) -> bool:
+        """The peer's nonce is ours: the transport echoes."""
         return bool(self.links) and self.links[0].peer_nonce == self.links[0].nonce
 
     def decomposition(self) -> Decomposition:
+        """Of each connection: what is read of it, its name, and whether it is agreed or undrained."""
         names, links = self.channels, self.links
         own = {
             c: (
@@ -92,6 +96,7 @@ class DestinationAnswers(Session):
         return self.main_bytes + sum(lane.ram_bytes for lane in self.lanes.values())
 
     def negotiated(self) -> Mapping[str, object]:
+        """Session, features and key, from START on: before it nothing proves that the source agrees."""
         if self.state not in AGREED:
             return {}
         return {
@@ -102,16 +107,21 @@ class DestinationAnswers(Session):
         }
 
     def bound_channels(self) -> tuple[tuple[str, int], ...]:
+        """The channels that have proved their MAC, each with its connection."""
         return tuple((name, conn) for name, conn, _ in self.bound)
 
     def unready(self) -> bool:
+        """READY is still to be sent."""
         return self.state in (S.ACCEPTED, S.STARTED)
 
     def occupied(self) -> str:
-        dirty = self.finished is not None and self._loader.state != "header"  # it says `needs-restart`
+        """The state of an attempt that blocks others; one that has begun to load is over, and reported as `needs-
+        restart`."""
+        dirty = self.finished is not None and self._loader.state != Position.HEADER  # it says `needs-restart`
         return "" if dirty or self.state == S.LISTENING else self.state
 
     def decomposition(self) -> Decomposition:
+        """Of each connection: what is read of it, whether it is control, and the channel bound to it."""
         links, control = self.links, self.control
         own = {
             c: (

@@ -32,6 +32,7 @@ def dump(body: dict[str, Any]) -> bytes:
 
 
 def digest(body: dict[str, Any]) -> str:
+    """SHA-256 of the canonical form, as 64 hexadecimal digits (SPEC 4.4)."""
     return hashlib.sha256(dump(body)).hexdigest()
 
 
@@ -41,14 +42,14 @@ def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
     if not tame:
         _check_depth(payload, what)
     try:
-        found = (_TAME if tame else _WILD).decode(payload.decode("utf-8"))
+        value = (_TAME if tame else _WILD).decode(payload.decode("utf-8"))
     except PeerError:
         raise
     except (ValueError, RecursionError) as error:
         raise PeerError(Code.ENCODING, f"{what} is not JSON: {error}", item=what) from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise PeerError(Code.ENCODING, f"{what} is not one JSON object", item=what)
-    fitted = _fit(found, shape, what, _Reading(tame))
+    fitted = _fit(value, shape, what, _Reading(tame))
     assert isinstance(fitted, dict)
     return fitted
 
@@ -77,6 +78,7 @@ def _is_tame(payload: bytes) -> bool:
 
 
 def _check_depth(payload: bytes, what: str) -> None:
+    """Nesting is limited before the parser sees it: a recursive one could be made to overflow (SPEC 3.1)."""
     depth = 0
     for bracket in b"".join(_BRACKETS.findall(payload)):
         depth += 1 if bracket in b"[{" else -1
@@ -85,17 +87,20 @@ def _check_depth(payload: bytes, what: str) -> None:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """An object's keys must differ: parsers disagree on which of two equal ones counts (RFC 8259, section 4)."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise PeerError(Code.ENCODING, "an object has the same key twice")
-    return found
+    return members
 
 
 def _refuse(text: str) -> Any:
+    """Floats are not allowed: their texts differ between implementations, and digests with them (SPEC 3.1)."""
     raise PeerError(Code.ENCODING, f"{text[:40]} is not an integer; floats are not allowed")
 
 
 def _integer(text: str) -> int:
+    """An integer of at most 64 bits, signed or unsigned (SPEC 3.1)."""
     number = int(text) if len(text) <= 20 else None
     if number is None or not -(1 << 63) <= number < 1 << 64:
         raise PeerError(Code.ENCODING, f"an integer of {len(text)} digits does not fit 64 bits")
@@ -131,6 +136,7 @@ def _is_exact(value: Any, shape: Shape) -> bool:
 
 
 def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
+    """Check a value against its shape, and return it without marks and ignorable keys (SPEC 3.3)."""
     if reading.tame and _is_exact(value, shape):
         return value
     if isinstance(value, str) and len(value) > STRING:
@@ -157,6 +163,8 @@ def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
 
 
 def _fit_object(value: Any, shape: dict[str, Shape], path: str, reading: _Reading) -> dict[str, Any]:
+    """The keys of one object: known ones are checked, ignorable ones are counted and dropped, and any other is
+    refused, since its sender may count on it (SPEC 3.3)."""
     if not isinstance(value, dict):
         raise PeerError(Code.UNKNOWN_VALUE, f"{path} must be an object", item=path)
     fitted: dict[str, Any] = {}
@@ -184,6 +192,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, reading: _Readin
 
 
 def _anything(value: Any, path: str, reading: _Reading) -> Any:
+    """A value that no shape describes is still limited in its items, strings and nesting."""
     if isinstance(value, dict):
         return {k: _fit(v, None, f"{path}.{clean(k, 80)}", reading) for k, v in value.items()}
     if isinstance(value, list):

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 from .. import interface as i
-from .. import stream
 from ..endpoint import Table, reducible
 from ..errors import Code, Error, PeerError, Retry, clean
+from ..loader import Lane, Loader, Position
 from ..machine import Settings
 from ..names import Reason, Status
 from . import binding, body, features, frames, inventory, messages, states
@@ -67,6 +67,7 @@ class Destination(Incoming):
 
     @property
     def accepting(self) -> bool:
+        """It accepts at any time: who connects is found out by what comes, and one at a time can hold nobody up."""
         return self.finished is None and self.state != S.NONE
 
     @property
@@ -75,6 +76,8 @@ class Destination(Incoming):
         return self.peer.main == "inline"
 
     def _start(self, _: i.Start) -> None:
+        """`migrate-incoming`. Where nothing can be sent back there is no handshake: a manifest stands before the
+        stream instead (SPEC section 8)."""
         transport = self.settings.transport
         if transport == "file" or (transport == "exec" and not self.identity.bidirectional):
             text = "A file can't answer: see its manifest."
@@ -86,6 +89,8 @@ class Destination(Incoming):
 
     # --- connections ------------------------------------------------------------------------------------------------
     def _opened(self, opened: i.Opened) -> None:
+        """Somebody has connected. Nothing is sent before its preface (SPEC 2.2); how many may wait unknown is
+        limited, and how long, since anybody may connect (SPEC 2.5)."""
         conn = opened.conn
         self._add_link(conn)
         unknown = [c for c, link in self.links.items() if link.kind in STRANGE]
@@ -98,10 +103,12 @@ class Destination(Incoming):
             self._out.append(i.StartTls(conn, frames.ALPN))
 
     def _secured(self, secured: i.Secured) -> None:
+        """TLS is up: its channel binding becomes part of the key if this connection becomes control (RFC 9266)."""
         if secured.conn in self.links:
             self._set(secured.conn, exporter=secured.exporter)
 
     def _tls_failed(self, failed: i.TlsFailed) -> None:
+        """That connection is over; nothing else is."""
         if failed.conn in self.links:
             self._out.append(i.Printed(f"TLS handshake failed: {failed.text}"))
             self._close(failed.conn)
@@ -121,11 +128,14 @@ class Destination(Incoming):
             self._attempt_over((Error(Code.CONNECTION_LOST, item="control", text=late, retry=Retry.LATER),))
 
     def _known(self, conn: int, kind: str) -> None:
+        """The connection has proved that it belongs to the session: its guard is off."""
         self._set(conn, kind=kind)
         if self.identity.limits.guard_s:
             self._out.append(i.StopAlarm(f"guard-{conn}"))
 
     def _received(self, received: i.Received) -> None:
+        """Bytes of a bound channel are the stream's. Before that they are frames, of which those up to OFFER belong
+        to the transcript (SPEC 5.5)."""
         conn, link = received.conn, self.links.get(received.conn)
         if link is None or link.kind == "leaving":
             return
@@ -137,12 +147,15 @@ class Destination(Incoming):
         self._read(conn, received.data, received.fill)
 
     def _reads(self, conn: int) -> bool:
+        """A connection that has become a channel carries no more frames."""
         return conn in self.links and self.links[conn].kind in ("new", "control")
 
     def _is_control(self, conn: int) -> bool:
+        """The connection of the session's HELLO."""
         return conn == self.control
 
     def _may_begin(self, conn: int, type: int) -> bool:
+        """HELLO begins a session; CHANNEL_OPEN is looked for before this is asked."""
         return type == messages.Hello.TYPE
 
     def _is_connection_scoped(self, conn: int, kind: type[Message]) -> bool:
@@ -150,6 +163,7 @@ class Destination(Incoming):
         return kind is messages.Hello and self.control is not None and conn != self.control
 
     def _got_frame(self, conn: int, frame: Frame) -> None:
+        """CHANNEL_OPEN belongs to a connection of its own, and concerns no state of the session."""
         channel = (messages.ChannelOpen.TYPE, messages.ChannelOk.TYPE)
         if self.links[conn].kind == "new" and frame.type == messages.ChannelOpen.TYPE:
             content = body.load(frame.payload, messages.SHAPES[frame.type], "CHANNEL_OPEN")
@@ -162,6 +176,7 @@ class Destination(Incoming):
 
     # --- the session ------------------------------------------------------------------------------------------------
     def _hello(self, conn: int, hello: messages.Hello) -> None:
+        """The first HELLO makes its connection control; another one is refused there with `busy` (SPEC 5.1)."""
         if self.control is not None:
             error = Error(
                 Code.BUSY,
@@ -184,6 +199,8 @@ class Destination(Incoming):
             raise PeerError(Code.WRONG_SESSION, text, item="session", source=theirs, destination=ours)
 
     def _offer(self, conn: int, offer: messages.Offer) -> None:
+        """Agreement and verdict, all at once: the source reads everything that is wrong in one answer (SPEC 5.2, 5.3
+        and section 6)."""
         ours = features.stances(self.settings, False, self.identity.require, self.identity.forbid)
         self.agreement = features.resolve(offer.features, ours)
         checked = self.identity.relays and self.agreement.has("multifd")  # by who reads its first packets
@@ -225,6 +242,8 @@ class Destination(Incoming):
         self._set(conn, heard=b"")
 
     def _started(self, conn: int, start: messages.Start) -> None:
+        """START proves that both sides have seen the same bytes so far, and names the agreement (SPEC 5.7). What was
+        agreed is set now."""
         if start.agreement != self.digest:
             raise PeerError(
                 Code.AGREEMENT_MISMATCH,
@@ -241,6 +260,7 @@ class Destination(Incoming):
         self._out.append(i.Apply(as_config(agreed_settings(self.settings, self.agreement))))
 
     def _config_applied(self, applied: i.Applied) -> None:
+        """The configuration is set, or can't be: QEMU knows some things only by trying."""
         self.applies -= 1
         if self.state != S.STARTED or self.applies:  # an answer to an attempt that is over
             return
@@ -260,10 +280,11 @@ class Destination(Incoming):
             return
         self.applied = True
         self.settings = agreed_settings(self.settings, self.agreement)
-        self._loader = stream.Loader(self.settings)
+        self._loader = Loader(self.settings)
         self._ready_when_complete()
 
     def _channel_open(self, conn: int, opening: messages.ChannelOpen) -> None:
+        """Bind a channel by name and MAC (SPEC 5.6): the order in which connections arrive means nothing."""
         name, nonce = opening.name, opening.nonce
         wrong = self._wrong_channel(opening)
         if wrong is not None:
@@ -309,7 +330,7 @@ class Destination(Incoming):
         rows = {name: (conn, nonce) for name, conn, nonce in self.bound}
         channels = tuple((name, rows[name][1]) for name in self.plan)
         mac = binding.mac(self.key_bytes, "READY", *(part for row in channels for part in row))
-        self.lanes = Table({rows[n][0]: stream.Lane() for n in self.plan if n.startswith("multifd")})
+        self.lanes = Table({rows[n][0]: Lane() for n in self.plan if n.startswith("multifd")})
         self._set(control, reader=self.links[control].reader._replace(unlimited=True))
         self._report_status(Status.ACTIVE)
         self._say(control, messages.Ready(channels, mac))
@@ -318,15 +339,20 @@ class Destination(Incoming):
 
     # --- endings ----------------------------------------------------------------------------------------------------
     def _aborted(self, conn: int, answer: messages.Abort | messages.Failure) -> None:
+        """The source has ended the attempt (SPEC 5.4)."""
         self._attempt_over(answer.errors)
 
     def _ended(self, ended: i.Ended) -> None:
+        """FIN: a source that goes on keeps its connections open."""
         self._lost(ended.conn, "closed by the peer")
 
     def _broken(self, broken: i.Broken) -> None:
+        """The connection was reset."""
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
+        """After GO the guest is ours whatever becomes of the link (SPEC 5.9); before, a lost channel ends the
+        attempt."""
         if conn not in self.links:
             return
         kind = self.links[conn].kind
@@ -389,7 +415,7 @@ class Destination(Incoming):
     def _attempt_over(self, errors: tuple[Error, ...]) -> None:
         """Listen again, unless loading had begun."""
         self.ended_as = errors
-        begun = self._loader.state != "header" or self.identity.relays
+        begun = self._loader.state != Position.HEADER or self.identity.relays
         dirty = begun and self.state in (*TRANSFERRING, S.FAILED)
         for conn in [c for c, link in self.links.items() if link.kind not in STRANGE]:
             self._close(conn)
@@ -411,11 +437,13 @@ class Destination(Incoming):
             self._out.append(i.SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
 
     def _close(self, conn: int) -> None:
+        """Close it and forget it; its guard is off."""
         if self.links.pop(conn).kind in STRANGE and self.identity.limits.guard_s:
             self._out.append(i.StopAlarm(f"guard-{conn}"))
         self._out.append(i.Drop(conn))
 
     def _end(self, status: Status, errors: tuple[Error, ...] = (), listening: bool = False) -> None:
+        """Nothing more is handled; the errors are what the manager reads."""
         text = "; ".join(str(e) for e in errors)
         reason = Reason.SPECIFIC if errors else Reason.NONE
         self._finish(i.Finished(status, text, reason, errors, listening=listening))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..capabilities import known_capabilities
 from ..errors import Code, Error
-from ..machine import Settings, version_number
+from ..machine import Settings
+from ..versions import behaviour
 
 FORBID, ALLOW, PREFER, REQUIRE = "forbid", "allow", "prefer", "require"
 NEEDS = (FORBID, ALLOW, PREFER, REQUIRE)
@@ -37,13 +38,16 @@ class Agreement:
     errors: tuple[Error, ...] = ()
 
     def has(self, feature: str) -> bool:
+        """Whether a feature is on."""
         return any(name == feature for name, _ in self.on)
 
     def parameter(self, feature: str, name: str, default: int | str) -> int | str:
-        return next((dict(given).get(name, default) for f, given in self.on if f == feature), default)
+        """The agreed value of a feature's parameter, or `default` where the feature is off."""
+        return next((dict(parameters).get(name, default) for f, parameters in self.on if f == feature), default)
 
     def body(self) -> dict[str, object]:
-        return {name: dict(given) for name, given in self.on}
+        """Features with their parameters, as both sides digest them (SPEC 4.4)."""
+        return {name: dict(parameters) for name, parameters in self.on}
 
 
 # The registry, in its order: each feature with those it depends on. Names are QEMU's capabilities.
@@ -90,22 +94,18 @@ SHARED = (
     "x-colo",
     "zero-copy-send",
 )
-COMPRESSIONS = (
-    ("none", (4, 0)),
-    ("zlib", (5, 0)),
-    ("zstd", (5, 0)),
-    ("qpl", (9, 1)),
-    ("uadk", (9, 1)),
-    ("qatzip", (9, 2)),
-)
 CHANNEL_LIMIT = 64
 
 
 def stances(
     settings: Settings, at_source: bool, require: tuple[str, ...] = (), forbid: tuple[str, ...] = ()
 ) -> tuple[Stance, ...]:
-    """What a QEMU with these settings thinks of each feature: what was set it prefers, what it knows it allows."""
-    found = [Stance("final-ack", REQUIRE)]
+    """What a QEMU with these settings says of each feature that both sides must have alike (SPEC 4.1).
+
+    What was set it prefers, what it knows and could do it allows, the rest it forbids; `require` and `forbid` are the
+    user's and win.
+    """
+    listed = [Stance("final-ack", REQUIRE)]
     known = known_capabilities(settings.version)
     for name in DEPENDS:
         if name not in SHARED or name not in known:
@@ -115,8 +115,8 @@ def stances(
             need = PREFER
         if name in require:
             need = REQUIRE
-        found.append(Stance(name, need, _parameters(name, settings, at_source)))
-    return tuple(found)
+        listed.append(Stance(name, need, _parameters(name, settings, at_source)))
+    return tuple(listed)
 
 
 def _possible(name: str, settings: Settings) -> bool:
@@ -124,28 +124,32 @@ def _possible(name: str, settings: Settings) -> bool:
     if settings.has(name):
         return True
     several = settings.transport in ("tcp", "unix")
-    number = version_number(settings.version)
+    excludes = behaviour(settings.version).multifd_excludes_postcopy
     if name in ("multifd", "postcopy-preempt", "zero-copy-send"):
-        clash = settings.has("postcopy-ram") and (8, 0) <= number < (10, 1)
+        clash = settings.has("postcopy-ram") and excludes
         return several and not (clash and name == "multifd")
     if name == "postcopy-ram":
-        return not (settings.has("multifd") and (8, 0) <= number < (10, 1))
+        return not (settings.has("multifd") and excludes)
     return name in ("switchover-ack", "xbzrle", "x-ignore-shared")
 
 
 def _parameters(name: str, settings: Settings, at_source: bool) -> Parameters:
+    """multifd's number of channels, and its compression: the source has one wish, the destination a range (SPEC
+    4.2)."""
     if name != "multifd":
         return ()
-    number = version_number(settings.version)
-    can = tuple(c for c, since in COMPRESSIONS if since <= number)
     wanted = settings.channels or 2
     if at_source:
         return ("channels", (1, wanted)), ("compression", (settings.compression,))
-    return ("channels", (1, CHANNEL_LIMIT)), ("compression", can)
+    return ("channels", (1, CHANNEL_LIMIT)), ("compression", behaviour(settings.version).compressions)
 
 
 def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agreement:
-    """The agreement of two lists of stances. Symmetric but for the order of choices, which is the source's."""
+    """The agreement of two lists of stances (SPEC 4.3).
+
+    Symmetric, but for the order of choices, which is the source's. It is a function of the two lists alone, so that
+    both sides compute the same.
+    """
     ours, theirs = {s.feature: s for s in source}, {s.feature: s for s in destination}
     names = [n for n in DEPENDS if n in ours or n in theirs]
     names += sorted((set(ours) | set(theirs)) - set(names))
@@ -176,17 +180,19 @@ def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agre
 
 def _lifted(*sides: dict[str, Stance]) -> set[str]:
     """What is required, by either side or by something that is."""
-    found = {n for side in sides for n, s in side.items() if s.need == REQUIRE}
-    while more := {d for n in found for d in DEPENDS.get(n, ())} - found:
-        found |= more
-    return found
+    required = {n for side in sides for n, s in side.items() if s.need == REQUIRE}
+    while more := {d for n in required for d in DEPENDS.get(n, ())} - required:
+        required |= more
+    return required
 
 
 def _need(stances: dict[str, Stance], name: str) -> str:
+    """A feature that a side does not list, it forbids (SPEC 4.1)."""
     return stances[name].need if name in stances else FORBID
 
 
 def _refused(name: str, one: str, other: str) -> Error:
+    """The error of a feature that one side requires and the other does not have."""
     return Error(
         Code.FEATURE_REQUIRED,
         item=f"feature[{name}]",
@@ -200,10 +206,10 @@ def _refused(name: str, one: str, other: str) -> Error:
 
 def _meet(name: str, ours: Parameters, theirs: Parameters) -> tuple[tuple[tuple[str, int | str], ...], Error | None]:
     """Ranges intersect to their highest common value, choices to the source's best that both have."""
-    mine, other = dict(ours), dict(theirs)
-    found: list[tuple[str, int | str]] = []
-    for key in sorted(set(mine) & set(other)):
-        one, two = mine[key], other[key]
+    one_side, other_side = dict(ours), dict(theirs)
+    values: list[tuple[str, int | str]] = []
+    for key in sorted(set(one_side) & set(other_side)):
+        one, two = one_side[key], other_side[key]
         value: int | str | None
         if isinstance(one[0], int) and isinstance(two[0], int):
             low, high = max(one[0], two[0]), min(int(one[1]), int(two[1]))
@@ -220,8 +226,8 @@ def _meet(name: str, ours: Parameters, theirs: Parameters) -> tuple[tuple[tuple[
                 text=f"The two sides have no value of {name}'s {key} in common.",
                 hint=f"Choose a {key} that both sides can do.",
             )
-        found.append((key, value))
-    return tuple(found), None
+        values.append((key, value))
+    return tuple(values), None
 
 
 def _drop_conflicts(
@@ -231,6 +237,8 @@ def _drop_conflicts(
     ours: dict[str, Stance],
     theirs: dict[str, Stance],
 ) -> list[Error]:
+    """Of two features that exclude each other the weaker one goes: first the one that nobody requires, then the one
+    that is wanted less, then the second of the table (SPEC 4.3). If both are required that is an error."""
     errors = []
     for one, other in CONFLICTS:
         if one not in on or other not in on:

@@ -63,10 +63,12 @@ class Frame:
 
 
 def preface(magic: bytes, nonce: bytes, flags: int = 0, lowest: int = LOWEST, highest: int = HIGHEST) -> bytes:
+    """The 32 bytes that each side sends first on each connection: magic, length, versions, flags, nonce (SPEC 2.2)."""
     return magic + struct.pack(">HHHH", PREFACE_BYTES, lowest, highest, flags) + nonce
 
 
 def frame(type: int, payload: bytes, flags: int = CRITICAL, channel: int = 0, request: int = 0, fill: int = 0) -> bytes:
+    """One frame: its head of 12 bytes, and the payload; `fill` bytes of it are only counted (SPEC 2.3)."""
     return struct.pack(">IBBHI", len(payload) + fill, type, flags, channel, request) + payload
 
 
@@ -84,6 +86,7 @@ class Reader(NamedTuple):
     unlimited: bool = False  # the handshake is over: DATA may come without end
 
     def add(self, data: bytes, fill: int = 0) -> Reader:
+        """With these bytes, and then `fill` stand-in bytes, behind those that are still to be read."""
         return self._replace(buffer=self.buffer.add(data, fill))
 
     def next(self) -> tuple[Reader, Preface | Frame | None]:
@@ -94,25 +97,29 @@ class Reader(NamedTuple):
         return read, item
 
     def _step(self) -> tuple[Reader, Preface | Frame | None]:
+        """One preface, one frame, or one piece of a DATA frame."""
         if self.data_left:
             return self._data()
         return self._frame() if self.got_preface else self._preface()
 
     def _preface(self) -> tuple[Reader, Preface | None]:
-        found = self.buffer.peek(PREFACE_BYTES)
-        _check_magic(found[:8], self.expected)
-        if len(found) < 10:
+        """The magic is checked byte by byte as it comes, so that a stranger is noticed at its first wrong one; a
+        longer preface of a later version is passed over (SPEC 2.2, I2)."""
+        data = self.buffer.peek(PREFACE_BYTES)
+        _check_magic(data[:8], self.expected)
+        if len(data) < 10:
             return self, None
-        size = struct.unpack(">H", found[8:10])[0]
+        size = struct.unpack(">H", data[8:10])[0]
         if not PREFACE_BYTES <= size <= PREFACE_LIMIT:
             raise PeerError(Code.FRAME_TOO_BIG, f"a preface of {size} bytes; {PREFACE_BYTES} to {PREFACE_LIMIT} may be")
         if len(self.buffer) < size:
             return self, None
-        _, lowest, highest, _flags = struct.unpack(">HHHH", found[8:16])
+        _, lowest, highest, _flags = struct.unpack(">HHHH", data[8:16])
         read = self._replace(buffer=self.buffer.skip(size), got_preface=True, spent_bytes=size)
-        return read, Preface(found[:8], lowest, highest, found[16:32])
+        return read, Preface(data[:8], lowest, highest, data[16:32])
 
     def _frame(self) -> tuple[Reader, Frame | None]:
+        """A frame is refused by its length before its payload is kept (SPEC 2.5)."""
         head = self.buffer.peek(FRAME_BYTES)
         if len(head) < FRAME_BYTES:
             return self, None
@@ -177,18 +184,20 @@ declare(
 
 
 def name(type: int) -> str:
+    """The name of a frame's type, or its number."""
     return NAMES.get(type, f"0x{type:02x}")
 
 
-def _check_magic(found: bytes, expected: bytes) -> None:
-    if found == expected[: len(found)]:
+def _check_magic(first: bytes, expected: bytes) -> None:
+    """Which mistake the first bytes are: an echo, a v1 stream, or something else (SPEC section 12)."""
+    if first == expected[: len(first)]:
         return
     own = RESPONDER if expected == INITIATOR else INITIATOR
-    if found[:4] == own[:4]:
+    if first[:4] == own[:4]:
         raise PeerError(
             Code.REFLECTED, "our own bytes came back: the transport echoes, or both sides have the same role"
         )
-    if found[:4] == b"QEVM":
+    if first[:4] == b"QEVM":
         raise PeerError(Code.PEER_V1, "the peer speaks the v1 stream (QEVM)", source="v1", destination="v2")
-    if len(found) >= 4:
-        raise PeerError(Code.NOT_A_HANDSHAKE, f"the first bytes are {found.hex(' ')}", source=found.hex())
+    if len(first) >= 4:
+        raise PeerError(Code.NOT_A_HANDSHAKE, f"the first bytes are {first.hex(' ')}", source=first.hex())

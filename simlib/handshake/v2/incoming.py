@@ -9,6 +9,7 @@ from .. import interface as i
 from .. import stream
 from ..endpoint import Table
 from ..errors import Code, Error, Retry, clean
+from ..loader import Lane, Loader, StreamError
 from ..machine import Settings
 from ..names import Status
 from . import messages
@@ -27,7 +28,7 @@ class Incoming(DestinationAnswers):
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         super().__init__(settings, identity, S.NONE)
-        self.lanes: Table[stream.Lane] = Table()
+        self.lanes: Table[Lane] = Table()
         self._forget_data()
 
     def _forget_data(self) -> None:
@@ -35,7 +36,7 @@ class Incoming(DestinationAnswers):
         self.postcopy = self.running = self.eof = False
         self.main_bytes = self.flushes = 0
         self.lanes = Table()
-        self._loader = stream.Loader(self.settings)
+        self._loader = Loader(self.settings)
 
     # --- the stream -------------------------------------------------------------------------------------------------
     def _stream(self, conn: int, data: bytes, fill: int) -> None:
@@ -53,23 +54,27 @@ class Incoming(DestinationAnswers):
         self._pass_on(self.links[conn].kind, conn, data, fill)
 
     def _got_data(self, conn: int, frame: Frame) -> None:
+        """A DATA frame carries a piece of main on control (SPEC 5.8)."""
         self._pass_on("main", conn, frame.payload, frame.fill)
 
     def _pass_on(self, kind: str, conn: int, data: bytes, fill: int) -> None:
+        """Urgent pages on the preempt channel need no order, and no reader here."""
         try:
             if kind == "main":
                 self._load(data, fill)
             elif kind != "postcopy-preempt":
                 self._read_lane(conn, data, fill)
-        except stream.StreamError as error:
+        except StreamError as error:
             self._load_failed(str(error))
 
     def _read_lane(self, conn: int, data: bytes, fill: int) -> None:
+        """multifd's packets; unlike in v1, no lane waits for main: LOADED waits for all of them."""
         compression = str(self.agreement.parameter("multifd", "compression", "none"))
         self.lanes[conn] = self.lanes[conn].add(data, fill).read(compression, conn, ALL_SYNCS)
         self._loaded_when_complete()
 
     def _load(self, data: bytes, fill: int) -> None:
+        """The main stream, which is v1's (SPEC 5.8). POSTCOPY_RUN ends the package with which the guest can run."""
         self._loader.feed(data, fill)
         while (event := self._loader.next_event()) is not None:
             if event[0] in _SHOWN:
@@ -102,11 +107,14 @@ class Incoming(DestinationAnswers):
             self._start_loading()
 
     def _start_loading(self) -> None:
+        """All that the devices need is here. POSTCOPY_RUN may come once."""
         self._happened(Event.STREAM_READ)
         self._out.append(i.Load(sum(d.size_bytes for d in self.settings.machine.devices)))
 
     # --- the guest --------------------------------------------------------------------------------------------------
     def _guest_loaded(self, loaded: i.Loaded) -> None:
+        """The devices have run their post_load: LOADED, and then GO is awaited (SPEC 5.9). A QEMU that loads by
+        itself reports a second time when a postcopy's memory is complete."""
         if self.identity.relays and self.postcopy and self.state in (S.LOADED, S.GOING):
             self.eof = not loaded.error
             self._memory_over(loaded.error)
@@ -119,9 +127,11 @@ class Incoming(DestinationAnswers):
             self._tell(messages.Loaded(self.ram_bytes))
 
     def _go(self, conn: int, go: messages.Go) -> None:
+        """The source has given the guest up: it may run here (SPEC 5.9)."""
         self._out.append(i.RunGuest())
 
     def _guest_running(self, running: i.GuestRunning) -> None:
+        """RUNNING ends the source's uncertainty."""
         if running.error:  # GO was not obeyed, and the source may have its guest back
             self._happened(Event.RUN_FAILED)
             self._load_failed(running.error, "run")
@@ -150,6 +160,7 @@ class Incoming(DestinationAnswers):
             self._completed()
 
     def _completed(self) -> None:
+        """Everything has arrived and the guest runs."""
         self._happened(Event.COMPLETED)
         self._report_status(Status.COMPLETED)
         for conn in list(self.links):
@@ -177,10 +188,13 @@ class Incoming(DestinationAnswers):
         self._say(self.control, message)
 
     def _refuse(self, errors: tuple[Error, ...]) -> None:
+        """End the attempt; the destination defines how."""
         raise NotImplementedError
 
     def _close(self, conn: int) -> None:
+        """Close one connection."""
         raise NotImplementedError
 
     def _end(self, status: Status, errors: tuple[Error, ...] = (), listening: bool = False) -> None:
+        """Nothing more is handled."""
         raise NotImplementedError

@@ -14,7 +14,7 @@ from ..machine import Device, Machine
 
 
 def verdict(findings: tuple[Error, ...]) -> str:
-    """yes, maybe or no: the worst finding."""
+    """`yes`, `maybe` or `no`: the worst finding decides (SPEC section 6)."""
     if not findings:
         return "yes"
     return "no" if any(f.severity == "error" for f in findings) else "maybe"
@@ -23,12 +23,15 @@ def verdict(findings: tuple[Error, ...]) -> str:
 def compare(
     source: Machine, destination: Machine, memory_limit_bytes: int = 0, uuid_checked: bool = False
 ) -> tuple[Error, ...]:
-    """All that stands against `source`'s guest on `destination`, worst first. `uuid_checked`: QEMU's own multifd
-    carries it, whose first packets name the VM (migration/multifd.c, multifd_recv_initial_packet)."""
-    found = [*_machine(source, destination), *_memory(source, destination, memory_limit_bytes)]
-    found += _devices(source, destination)
+    """All that stands against `source`'s guest on `destination`, worst first (SPEC section 6).
+
+    `memory_limit_bytes` is what the destination's host can spare; 0: anything. `uuid_checked`: QEMU's own multifd
+    carries the stream, whose first packets name the VM (multifd_recv_initial_packet, multifd.c).
+    """
+    findings = [*_machine(source, destination), *_memory(source, destination, memory_limit_bytes)]
+    findings += _devices(source, destination)
     if uuid_checked and source.uuid != destination.uuid:
-        found.append(
+        findings.append(
             Error(
                 Code.PARAMETER,
                 item="machine.uuid",
@@ -38,10 +41,12 @@ def compare(
                 hint="Start the destination with the source's -uuid, or migrate without multifd.",
             )
         )
-    return tuple(sorted(found, key=lambda e: e.severity != "error"))
+    return tuple(sorted(findings, key=lambda e: e.severity != "error"))
 
 
 def _machine(source: Machine, destination: Machine) -> Iterator[Error]:
+    """Machine type, architecture, page size, CPUs. More CPUs at the destination are a doubt, fewer an error; CPU
+    hotplug state has one entry for each, and no length (hw/acpi/cpu.c)."""
     names = (destination.type, *destination.aliases)
     if source.type not in names:
         yield Error(
@@ -114,6 +119,7 @@ def _machine(source: Machine, destination: Machine) -> Iterator[Error]:
 
 
 def _memory(source: Machine, destination: Machine, limit_bytes: int) -> Iterator[Error]:
+    """Each block of the source must exist with its size (parse_ramblock, ram.c), and fit what the host may take."""
     local = {b.name: b for b in destination.ram_blocks}
     for block in source.ram_blocks:
         other = local.get(block.name)
@@ -150,6 +156,8 @@ def _memory(source: Machine, destination: Machine, limit_bytes: int) -> Iterator
 
 
 def _devices(source: Machine, destination: Machine) -> Iterator[Error]:
+    """Each device of the source must exist here; one that is only here keeps its reset state, which v1 does not
+    notice."""
     local = {(d.id, d.instance): d for d in destination.devices}
     ids = {d.id for d in destination.devices}
     for device in source.devices:
@@ -199,6 +207,9 @@ def _devices(source: Machine, destination: Machine) -> Iterator[Error]:
 
 
 def _pair(device: Device, other: Device) -> Iterator[Error]:
+    """One device on both sides: its version must be loadable (vmstate_load_state, vmstate.c), and the destination
+    must know each subsection that may be sent (vmstate_subsection_load). Nested versions and fields are on no v1
+    wire."""
     if device is other:
         return  # what saved it can load it
     item = _item(device)
@@ -265,4 +276,5 @@ def _pair(device: Device, other: Device) -> Iterator[Error]:
 
 
 def _item(device: Device) -> str:
+    """How a device is called in errors: by name and, beyond the first, its instance."""
     return f"device[{device.id}/{device.instance}]" if device.instance else f"device[{device.id}]"

@@ -28,6 +28,7 @@ class Manifest:
 
     @classmethod
     def of(cls, settings: Settings) -> Manifest:
+        """The facts of one side."""
         machine = settings.machine
         return cls(machine, machine.ram_blocks, machine.devices, settings.capabilities, settings.version)
 
@@ -37,15 +38,21 @@ LIMIT_BYTES = 4 << 20
 
 
 def write(settings: Settings, size_bytes: int = 0) -> bytes:
-    """At least `size_bytes`, filled up with spaces: a stream's place may be chosen before its facts are known."""
-    told = body.dump(wire.to_body(Manifest.of(settings)))
-    told = told.ljust(size_bytes - 12 - 32)
-    data = frames.MANIFEST + struct.pack(">I", len(told)) + told
+    """The manifest of a side, as the bytes that stand before its stream (SPEC section 8).
+
+    At least `size_bytes` long, filled up with spaces: a stream's place may be chosen before its facts are known.
+    """
+    content = body.dump(wire.to_body(Manifest.of(settings)))
+    content = content.ljust(size_bytes - 12 - 32)
+    data = frames.MANIFEST + struct.pack(">I", len(content)) + content
     return data + hashlib.sha256(data).digest()
 
 
 def read(data: bytes) -> tuple[Machine, tuple[str, ...], int]:
-    """Machine, capabilities that the stream was saved with, and where the stream begins. Raises PeerError."""
+    """Machine, the capabilities that the stream was saved with, and the byte at which the stream begins.
+
+    Raises PeerError for what is no manifest, is cut short, or has been changed.
+    """
     if data[:8] != frames.MANIFEST:
         raise PeerError(Code.MANIFEST, f"no manifest: the file begins {data[:8].hex(' ')}")
     if len(data) < 12:
@@ -58,9 +65,9 @@ def read(data: bytes) -> tuple[Machine, tuple[str, ...], int]:
         raise PeerError(Code.MANIFEST, f"the manifest is cut short: {len(data)} of {end} bytes")
     if hashlib.sha256(data[: 12 + size]).digest() != data[12 + size : end]:
         raise PeerError(Code.MANIFEST, "the manifest's checksum is wrong")
-    told = body.load(data[12 : 12 + size], SHAPE, "manifest")
-    messages.check_facts(told)
-    facts = wire.from_body(Manifest, told, "")
+    content = body.load(data[12 : 12 + size], SHAPE, "manifest")
+    messages.check_facts(content)
+    facts = wire.from_body(Manifest, content, "")
     return messages.whole_machine(facts), facts.capabilities, end
 
 
@@ -70,11 +77,11 @@ def check(data: bytes, settings: Settings) -> tuple[Error, ...]:
         machine, capabilities, _ = read(data)
     except PeerError as error:
         return (error.error,)
-    found = list(compare(machine, settings.machine))
+    findings = list(compare(machine, settings.machine))
     for name in ("mapped-ram", "x-ignore-shared"):
         saved, here = name in capabilities, settings.has(name)
         if saved != here:
-            found.append(
+            findings.append(
                 Error(
                     Code.FEATURE_REQUIRED,
                     item=f"feature[{name}]",
@@ -84,4 +91,4 @@ def check(data: bytes, settings: Settings) -> tuple[Error, ...]:
                     hint=f"Set {name} likewise before loading.",
                 )
             )
-    return tuple(found)
+    return tuple(findings)

@@ -67,6 +67,7 @@ def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[Stance, 
 
 
 def _read_stance(body: dict[str, Any]) -> Stance:
+    """One feature with its need and its parameters: ranges of two integers, or choices (SPEC 4.1)."""
     name, need, parameters = body["name"], body["need"], body.get("parameters", {})
     item = f"feature[{clean(name, 80)}]"
     if need not in NEEDS:
@@ -79,12 +80,14 @@ def _read_stance(body: dict[str, Any]) -> Stance:
 
 
 def _is_range(value: Any) -> bool:
+    """A list of strings is a choice, two integers are a range."""
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(v, str) for v in value) or (len(value) == 2 and all(isinstance(v, int) for v in value))
 
 
 def _write_stances(stances: tuple[Stance, ...]) -> list[dict[str, Any]]:
+    """A feature without parameters has no such key."""
     bodies = []
     for stance in stances:
         body: dict[str, Any] = {"name": stance.feature, "need": stance.need}
@@ -105,6 +108,7 @@ def read_errors(bodies: list[dict[str, Any]], path: str = "") -> tuple[Error, ..
 
 
 def _write_errors(errors: tuple[Error, ...]) -> list[dict[str, object]]:
+    """Each error with all of its nine strings (SPEC 5.4)."""
     return [error.body() for error in errors]
 
 
@@ -149,6 +153,7 @@ class Offer(Message):
 
     @classmethod
     def check(cls, body: dict[str, Any]) -> None:
+        """An unknown value of on-maybe is refused: its sender counts on what it means."""
         if body["on-maybe"] not in ("warn", "reject"):
             text = f"on-maybe is {clean(body['on-maybe'], 40)!r}"
             raise PeerError(Code.UNKNOWN_VALUE, text, item="OFFER.on-maybe")
@@ -183,6 +188,7 @@ class Reject(Message):
 
     @classmethod
     def of(cls, errors: tuple[Error, ...], limits: Limits) -> Reject:
+        """With the first error once more in keys that even a later version must read (SPEC 5.4, I5)."""
         retries = {e.retry for e in errors if e.severity == "error"}
         return cls(
             errors[: limits.errors],
@@ -245,6 +251,7 @@ class Abort(Message):
 
     @classmethod
     def of(cls, error: Error, phase: str) -> Abort:
+        """With the state in which its sender was."""
         return cls((error,), error.code, error.text, frames.HIGHEST, phase, error.retry)
 
 
@@ -287,6 +294,7 @@ SHAPES: dict[int, Any] = {type: wire.shape(cls) for type, cls in MESSAGES.items(
 
 # --- made of settings -----------------------------------------------------------------------------------------------
 def hello(role: str, settings: Settings, identity: Identity, main: str) -> Hello:
+    """The HELLO of a side (SPEC 5.1)."""
     limits = identity.limits
     authentication = "psk" if identity.psk else "tls-exporter" if settings.tls else "none"
     return Hello(
@@ -303,6 +311,7 @@ def hello(role: str, settings: Settings, identity: Identity, main: str) -> Hello
 
 
 def offer(settings: Settings, identity: Identity, stances: tuple[Stance, ...]) -> Offer:
+    """The OFFER of a source: all facts that a verdict needs (SPEC 5.2)."""
     machine = settings.machine
     config = public(settings.parameters)
     return Offer(identity.on_maybe, stances, config, machine, machine.ram_blocks, machine.devices)
@@ -327,7 +336,13 @@ def check_facts(body: dict[str, Any]) -> None:
 
 
 class Facts(Protocol):
-    """What an OFFER and a manifest have in common."""
+    """What an OFFER and a manifest have in common.
+
+    Attributes:
+        machine: without memory and devices.
+        ram_blocks: the blocks of guest memory.
+        devices: the inventory.
+    """
 
     @property
     def machine(self) -> Machine: ...

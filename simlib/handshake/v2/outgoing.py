@@ -46,6 +46,8 @@ class Outgoing(SourceAnswers):
 
     # --- passes over guest memory -----------------------------------------------------------------------------------
     def _ram_collected(self, ram: i.RamCollected) -> None:
+        """One pass: multifd's packets on the lanes, and main's section, with the pages where there are no lanes. The
+        last pass is followed by the devices, or, in postcopy, by the end of the stream alone."""
         if self.stage not in (Stage.COLLECT, Stage.COLLECT_LAST) or self.state == SourceState.CLOSING:
             return
         last = self.stage == Stage.COLLECT_LAST
@@ -68,15 +70,18 @@ class Outgoing(SourceAnswers):
         self._advance()
 
     def _collect(self, last: bool) -> None:
+        """Ask for the next pass over guest memory; the first begins anew."""
         self._stage_to(Stage.COLLECT_LAST if last else Stage.COLLECT)
         self._out.append(i.CollectRam(last=last, first=not last and not self.collected))
         self.collected = self.collected or not last
 
     def _guest_stopped(self, _: i.GuestStopped) -> None:
+        """The last pass may begin."""
         self.stopped = True
         self._advance()
 
     def _drained(self, drained: i.Drained) -> None:
+        """The transport has taken everything of that connection."""
         self.undrained = tuple(c for c in self.undrained if c != drained.conn)
         self._advance()
 
@@ -114,13 +119,16 @@ class Outgoing(SourceAnswers):
     # --- writing ----------------------------------------------------------------------------------------------------
     @property
     def _agreed_settings(self) -> Settings:
+        """What was agreed, not what was wished for."""
         return agreed_settings(self.settings, self.agreement)
 
     @property
     def _main(self) -> int:
+        """The connection that carries main."""
         return CONTROL if self.inline else self.channels.index("main")
 
     def _write_main(self, data: bytes, fill: int) -> None:
+        """On main's own connection, or in DATA frames on control, each within the limit (SPEC 5.8)."""
         if not self.inline:
             self._write(self._main, data, fill)
             return
@@ -132,6 +140,7 @@ class Outgoing(SourceAnswers):
             self._write(CONTROL, frames.frame(frames.DATA, part, fill=room), room)
 
     def _write(self, conn: int, data: bytes, fill: int) -> None:
+        """Write on a connection, and wait until the transport has taken it."""
         self._out.append(i.Send(conn, data, fill))
         if conn not in self.undrained:
             self.undrained = (*self.undrained, conn)

@@ -79,6 +79,7 @@ class Session(Endpoint):
     _receivers: ClassVar[Mapping[type[Message], Callable[..., None]]] = {}
 
     def __init_subclass__(cls) -> None:
+        """Look the handlers of messages up once for each class, with what it overrides."""
         super().__init_subclass__()
         cls._receivers = as_overridden(cls, {kind: receive.handler for kind, receive in cls.RECEIVES.items()})
 
@@ -113,9 +114,11 @@ class Session(Endpoint):
 
     # --- out --------------------------------------------------------------------------------------------------------
     def _derive(self, label: str, size: int) -> bytes:
+        """Random bytes for one purpose, from the side's own entropy: an endpoint draws nothing itself."""
         return binding.derive(self.identity.entropy, f"{self.role} {label}", size)
 
     def _add_link(self, conn: int) -> None:
+        """A new connection, with a nonce of its own (SPEC 2.2)."""
         reader = Reader(self.peer_magic, self.identity.limits)
         self.links[conn] = Link(reader, nonce=self._derive(f"nonce {conn}", 16))
 
@@ -153,6 +156,7 @@ class Session(Endpoint):
         return data
 
     def _send(self, conn: int, data: bytes, name: str) -> None:
+        """Send bytes, and report them by name."""
         self._out += [Said(conn, name), Send(conn, data)]
 
     # --- in ---------------------------------------------------------------------------------------------------------
@@ -180,6 +184,7 @@ class Session(Endpoint):
         return True
 
     def _check_versions(self, item: Preface) -> None:
+        """The ranges of both sides must meet (SPEC 2.2); a range that is none is refused likewise."""
         if not item.lowest <= frames.HIGHEST or not item.highest >= frames.LOWEST or item.lowest > item.highest:
             ours, theirs = f"{frames.LOWEST}..{frames.HIGHEST}", f"{item.lowest}..{item.highest}"
             source, destination = (ours, theirs) if self.role == states.SOURCE else (theirs, ours)
@@ -192,6 +197,7 @@ class Session(Endpoint):
             )
 
     def _got_frame(self, conn: int, frame: Frame) -> None:
+        """An unknown critical frame is refused: its sender counts on it (SPEC 2.3). PING and PONG concern no state."""
         name = frames.name(frame.type)
         if _unknown(frame):
             raise PeerError(Code.UNKNOWN_CRITICAL, f"a critical frame of unknown type {name}", item=name)
@@ -204,6 +210,8 @@ class Session(Endpoint):
             raise PeerError(Code.BAD_STATE, text, item=name)
 
     def _got_message(self, conn: int, frame: Frame) -> None:
+        """Shape first, then state, then values: what a message says of itself counts only where it is legal (SPEC
+        section 9)."""
         name = frames.name(frame.type)
         if frame.type == frames.DATA:
             if self.state not in self.DATA_STATES:
@@ -221,6 +229,8 @@ class Session(Endpoint):
         self._receivers[kind](self, conn, messages.read(frame.type, content))
 
     def _ping(self, conn: int, frame: Frame) -> None:
+        """PING is answered on control alone, once our preface is out; of unauthenticated peers they are counted
+        (SPEC 2.5)."""
         if len(frame.payload) > 64:
             text = f"{frames.name(frame.type)} with {len(frame.payload)} bytes; 64 are allowed"
             raise PeerError(Code.FRAME_TOO_BIG, text)
@@ -229,6 +239,7 @@ class Session(Endpoint):
             self._out.append(Send(conn, frames.frame(frames.PONG, frame.payload)))
 
     def _info(self, conn: int, message: messages.Info) -> None:
+        """Progress is shown to people and decides nothing."""
         self._out[-1] = Heard(conn, f"INFO {message.text}")
         self._count_ignorable(conn)
 
@@ -239,6 +250,7 @@ class Session(Endpoint):
 
     # --- what the roles define --------------------------------------------------------------------------------------
     def _is_control(self, conn: int) -> bool:
+        """Whether that connection is the session's control connection."""
         raise NotImplementedError
 
     def _is_connection_scoped(self, conn: int, kind: type[Message]) -> bool:
@@ -250,23 +262,29 @@ class Session(Endpoint):
         raise NotImplementedError
 
     def _got_data(self, conn: int, frame: Frame) -> None:
+        """A piece of the stream on control."""
         raise NotImplementedError
 
     def _mistake(self, conn: int, error: Error) -> None:
+        """The peer has broken a rule on that connection."""
         raise NotImplementedError
 
     def _set(self, conn: int, **changes: Any) -> None:
+        """Change what is known of one connection."""
         self.links[conn] = self.links[conn]._replace(**changes)
 
     def _make_key(self, secret: bytes, source: bytes, destination: bytes) -> None:
+        """The key of the session (SPEC 5.5); the transcripts have served their purpose."""
         hashes = binding.transcript(source), binding.transcript(destination)
         self.key_bytes = binding.session_key(secret, self.identity.psk, self.exporter, *hashes)
         self.sent = self.heard = b""
 
 
 def _unknown(frame: Frame) -> bool:
+    """A type that this version does not define."""
     return frame.type not in frames.NAMES
 
 
 def _ignorable(frame: Frame) -> bool:
+    """Unknown, and not marked as critical: skipped, and counted (SPEC 2.3)."""
     return _unknown(frame) and not frame.flags & frames.CRITICAL

@@ -52,6 +52,8 @@ class Source(Outgoing):
 
     # --- management -------------------------------------------------------------------------------------------------
     def _start(self, _: i.Start) -> None:
+        """`migrate`. What can't work is refused before anything is connected: a transport without answers, a
+        required feature that this QEMU lacks, settings that QMP refuses."""
         transport = self.settings.transport
         lacking = [name for name in self.identity.require if name not in {s.feature for s in self.stances}]
         one_way = transport == "file" or (transport in ("exec", "fd") and not self.identity.bidirectional)
@@ -80,6 +82,8 @@ class Source(Outgoing):
             self._out.append(i.Open(CONTROL, "control"))
 
     def _cancel(self, cancel: i.Cancel) -> None:
+        """`migrate_cancel`, or the manager's deadline: at any time before GO (SPEC 5.9). Channels that were not
+        bound by then are named."""
         if self.state in GIVEN_UP:
             return
         texts: dict[str, str] = {
@@ -103,6 +107,7 @@ class Source(Outgoing):
         )
 
     def _switch_to_postcopy(self, _: i.SwitchToPostcopy) -> None:
+        """Obeyed if postcopy was agreed, and if the whole guest is not on its way already."""
         if self.stage in (Stage.COLLECT_LAST, Stage.SENT):
             return  # too late: the whole guest is on its way
         self.postcopy = self.agreement.has("postcopy-ram")
@@ -111,17 +116,20 @@ class Source(Outgoing):
 
     # --- connections ------------------------------------------------------------------------------------------------
     def _opened(self, opened: i.Opened) -> None:
+        """Connected; TLS comes first, and offers the handshake's name in ALPN (RFC 7301)."""
         if self.settings.tls:
             self._out.append(i.StartTls(opened.conn, frames.ALPN))
         else:
             self._connected(opened.conn)
 
     def _secured(self, secured: i.Secured) -> None:
+        """Control's channel binding becomes part of the session's key (SPEC 5.5, RFC 9266)."""
         if secured.conn == CONTROL:
             self.exporter = secured.exporter
         self._connected(secured.conn)
 
     def _connected(self, conn: int) -> None:
+        """Control begins with the offer, a channel with CHANNEL_OPEN (SPEC 5.6)."""
         if conn == CONTROL:
             self._offer(conn)
             return
@@ -144,22 +152,28 @@ class Source(Outgoing):
         self.sent = self._say(conn, messages.offer(self.settings, self.identity, stances), data)
 
     def _tls_failed(self, failed: i.TlsFailed) -> None:
+        """Which connection, and the library's word for it."""
         text = f"The TLS handshake failed: {clean(failed.text)}"
         hint = "Give both sides matching tls-creds."
         self._give_up(Error(Code.CONNECT, item=self._name(failed.conn), text=text, hint=hint))
 
     def _received(self, received: i.Received) -> None:
+        """What the destination sends up to ACCEPT belongs to the transcript (SPEC 5.5)."""
         if received.conn == CONTROL and self.state in (S.OFFERED, S.GREETED):
             self.heard += received.data
         self._read(received.conn, received.data, received.fill)
 
     def _ended(self, ended: i.Ended) -> None:
+        """FIN: a destination that goes on keeps its connections open."""
         self._lost(ended.conn, "closed by the peer")
 
     def _broken(self, broken: i.Broken) -> None:
+        """The connection was reset, or could not be made."""
         self._lost(broken.conn, broken.text)
 
     def _lost(self, conn: int, how: str) -> None:
+        """What a lost connection means depends on how far the session is: nobody there, a peer that knows no
+        handshake, a channel, or, after GO, uncertainty (SPEC section 9)."""
         if self.state == S.CONNECTING:
             text = f"No connection: {clean(how)}."
             self._give_up(Error(Code.CONNECT, item="control", text=text, retry=Retry.LATER))
@@ -186,6 +200,7 @@ class Source(Outgoing):
             self._give_up(Error(Code.CONNECTION_LOST, item=self._name(conn), text=text, retry=Retry.LATER))
 
     def _channel_lost(self, name: str, how: str) -> None:
+        """Of a channel the destination may know more: see `_channel_over`."""
         when = "while the guest moved" if self.stage else "before READY"
         text = f"Channel {name} was lost {when} ({clean(how)})."
         error = Error(Code.CHANNEL_LOST, item=f"channel[{name}]", source="closed", text=text, retry=Retry.LATER)
@@ -200,23 +215,30 @@ class Source(Outgoing):
         self._out += [i.ResumeGuest(), *(i.Drop(c) for c in self.links if c != CONTROL), i.End(CONTROL)]
 
     def _name(self, conn: int) -> str:
+        """A connection's channel, for errors."""
         return self.channels[conn] if conn < len(self.channels) else str(conn)
 
     # --- messages of the destination --------------------------------------------------------------------------------
     def _is_control(self, conn: int) -> bool:
+        """The first connection."""
         return conn == CONTROL
 
     def _may_begin(self, conn: int, type: int) -> bool:
+        """A channel's first frame is its answer: CHANNEL_OK, or REJECT."""
         return type in (messages.ChannelOk.TYPE, messages.Reject.TYPE)
 
     def _is_connection_scoped(self, conn: int, kind: type[Message]) -> bool:
+        """Everything on a channel's connection concerns that channel alone."""
         return conn != CONTROL
 
     def _hello(self, conn: int, hello: messages.Hello) -> None:
+        """The destination's version is kept for people: nothing is decided by it (P3)."""
         hello.check_role(states.DESTINATION)
         self.peer_version = hello.qemu_version
 
     def _accept(self, conn: int, accept: messages.Accept) -> None:
+        """Both sides have computed the agreement from the same stances; if the results differ, nothing goes on (SPEC
+        4.4). START then proves the conversation, and the channels are opened, all at once."""
         self.agreement = features.resolve(self.stances, accept.features)
         self.session_id = accept.session_id
         plan = channel_plan(self.agreement, self.inline)
@@ -238,6 +260,7 @@ class Source(Outgoing):
             self.channels = (*self.channels, name)
 
     def _channel_ok(self, conn: int, answer: messages.ChannelOk) -> None:
+        """The destination has bound that channel, and proves that it knows the key (SPEC 5.6)."""
         name, ours = self.channels[conn], self.links[conn].nonce.hex()
         if not binding.same(answer.mac, binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, answer.nonce)):
             text = f"the answer on channel {name} is not from our peer"
@@ -247,6 +270,7 @@ class Source(Outgoing):
         self._begin_when_complete()
 
     def _ready(self, conn: int, ready: messages.Ready) -> None:
+        """READY lists the channels with our nonces: each was bound to the connection that we have opened (SPEC 5.7)."""
         if self.state == S.CLOSING:
             return
         ours = tuple((name, self.links[c].nonce.hex()) for c, name in enumerate(self.channels) if c != CONTROL)
@@ -270,6 +294,7 @@ class Source(Outgoing):
             self._advance()
 
     def _rejected(self, conn: int, answer: messages.Reject | messages.Abort) -> None:
+        """On control the attempt is over; on a channel the destination may have more to say on control."""
         errors = answer.errors
         if conn == CONTROL:
             self._end_attempt(errors or (Error(answer.code, text=answer.text),))
@@ -277,9 +302,12 @@ class Source(Outgoing):
             self._channel_over(errors or (Error(answer.code, item=f"channel[{self._name(conn)}]", text=answer.text),))
 
     def _failed(self, conn: int, failure: messages.Failure) -> None:
+        """The destination failed after READY; its device state may be dirty (`needs-restart`)."""
         self._end_attempt(failure.errors or (Error(Code.CONNECTION_LOST),))
 
     def _loaded(self, conn: int, loaded: messages.Loaded) -> None:
+        """All state is loaded there: GO gives the guest up (SPEC 5.9). In postcopy a second LOADED means that all
+        memory is there."""
         if self.state == S.CLOSING:
             return
         if self.state == S.COMPLETED and self.identity.relays and self.stage != Stage.SENT:
@@ -294,6 +322,7 @@ class Source(Outgoing):
             raise PeerError(Code.BAD_STATE, "LOADED before everything was sent", item="LOADED")
 
     def _running(self, conn: int, running: messages.Running) -> None:
+        """The guest runs there. In postcopy its memory follows."""
         if self.state == S.POSTCOPY:
             self._report_status(Status.POSTCOPY_ACTIVE)
             if not self.identity.relays:
@@ -320,12 +349,14 @@ class Source(Outgoing):
                 self._say(CONTROL, messages.Go())
 
     def _completed(self) -> None:
+        """The destination has everything."""
         self._report_status(Status.COMPLETED)
         self._drop_all()
         self._end(Status.COMPLETED)
 
     # --- endings ----------------------------------------------------------------------------------------------------
     def _mistake(self, conn: int, error: Error) -> None:
+        """A peer that breaks rules is not trusted with the guest."""
         self._give_up(error)
 
     def _give_up(self, *errors: Error) -> None:
@@ -341,6 +372,7 @@ class Source(Outgoing):
         self._end_attempt(errors)
 
     def _end_attempt(self, errors: tuple[Error, ...]) -> None:
+        """The guest stays here and goes on."""
         self._drop_all()
         self._out.append(i.ResumeGuest())
         status = Status.CANCELLED if errors[0].code in (Code.CANCELLED, Code.DEADLINE) else Status.FAILED
@@ -348,6 +380,8 @@ class Source(Outgoing):
         self._end(status, errors)
 
     def _uncertain(self, how: str) -> None:
+        """Between GO and RUNNING nobody here can know where the guest runs; only then is it paused on both sides,
+        and only then must a person look (SPEC 5.9)."""
         self._drop_all()
         error = Error(
             Code.CONNECTION_LOST,
@@ -363,6 +397,7 @@ class Source(Outgoing):
         self._end(Status.UNCERTAIN, (error,))
 
     def _drop_all(self) -> None:
+        """Every connection."""
         self._out += [i.Drop(conn) for conn in self.links]
 
     def _reject_command(self, error: Error) -> None:
@@ -370,6 +405,7 @@ class Source(Outgoing):
         self._end(Status.REJECTED, (error,))
 
     def _end(self, status: Status, errors: tuple[Error, ...] = ()) -> None:
+        """Nothing more is handled; the errors are what the manager reads."""
         text = "; ".join(str(e) for e in errors)
         reason = Reason.SPECIFIC if errors else Reason.NONE
         self._finish(i.Finished(status, text, reason, errors, listening=status == Status.REJECTED))
@@ -440,6 +476,7 @@ class Source(Outgoing):
 
 
 def _mismatch(ours: dict[str, Any], theirs: dict[str, Any]) -> Error:
+    """Both digests, shortened."""
     return Error(
         Code.AGREEMENT_MISMATCH,
         item="agreement",

@@ -9,6 +9,8 @@ SOURCE, DESTINATION = "source", "destination"
 
 
 class SourceState(Name):
+    """States of the source (SPEC section 9)."""
+
     CONNECTING = "connecting"
     OFFERED = "offered"
     GREETED = "greeted"  # the destination's HELLO has come
@@ -24,6 +26,8 @@ class SourceState(Name):
 
 
 class DestinationState(Name):
+    """States of the destination (SPEC section 9)."""
+
     NONE = "none"
     LISTENING = "listening"
     GREETED = "greeted"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, cast
@@ -38,63 +38,86 @@ class Codec(NamedTuple):
     read: Callable[[Any, str], Any] | None = None
 
 
+class _Field(NamedTuple):
+    """One field of a message: its key, its codec (None: it is not sent), and whether it may be absent."""
+
+    field: dataclasses.Field[Any]
+    key: str
+    codec: Codec | None
+    optional: bool
+
+
+class _Plan(NamedTuple):
+    """What is done for each message of a class, looked up once."""
+
+    keys: tuple[str, ...]
+    values: Callable[[Any], tuple[Any, ...]]  # of the fields that are sent
+    optional: tuple[str, ...]
+    writes: tuple[tuple[str, Callable[[Any], Any]], ...]
+    reads: tuple[tuple[str, Callable[[Any, str], Any] | None, Any], ...]  # key (empty: not sent), how, value if unsent
+
+
 def shape(cls: type) -> dict[str, Any]:
     """The shape of a message's body, as `body.load` takes it."""
-    return {f"{key}?" if optional else key: codec.shape for _, key, codec, optional in _sent(cast(Hashable, cls))}
+    return {f"{f.key}?" if f.optional else f.key: f.codec.shape for f in _fields(cls) if f.codec is not None}
 
 
 def to_body(message: Any) -> Body:
     """The body of a message: what is None is left out."""
-    cls: Any = type(message)
-    fields = _sent(cls)
-    body = dict(zip((key for _, key, _, _ in fields), _values(cls)(message), strict=True))
-    for _, key, codec, optional in fields:
-        if optional and body[key] is None:
+    plan = _plan(cast(Hashable, type(message)))
+    body = dict(zip(plan.keys, plan.values(message), strict=True))
+    for key in plan.optional:
+        if body[key] is None:
             del body[key]
-        elif codec.write is not None:
-            body[key] = codec.write(body[key])
+    for key, write in plan.writes:
+        if key in body:
+            body[key] = write(body[key])
     return body
 
 
 def from_body(cls: type[M], body: Mapping[str, Any], path: str) -> M:
     """A message from a body that has its shape. Raises PeerError for what a codec refuses."""
     values = []
-    for field, key, codec, _ in _all(cast(Hashable, cls)):
-        if codec is None:
-            values.append(field.metadata["unsent"])
-        else:
-            value = body.get(key)
-            values.append(value if codec.read is None or value is None else codec.read(value, f"{path}.{key}"))
+    for key, read, unsent in _plan(cast(Hashable, cls)).reads:
+        if not key:
+            values.append(unsent)
+            continue
+        value = body.get(key)
+        if read is not None and value is not None:
+            value = read(value, f"{path}.{key}" if path else key)
+        values.append(value)
     return cls(*values)
 
 
 # --- from types to codecs -------------------------------------------------------------------------------------------
-@cache
-def _all(cls: Any) -> tuple[tuple[dataclasses.Field[Any], str, Codec | None, bool], ...]:
-    """Field, key, codec (None: it is not sent) and whether it may be absent."""
+def _fields(cls: Any) -> Iterator[_Field]:
+    """What is known of each field, from its type and its metadata."""
     hints = typing.get_type_hints(cls)
-    found = []
     for field in dataclasses.fields(cls):
         key = field.metadata.get("key", field.name.replace("_", "-"))
         codec = None if "unsent" in field.metadata else _codec(hints[field.name], field.metadata)
-        found.append((field, key, codec, field.default is None))
-    return tuple(found)
+        yield _Field(field, key, codec, field.default is None)
 
 
 @cache
-def _sent(cls: Any) -> tuple[tuple[dataclasses.Field[Any], str, Codec, bool], ...]:
-    return tuple((field, key, codec, optional) for field, key, codec, optional in _all(cls) if codec is not None)
-
-
-@cache
-def _values(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
-    names = [field.name for field, _, _, _ in _sent(cls)]
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda message: tuple(getattr(message, name) for name in names)
+def _plan(cls: Any) -> _Plan:
+    """Looked up once for each class: messages are read and written by what is found here."""
+    sent = [(f, f.codec) for f in _fields(cls) if f.codec is not None]
+    names = [f.field.name for f, _ in sent]
+    return _Plan(
+        tuple(f.key for f, _ in sent),
+        attrgetter(*names) if len(names) > 1 else lambda message: tuple(getattr(message, name) for name in names),
+        tuple(f.key for f, _ in sent if f.optional),
+        tuple((f.key, codec.write) for f, codec in sent if codec.write is not None),
+        tuple(
+            ("", None, f.field.metadata["unsent"]) if f.codec is None else (f.key, f.codec.read, None)
+            for f in _fields(cls)
+        ),
+    )
 
 
 def _codec(hint: Any, metadata: Mapping[str, Any]) -> Codec:
+    """The codec that follows from a type."""
     if "codec" in metadata:
         codec: Codec = metadata["codec"]
         return codec
@@ -104,17 +127,19 @@ def _codec(hint: Any, metadata: Mapping[str, Any]) -> Codec:
         return _codec(next(kind for kind in typing.get_args(hint) if kind is not type(None)), {})
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)
-        return _list(inner[0]) if inner[1:] == (...,) else _row(inner, tuple)
+        return _list(inner[0]) if inner[1:] == (...,) else _row(inner, list, tuple)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         if getattr(hint, "IS_ROW", False):
-            hints = typing.get_type_hints(hint)
-            return _row(tuple(hints[field.name] for field in dataclasses.fields(hint)), lambda values: hint(*values))
+            hints, names = typing.get_type_hints(hint), [field.name for field in dataclasses.fields(hint)]
+            values_of = attrgetter(*names)
+            return _row(tuple(hints[name] for name in names), lambda v: list(values_of(v)), lambda v: hint(*v))
         return Codec(shape(hint), to_body, lambda body, path: from_body(hint, body, path))
     return Codec(None if hint is object or typing.get_origin(hint) is dict else hint)
 
 
 def _list(hint: Any) -> Codec:
+    """A list whose items have one type."""
     item = _codec(hint, {})
     write, read = item.write, item.read
     return Codec(
@@ -126,16 +151,14 @@ def _list(hint: Any) -> Codec:
     )
 
 
-def _row(kinds: tuple[type, ...], make: Callable[[Any], Any]) -> Codec:
-    def write(value: Any) -> list[Any]:
-        return list(value) if isinstance(value, tuple) else [getattr(value, f.name) for f in dataclasses.fields(value)]
+def _row(kinds: tuple[type, ...], values_of: Callable[[Any], list[Any]], make: Callable[[Any], Any]) -> Codec:
+    """A list with one value of each type, in order; rows of another form are refused."""
 
     def read(values: Any, path: str) -> Any:
-        fits = isinstance(values, list) and len(values) == len(kinds)
-        if not fits or not all(type(v) is kind for v, kind in zip(values, kinds, strict=True)):
+        if not isinstance(values, list) or tuple(map(type, values)) != kinds:
             at = path.rpartition("[")[0]
             text = f"{at} holds something that is not {len(kinds)} values"
             raise PeerError(Code.UNKNOWN_VALUE, text, item=at)
         return make(values)
 
-    return Codec([None], write, read)
+    return Codec([None], values_of, read)
