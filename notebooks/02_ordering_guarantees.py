@@ -25,7 +25,7 @@ results = {line.case.name: line for line in search_cases()}  # each of them is a
 
 # %%
 line = results["v1 7.2, 1 multifd"]
-Story(line.case.model, line.found.violations["S4 no loss"])
+Story(line.case.model, line.result.violations["S4 no loss"])
 
 # %% [markdown]
 # From 8.0 on the destination peeks at the first bytes, and among friends every order of main and multifd is well (preempt,
@@ -34,7 +34,7 @@ Story(line.case.model, line.found.violations["S4 no loss"])
 
 # %%
 line = results["v1 10.0, 1 multifd, stranger"]
-Story(line.case.model, line.found.violations["S6 same channels"])
+Story(line.case.model, line.result.violations["S6 same channels"])
 
 # %%
 v1 = {name: line for name, line in results.items() if name.startswith("v1 ")}
@@ -52,7 +52,7 @@ models(probes)
 
 # %%
 line = results["(a) new and new, timer"]
-Story(line.case.model, line.found.violations["S2 protocols apart"])
+Story(line.case.model, line.result.violations["S2 protocols apart"])
 
 # %% [markdown]
 # ## Why the source must be told
@@ -109,10 +109,10 @@ figures.searched(searched({"v1": v1, "detection": probes, "v2": v2s}), "Models s
 
 # %%
 broken = {
-    name: sorted(n for n, line in some.items() if line.found.violations)
+    name: sorted(n for n, line in some.items() if line.result.violations)
     for name, some in (("v1", v1), ("probes", probes), ("v2", v2s))
 }
-states = sum(line.found.states for line in v2s.values())
+states = sum(line.result.states for line in v2s.values())
 
 # %%
 Markdown(

@@ -10,10 +10,10 @@ from IPython.display import Markdown
 
 from simlib import world
 from simlib.study import curves, figures
-from simlib.study.claims import Lab
+from simlib.study.claims import ExperimentContext
 from simlib.study.detection import needs_a_timeout
 
-lab = Lab(world.run)
+lab = ExperimentContext(world.run)
 
 # %% [markdown]
 # ## Timeout against round trip: two errors

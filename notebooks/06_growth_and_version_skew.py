@@ -11,7 +11,7 @@ from IPython.display import Markdown
 
 from simlib.case.files import find
 from simlib.study import growth
-from simlib.study.claims import Lab
+from simlib.study.claims import ExperimentContext
 from simlib.study.experiments import newer_destination_understands, newer_source_skips, no_version_string
 from simlib.study.widget import Explorer
 from simlib.world import run
@@ -77,7 +77,7 @@ Explorer(run, "skew_new_feature", protocol="v2", version="11.1>7.2")
 # ## The answer
 
 # %%
-lab = Lab(run)
+lab = ExperimentContext(run)
 decided = {
     claim: decide(lab)
     for claim, decide in (("P3", no_version_string), ("P6", newer_source_skips), ("P7", newer_destination_understands))

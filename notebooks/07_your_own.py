@@ -19,9 +19,9 @@ import simlib as lab
 # A protocol is two endpoints. An endpoint is a value with one method: it takes one input and returns what it asks for. Nothing in
 # it waits, opens a socket or reads a clock; whoever runs it does. `lab.pump` is the smallest runner: it delivers at once and in order.
 # %%
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 
-setup = Setup(lab.scenario("matched"), "v2", "10.0")
+setup = Case(lab.scenario("matched"), "v2", "10.0")
 source, destination = setup.source(), setup.destination()
 for heard in lab.pump(source, destination)[:12]:
     print(f"{heard.side:12} {type(heard.input).__name__:13} -> {[type(o).__name__ for o in heard.outputs]}")

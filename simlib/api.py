@@ -167,7 +167,7 @@ def search(
     faults: Sequence[Fault] = (),
     rival: bool = False,
     timers: bool = False,
-    room: int = 0,
+    send_buffer_messages: int = 0,
     properties: Sequence[Property] = (),
     plain: bool = False,
     limit: int = 2_000_000,
@@ -206,7 +206,7 @@ def search(
         faults=Faults(cuts, losses, tuple(orders), names, tuple(faults)),
         rival=rival,
         timers=timers,
-        room=room,
+        send_buffer_messages=send_buffer_messages,
     )
     return Searched(model, (*PROPERTIES, *properties), plain, limit)
 

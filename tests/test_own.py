@@ -117,7 +117,7 @@ def in_widget(thing: Own) -> None:
     explorer = Explorer(in_world, thing.scenario, thing.protocol)
     if thing.manager:
         explorer.controls["manager"].value = thing.manager.name
-    assert explorer.found is not None and thing.seen(explorer.found.row)
+    assert explorer.result is not None and thing.seen(explorer.result.row)
     protocol = PROTOCOLS.get(PROTOCOLS.name_of(thing.protocol))
     assert protocol.label in dict(explorer.controls["protocol"].options)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.files import (
     find,
     load_all,
@@ -31,7 +31,7 @@ from simlib.world import run
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "protocol": (lambda: run(find("matched"), protocol="nonsense"), "there is no protocol 'nonsense'"),
     "protocol on sockets": (lambda: on_sockets(find("matched"), protocol="v2.1"), "did you mean 'v2'"),
-    "protocol of a model": (lambda: Model(Setup(find("matched"), "v9")), "there is no protocol 'v9'"),
+    "protocol of a model": (lambda: Model(Case(find("matched"), "v9")), "there is no protocol 'v9'"),
     "manager": (lambda: run(find("matched"), manager="libvrt"), "did you mean 'libvirt'"),
     "future version": (lambda: run(find("matched"), version="99.0"), "from 5.2 to 11.2"),
     "ancient version": (lambda: run(find("matched"), version="7.2>2.0"), "QEMU 2.0 is not modelled"),

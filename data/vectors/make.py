@@ -25,7 +25,7 @@ from simlib.handshake.errors import PeerError
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection
 from simlib.handshake.v2 import binding, body, features, frames, inventory, manifest, messages, wire
 from simlib.handshake.v2.agreement import agreement_body, channel_plan
-from simlib.handshake.v2.config import Identity
+from simlib.handshake.v2.config import SessionConfig
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.frames import CRITICAL, DATA, INITIATOR, MORE, RESPONDER, frame
 from simlib.handshake.v2.manifest import Manifest
@@ -137,8 +137,8 @@ class Conversation:
 
     def sides(self) -> dict[str, Side]:
         """Fresh endpoints with the fixed entropy of these vectors."""
-        one = self.source_class(self.source, Identity(b"S" * 32, psk=self.psk, on_maybe=self.on_maybe))
-        other = Destination(self.destination, Identity(b"D" * 32, psk=self.psk))
+        one = self.source_class(self.source, SessionConfig(b"S" * 32, psk=self.psk, on_maybe=self.on_maybe))
+        other = Destination(self.destination, SessionConfig(b"D" * 32, psk=self.psk))
         return {"source": Side(one, self), "destination": Side(other, self)}
 
 
@@ -965,7 +965,7 @@ OFFERS = [(q, c, g) for q in ("7.2", "10.0") for c in ("pc-i440fx-7.2", "pc-q35-
 def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
     """What a destination of that version says to a first flight: verdict and codes."""
     settings = Settings(version, profiles.machine(version, configuration))
-    side = Side(Destination(settings, Identity(b"D" * 32, grease=False)), Conversation("", settings, settings))
+    side = Side(Destination(settings, SessionConfig(b"D" * 32, grease=False)), Conversation("", settings, settings))
     side.hear({"connection": 0, "hex": flight.hex()})
     for item in read_frames("source", bytes.fromhex(next(s["hex"] for s in side.wire if "hex" in s))):
         content = json.loads(bytes.fromhex(item["payload"])) if "payload" in item else {}
@@ -980,7 +980,7 @@ def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
 def offers() -> Iterator[tuple[str, str]]:
     for version, configuration, grease in OFFERS:
         settings = Settings(version, profiles.machine(version, configuration))
-        side = Side(Source(settings, Identity(b"S" * 32, grease=grease)), Conversation("", settings, settings))
+        side = Side(Source(settings, SessionConfig(b"S" * 32, grease=grease)), Conversation("", settings, settings))
         flight = bytes.fromhex(side.wire[0]["hex"])
         offer = {
             "about": f"the first flight of QEMU {version} with {configuration}; frozen: it is accepted for ever",

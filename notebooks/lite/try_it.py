@@ -100,7 +100,7 @@ sha256("".join(r.trace.digest() for r in results).encode()).hexdigest()
 
 # %%
 line = next(line for line in search_cases() if line.case.name == "v1 7.2, 1 multifd")
-Story(line.case.model, line.found.violations["S4 no loss"])
+Story(line.case.model, line.result.violations["S4 no loss"])
 
 # %% [markdown]
 # ## The answer

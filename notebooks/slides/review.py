@@ -17,7 +17,7 @@ from simlib.case.files import find, load_all
 from simlib.case.registry import PROTOCOLS
 from simlib.record.outcome import BAD, OUTCOMES
 from simlib.study import costs, curves, figures, growth, order, real
-from simlib.study.claims import Lab, verdict_text
+from simlib.study.claims import ExperimentContext, verdict_text
 from simlib.study.registry import CLAIMS
 from simlib.study.table import counted, outcomes
 from simlib.world import run
@@ -82,7 +82,7 @@ Markdown(
 # ## And the peer may be a binary from before v2
 
 # %%
-lab = Lab(run)
+lab = ExperimentContext(run)
 peers = list(curves.peers(lab))
 wide = figures.shares(peers, "by", "peer")
 head = "| by | " + " | ".join(wide.columns) + " |\n|---|" + "---|" * len(wide.columns)

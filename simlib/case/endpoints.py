@@ -9,7 +9,7 @@ from typing import Any
 
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings
-from ..handshake.v2.config import Identity
+from ..handshake.v2.config import SessionConfig
 from ..handshake.versions import is_modelled, not_modelled
 from . import effects
 from .checks import pair
@@ -19,12 +19,12 @@ from .protocols import Protocol
 from .registry import MANAGERS, PROTOCOLS, ScenarioError, require, require_whole
 from .scenario import Scenario
 
-ALONE = ("exec", "fd", "file")  # no listening socket
+POINT_TO_POINT = ("exec", "fd", "file")  # no listening socket
 STEP_S = 0.05  # how long one ram_save_iterate writes before it looks up (MAX_WAIT in ram.c)
 
 
 @dataclass(frozen=True)
-class Setup:
+class Case:
     """A scenario under one protocol, on one pair of versions ("7.2" or "7.2>10.0"), under one manager."""
 
     scenario: Scenario
@@ -46,7 +46,7 @@ class Setup:
             if not is_modelled(version):
                 raise ScenarioError(not_modelled(version))
         transport = self.scenario.link.transport
-        if transport.startswith(ALONE) and any(isinstance(f, Stranger) for f in self.scenario.faults):
+        if transport.startswith(POINT_TO_POINT) and any(isinstance(f, Stranger) for f in self.scenario.faults):
             raise ScenarioError(f"nobody else can connect where the path is {transport!r}")
         effects.check(self.scenario, (self.protocol,))
         self.definition.check(self)
@@ -94,12 +94,12 @@ class Setup:
         own = dict(self.own_settings).get("source" if at_source else "destination")
         return own or MANAGERS.get(self.manager).settings(self, at_source)
 
-    def identity(self, at_source: bool, role: str = "") -> Identity:
+    def session_config(self, at_source: bool, role: str = "") -> SessionConfig:
         """What one side brings to v2; another `role` gives it other random bytes."""
         side = self.scenario.source if at_source else self.scenario.destination
         role = role or ("source" if at_source else "destination")
         entropy = hashlib.sha256(f"{self.seed} {self.scenario.name} {role}".encode()).digest()
-        return Identity(
+        return SessionConfig(
             entropy,
             side.session,
             side.psk.encode(),

@@ -1,11 +1,11 @@
-"""What a protocol and a manager are told of a run. `endpoints.Setup` is it."""
+"""What a protocol and a manager are told of a run. `endpoints.Case` is it."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from ..handshake.machine import Settings
-from ..handshake.v2.config import Identity
+from ..handshake.v2.config import SessionConfig
 from .scenario import Scenario
 
 
@@ -46,5 +46,5 @@ class RunFacts(Protocol):
     def settings(self, at_source: bool) -> Settings:
         """The same after what the manager makes of them."""
 
-    def identity(self, at_source: bool, role: str = "") -> Identity:
+    def session_config(self, at_source: bool, role: str = "") -> SessionConfig:
         """What one side brings to v2; another `role` gives it other random bytes."""

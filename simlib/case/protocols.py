@@ -16,14 +16,16 @@ from ..handshake.machine import Settings
 from ..handshake.names import Reason, Status
 from ..handshake.v1.destination import Destination as V1Destination
 from ..handshake.v1.source import Source as V1Source
-from ..handshake.v2.config import Identity
+from ..handshake.v2.config import SessionConfig
 from ..handshake.v2.destination import Destination as V2Destination
 from ..handshake.v2.source import Source as V2Source
 from ..handshake.variants import ProbingDestination, ProbingSource
 from .facts import RunFacts
 from .registry import ScenarioError
 
-Make = Callable[[Settings, Identity], Any]  # an endpoint: handshake.endpoint.Endpoint, or whatever answers as it does
+Make = Callable[
+    [Settings, SessionConfig], Any
+]  # an endpoint: handshake.endpoint.Endpoint, or whatever answers as it does
 MAIN_ALONE = ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram")
 
 
@@ -107,7 +109,7 @@ class Stream(Protocol):
 
     def destination(self, setup: RunFacts) -> Any:
         if setup.scenario.destination.accepts_both:
-            return self.make_adaptive(setup.settings(False), setup.identity(False))
+            return self.make_adaptive(setup.settings(False), setup.session_config(False))
         return self.make_destination(setup.settings(False))
 
     def backlog(self, setup: RunFacts) -> int:
@@ -128,14 +130,14 @@ class Told(Protocol):
     def source(self, setup: RunFacts, role: str = "source") -> Any:
         if setup.saved:
             return V1Source(setup.settings(True))
-        return self.make_source(setup.settings(True), setup.identity(True, role))
+        return self.make_source(setup.settings(True), setup.session_config(True, role))
 
     def destination(self, setup: RunFacts) -> Any:
         side, settings = setup.scenario.destination, setup.settings(False)
         if setup.saved or side.accepts_stream_alone:
             return V1Destination(settings)
         make = self.make_adaptive if side.accepts_both else self.make_destination
-        return make(settings, setup.identity(False))
+        return make(settings, setup.session_config(False))
 
     def refused(self, setup: RunFacts) -> tuple[str, Finished] | None:
         sides = {"source": setup.scenario.source, "destination": setup.scenario.destination}
@@ -161,16 +163,16 @@ class Probing(Protocol):
         settings = setup.settings(True)
         if setup.saved or not setup.scenario.source.knows_v2:
             return V1Source(settings)
-        return ProbingSource(settings, setup.identity(True, role), self.name, setup.detect_timeout_s(True))
+        return ProbingSource(settings, setup.session_config(True, role), self.name, setup.detect_timeout_s(True))
 
     def destination(self, setup: RunFacts) -> Any:
         settings = setup.settings(False)
         if not setup.scenario.destination.knows_v2:
             return V1Destination(settings)
-        return self._probing(settings, setup.identity(False), setup.detect_timeout_s(False))
+        return self._probing(settings, setup.session_config(False), setup.detect_timeout_s(False))
 
-    def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
-        return ProbingDestination(settings, identity, self.name, timeout_s)
+    def _probing(self, settings: Settings, session_config: SessionConfig, timeout_s: float) -> Any:
+        return ProbingDestination(settings, session_config, self.name, timeout_s)
 
     def check(self, setup: RunFacts) -> None:
         if not setup.scenario.source.knows_v2:
@@ -192,8 +194,8 @@ class AskingTls(Probing):
 
     needs_tls: bool = True
 
-    def _probing(self, settings: Settings, identity: Identity, timeout_s: float) -> Any:
-        return self.make_adaptive(settings, identity)
+    def _probing(self, settings: Settings, session_config: SessionConfig, timeout_s: float) -> Any:
+        return self.make_adaptive(settings, session_config)
 
     def check(self, setup: RunFacts) -> None:
         """It plays with everything."""
@@ -210,7 +212,7 @@ def told(name: str, source: Make, destination: Make, label: str = "") -> Protoco
 
     Args:
         name: what files, rows and the command line call it; the endpoints' `speaks`.
-        source, destination: make an endpoint of `handshake.machine.Settings` and `handshake.v2.messages.Identity`;
+        source, destination: make an endpoint of `handshake.machine.Settings` and `handshake.v2.messages.SessionConfig`;
             a subclass of v2's `Source` or `Destination` does.
         label: one line for people.
 

@@ -15,7 +15,7 @@ from ..explore import report
 from ..explore.models import cases
 from ..explore.properties import PROPERTIES
 from ..explore.request import Searched, model_of
-from ..explore.search import Found
+from ..explore.search import SearchResult
 from ..explore.state import Faults
 from ..explore.story import Story
 from .terminal import progress
@@ -51,11 +51,11 @@ def _one(options: Namespace) -> int:
         faults=faults,
         rival=options.rival,
         timers=options.timers,
-        room=options.room,
+        send_buffer_messages=options.send_buffer_messages,
     )
     own = [imported(place) for place in options.property]
     search = Searched(model, (*PROPERTIES, *own), options.plain, options.limit)
-    result, seconds = search.found, search.seconds
+    result, seconds = search.result, search.seconds
     stories = [Story(model, violation) for violation in result.violations.values()]
     try:
         if options.out:
@@ -78,7 +78,7 @@ def _save(story: Story, out: Path) -> None:
         (out / f"{story.name}.toml").write_text(files.dumps(story.scenario), encoding="utf-8")
 
 
-def _as_json(options: Namespace, result: Found, stories: list[Story]) -> dict[str, object]:
+def _as_json(options: Namespace, result: SearchResult, stories: list[Story]) -> dict[str, object]:
     return {
         "scenario": options.scenario,
         "states": result.states,
@@ -99,7 +99,7 @@ def _as_json(options: Namespace, result: Found, stories: list[Story]) -> dict[st
     }
 
 
-def _tell(options: Namespace, result: Found, stories: list[Story], seconds: float) -> None:
+def _tell(options: Namespace, result: SearchResult, stories: list[Story], seconds: float) -> None:
     for story in stories:
         print(f"{story}\n")
     covered = "every state" if result.complete else f"not every state: stopped after {result.states:,}"
@@ -125,7 +125,7 @@ def _all(options: Namespace) -> int:
     text = report.page(lines, killed)
     if options.json:
         models = [
-            {"model": ln.case.name, "states": ln.found.states, "breaks": sorted(ln.found.violations)} for ln in lines
+            {"model": ln.case.name, "states": ln.result.states, "breaks": sorted(ln.result.violations)} for ln in lines
         ]
         dead = [{"rule": m.rule, "noticed_by": m.killed_by, "noticed": m.killed_by in f.violations} for m, f in killed]
         json.dump({"models": models, "mutants": dead}, sys.stdout, indent=1)

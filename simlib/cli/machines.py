@@ -15,7 +15,7 @@ from ..case.profiles import ProfileError
 from ..real_qemu.again import Running, of_process, profiled
 from ..real_qemu.preflight import (
     Answer,
-    Party,
+    HostProfile,
     answers,
     as_json,
     party,
@@ -151,7 +151,7 @@ def preflight(options: Namespace) -> int:
     return 0 if any(a.verdict != "no" for a in verdicts) else 1
 
 
-def page(guest: Party, verdicts: list[Answer]) -> Iterator[str]:
+def page(guest: HostProfile, verdicts: list[Answer]) -> Iterator[str]:
     """One page: where it can go, then host by host what stands against it."""
     version = f", QEMU {guest.settings.version}" if guest.settings.version else ""
     yield f"guest: {guest.name} ({guest.settings.machine.type}{version})"
@@ -171,7 +171,7 @@ def page(guest: Party, verdicts: list[Answer]) -> Iterator[str]:
         yield from _against(guest, answer)
 
 
-def _against(guest: Party, answer: Answer) -> Iterator[str]:
+def _against(guest: HostProfile, answer: Answer) -> Iterator[str]:
     errors = tuple(e for e in answer.findings if e.severity == "error")
     doubts = tuple(e for e in answer.findings if e.severity != "error")
     if errors or doubts or answer.notes:
@@ -179,8 +179,8 @@ def _against(guest: Party, answer: Answer) -> Iterator[str]:
     yield from table((*errors, *doubts[:DOUBTS_SHOWN]))
     if len(doubts) > DOUBTS_SHOWN:
         yield f"  and {len(doubts) - DOUBTS_SHOWN} doubts more; --json shows all"
-    for number, mend in enumerate(answer.mends, 1):
-        yield f"  what would mend it ({number}): {mend}"
+    for number, remedy in enumerate(answer.remedies, 1):
+        yield f"  what would mend it ({number}): {remedy}"
     for note in answer.notes:
         yield f"  note: {note}"
     if guest.has_manifest and answer.verdict != "no":

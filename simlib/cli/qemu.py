@@ -21,7 +21,7 @@ from ..live.address import Address, parse
 from ..live.tls import Credentials
 from ..real_qemu import check as checking
 from ..real_qemu.migrate import (
-    Wish,
+    MigrationRequest,
     destination_agent,
     listen,
     looked_at,
@@ -36,7 +36,7 @@ from ..record.capture import Segment, write
 from ..record.result import Result
 from ..record.trace import Trace
 from ..world import run as in_world
-from .sockets import Telling, tell
+from .sockets import StreamingTrace, tell
 from .terminal import progress
 
 CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
@@ -151,10 +151,10 @@ async def _agent(
     status = (await qemu.ask("query-status"))["status"]
     if status not in ("inmigrate", "prelaunch", "paused"):
         raise QemuError(f"{qmp}: this QEMU is {status}; a destination is started with -S -incoming defer")
-    wish = replace(_wish(options), channels=0)  # their number is the source's to say
-    here = await settings(qemu, machine, wish)
+    request = replace(_wish(options), channels=0)  # their number is the source's to say
+    here = await settings(qemu, machine, request)
     entropy, credentials = secrets.token_bytes(32), _credentials(options, "")
-    host = destination_agent(here, wish, entropy, trace, qemu, folder, credentials=credentials)
+    host = destination_agent(here, request, entropy, trace, qemu, folder, credentials=credentials)
     stack.push_async_callback(_close, host)
     options.agents = [host]
     return await listen(host, at)
@@ -167,9 +167,9 @@ async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path)
     return monitor
 
 
-def _wish(options: Namespace) -> Wish:
+def _wish(options: Namespace) -> MigrationRequest:
     wanted = ("postcopy-ram",) if getattr(options, "postcopy_after", None) is not None else ()
-    return Wish(
+    return MigrationRequest(
         getattr(options, "channels", 0),
         (*options.capability, *wanted),
         (),
@@ -219,6 +219,6 @@ def _run(options: Namespace, work: Work) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
             async with AsyncExitStack() as stack:
-                return await work(stop, stack, Path(folder), Telling(not options.json))
+                return await work(stop, stack, Path(folder), StreamingTrace(not options.json))
 
     return asyncio.run(whole())

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.registry import ScenarioError
 from ..case.scenario import GuestFacts, Link, Scenario, Side
 from ..handshake.errors import Error
@@ -33,7 +33,7 @@ from ..record.trace import Packet, Trace
 KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
 
 
-class Telling(Trace):
+class StreamingTrace(Trace):
     """A trace that is told while it grows, and whose packets go to a file at once: strangers, who may come for ever,
     don't make it grow for ever. `unheard` is called when nobody reads what it tells any more."""
 
@@ -109,7 +109,7 @@ def _complain(text: str) -> None:
         print(f"simlib: {text}", file=sys.stderr, flush=True)
 
 
-def _setup(options: Namespace, at_source: bool) -> Setup:
+def _setup(options: Namespace, at_source: bool) -> Case:
     """Raises ValueError."""
     address = parse(options.address)
     transport = "exec-socat" if address.kind == "exec" else address.kind
@@ -141,7 +141,7 @@ def _setup(options: Namespace, at_source: bool) -> Setup:
         link=Link(transport),
         guest=GuestFacts(ram_mib=getattr(options, "ram_mib", 0.0)),
     )
-    setup = Setup(scenario, options.protocol, options.qemu, seed=secrets.randbits(128))
+    setup = Case(scenario, options.protocol, options.qemu, seed=secrets.randbits(128))
     try:
         setup.settings(at_source)
     except ScenarioError as error:
@@ -163,7 +163,7 @@ def _secret(path: Path | None) -> str:
     return text
 
 
-def _host(options: Namespace, setup: Setup, at_source: bool, trace: Trace) -> Host:
+def _host(options: Namespace, setup: Case, at_source: bool, trace: Trace) -> Host:
     address = parse(options.address)
     credentials = None
     if options.tls:
@@ -187,7 +187,7 @@ def serve(options: Namespace) -> int:
     """Listen until a guest has come, or is told to stop. Raises ValueError, OSError."""
     setup = _setup(options, at_source=False)
 
-    async def work(stop: asyncio.Event, trace: Telling) -> int:
+    async def work(stop: asyncio.Event, trace: StreamingTrace) -> int:
         host = _host(options, setup, False, trace)
         try:
             address = parse(options.address)
@@ -223,7 +223,7 @@ def connect(options: Namespace) -> int:
     """One migration of a made-up guest. Ctrl-C cancels it. Raises ValueError, OSError."""
     setup = _setup(options, at_source=True)
 
-    async def work(stop: asyncio.Event, trace: Telling) -> int:
+    async def work(stop: asyncio.Event, trace: StreamingTrace) -> int:
         host = _host(options, setup, True, trace)
         try:
             host.feed(Start())
@@ -251,13 +251,13 @@ def certificates(options: Namespace) -> int:
     return 0
 
 
-def _run(options: Namespace, work: Callable[[asyncio.Event, Telling], Coroutine[object, object, int]]) -> int:
+def _run(options: Namespace, work: Callable[[asyncio.Event, StreamingTrace], Coroutine[object, object, int]]) -> int:
     async def whole() -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        with closing(Telling(not options.json, options.pcap, bool(options.tls))) as trace:
+        with closing(StreamingTrace(not options.json, options.pcap, bool(options.tls))) as trace:
             trace.unheard = stop.set
             status = await work(stop, trace)
             return 1 if trace.lost else status

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..handshake import interface as i
 from . import symmetry
-from .state import REPORTS, RESET, SOURCE, Effect, Model, State, Step, Wire
+from .state import REPORTS, RESET, SOURCE, ConnectionState, Effect, Model, State, Step
 
 
 class Interner:
@@ -32,7 +32,7 @@ class Interner:
         self.openings: list[bool] = []  # whether it opens a channel
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
-        self.wires: dict[Wire, Wire] = {}  # each by itself
+        self.wires: dict[ConnectionState, ConnectionState] = {}  # each by itself
         self.steps: dict[tuple[int, int, int], Step] = {}
         self.opened, self.ended, self.reset = (self.input(t) for t in (i.Opened(0), i.Ended(0), i.Broken(0, RESET)))
         self.observed: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
@@ -68,7 +68,7 @@ class Interner:
             endpoint = self.table[before].fork()
             told_as = self.inputs[input_number]
             outputs = list(endpoint.handle(told_as if conn < 0 else replace(told_as, conn=conn)))  # type: ignore[arg-type]
-            if not self.model.room:  # buffers are endless: all that was sent has been taken
+            if not self.model.send_buffer_messages:  # buffers are endless: all that was sent has been taken
                 fresh = outputs
                 while sent := dict.fromkeys(o.conn for o in fresh if isinstance(o, i.Send)):
                     fresh = [o for c in sent for o in endpoint.handle(i.Drained(c))]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.registry import PROTOCOLS
 from ..case.scenario import GuestFacts, Link, Scenario, Side
 from .peers import NewerDestination, NewerSource
@@ -19,7 +19,7 @@ WITH_RNG = "pc-i440fx-7.2+virtio-rng"
 
 
 @dataclass(frozen=True)
-class Case:
+class SearchCase:
     """A model by name, and the properties that some order of events breaks: all of them, and no others."""
 
     name: str
@@ -51,16 +51,16 @@ def v1(
     transport: str = "tcp",
     compatible: bool = True,
 ) -> Model:
-    setup = Setup(scenario(name, source, destination, transport), "v1", version)
+    setup = Case(scenario(name, source, destination, transport), "v1", version)
     return Model(setup, faults, compatible=compatible)
 
 
 def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> Model:
     """A matched pair with so many multifd channels besides main."""
-    return Model(Setup(scenario(name, side(channels)), "v2", "10.0"), faults, **more)  # type: ignore[arg-type]
+    return Model(Case(scenario(name, side(channels)), "v2", "10.0"), faults, **more)  # type: ignore[arg-type]
 
 
-def v1_cases() -> list[Case]:
+def v1_cases() -> list[SearchCase]:
     """Matched sides: versions, channels, return path, preempt, and a stranger who knows multifd's first packet."""
     lost = ("S4 no loss", "S6 same channels", "L2 arrives")
     mixed = ("S4 no loss", "S6 same channels")
@@ -71,17 +71,17 @@ def v1_cases() -> list[Case]:
         old = version in ("5.2", "7.2")
         hurt = mixed if version == "8.2" else (*mixed, "S7 listens again")  # it only prints what it finds wrong
         listed += [
-            Case(f"v1 {version}, {n} multifd", v1("v1", version, side(n)), lost if old else (), old)
+            SearchCase(f"v1 {version}, {n} multifd", v1("v1", version, side(n)), lost if old else (), old)
             for n in (1, 2, 4, 8)
         ]
         listed += [
-            Case(
+            SearchCase(
                 f"v1 {version}, 2 multifd, return path",
                 v1("v1", version, side(2, *RETURN_PATH)),
                 ("S6 same channels", "L2 arrives") if old else (),
                 old,
             ),
-            Case(
+            SearchCase(
                 f"v1 {version}, 1 multifd, stranger",
                 v1("v1", version, side(1), faults=stranger),
                 (*hurt, "L2 arrives") if old else hurt,
@@ -90,11 +90,11 @@ def v1_cases() -> list[Case]:
         ]
         if version != "5.2":  # an old machine type connects preempt at once; 11.1 blocks on its silence
             breaks = ("S6 same channels", "L1 no deadlock") if version != "11.1" else ("L1 no deadlock",)
-            listed.append(Case(f"v1 {version}, preempt", v1("v1", version, preempt), breaks, True))
+            listed.append(SearchCase(f"v1 {version}, preempt", v1("v1", version, preempt), breaks, True))
     return [
         *listed,
-        Case("v1 10.0, TLS, 1 multifd", v1("v1", "10.0", tls(1))),
-        Case("v1 10.0, TLS, 1 multifd, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
+        SearchCase("v1 10.0, TLS, 1 multifd", v1("v1", "10.0", tls(1))),
+        SearchCase("v1 10.0, TLS, 1 multifd, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
     ]
 
 
@@ -103,48 +103,50 @@ def tls(channels: int) -> Side:
     return Side(capabilities=plain.capabilities, parameters={**plain.parameters, "tls-creds": "tls0"})
 
 
-def v1_mismatches() -> list[Case]:
+def v1_mismatches() -> list[SearchCase]:
     """Sides that were not configured alike: section 3.2 of the design's prior art."""
     odd = side(0, machine=WITH_RNG)
     odd_answered = side(0, *RETURN_PATH, machine=WITH_RNG)
     return [
-        Case(
+        SearchCase(
             "v1 7.2, device only at source",
             v1("d", "7.2", odd, side(), compatible=False),
             ("S3 truth", "S4 no loss"),
             True,
         ),
-        Case(
+        SearchCase(
             "v1 7.2, device only at source, return path",
             v1("d", "7.2", odd_answered, side(0, *RETURN_PATH), compatible=False),
             ("S3 truth", "S7 listens again"),
             True,
         ),
-        Case(
+        SearchCase(
             "v1 7.2, multifd only at destination",
             v1("d", "7.2", side(), side(2), compatible=False),
             ("S4 no loss",),
             True,
         ),
-        Case(
+        SearchCase(
             "v1 7.2, multifd only at destination, return path",
             v1("d", "7.2", side(0, *RETURN_PATH), side(2, *RETURN_PATH), compatible=False),
             ("L1 no deadlock",),
             True,
         ),
-        Case(
+        SearchCase(
             "v1 7.2, 2 and 4 channels",
             v1("d", "7.2", side(2), side(4), compatible=False),
             ("S4 no loss", "S6 same channels"),
             True,
         ),
-        Case(
+        SearchCase(
             "v1 7.2, exec:cat, return path",
             v1("d", "7.2", side(0, *RETURN_PATH), transport="exec-cat"),
             ("L1 no deadlock",),
             True,
         ),
-        Case("v1 10.0, cancel", v1("d", "10.0", side(0), faults=Faults(orders=("cancel",))), ("S7 listens again",)),
+        SearchCase(
+            "v1 10.0, cancel", v1("d", "10.0", side(0), faults=Faults(orders=("cancel",))), ("S7 listens again",)
+        ),
     ]
 
 
@@ -165,10 +167,10 @@ def probe(
         source, destination = (replace(s, parameters={"tls-creds": "tls0"}) for s in (source, destination))
     probed = scenario("probe", source, destination, transport, detect_timeout_s=1.0 if timer else 0.0)
     alarms = ("detect",) if timer else ()
-    return Model(Setup(probed, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
+    return Model(Case(probed, variant, "7.2"), alarms=alarms, compatible=compatible and transport == "tcp")
 
 
-def variant_cases() -> list[Case]:
+def variant_cases() -> list[SearchCase]:
     """New and old peers, with and without a timer, on paths that return, do not return, or echo."""
     s1, s2, s3, s4, s7, s10 = (
         "S1 agreement",
@@ -215,51 +217,55 @@ def variant_cases() -> list[Case]:
         ("(f) old destination", probe("f", True, False, False), ()),
         ("(f) old source", probe("f", False, True, False), ()),
     ]
-    return [Case(name, model, breaks) for name, model, breaks in listed]
+    return [SearchCase(name, model, breaks) for name, model, breaks in listed]
 
 
-def v2_cases() -> list[Case]:
+def v2_cases() -> list[SearchCase]:
     """v2 breaks nothing, whoever comes and whatever is lost; the last ones are those in which it was lied to."""
-    twice = Setup(scenario("v2", side(1, machine=WITH_RNG), side(1)), "v2", "10.0")
-    loads_badly = Setup(scenario("v2", side(1), guest=GuestFacts(post_load_error="bad feature bits")), "v2", "10.0")
-    will_not_apply = Setup(scenario("v2", side(1), side(1, apply_error="no memory for it")), "v2", "10.0")
-    adaptive = Setup(scenario("v2", side(1), side(1, accept="v2-or-v1")), "v2", "10.0")
-    told_v1 = Setup(scenario("v2", side(), side(0, accept="v1")), "v2", "10.0")
-    old_source = Setup(scenario("v1", side(), side(0, accept="v2-or-v1")), "v1", "10.0")
-    one_way = Setup(scenario("v2", side(), transport="exec-cat"), "v2", "10.0")
-    listed = [Case(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
-    listed += [Case(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
+    twice = Case(scenario("v2", side(1, machine=WITH_RNG), side(1)), "v2", "10.0")
+    loads_badly = Case(scenario("v2", side(1), guest=GuestFacts(post_load_error="bad feature bits")), "v2", "10.0")
+    will_not_apply = Case(scenario("v2", side(1), side(1, apply_error="no memory for it")), "v2", "10.0")
+    adaptive = Case(scenario("v2", side(1), side(1, accept="v2-or-v1")), "v2", "10.0")
+    told_v1 = Case(scenario("v2", side(), side(0, accept="v1")), "v2", "10.0")
+    old_source = Case(scenario("v1", side(), side(0, accept="v2-or-v1")), "v1", "10.0")
+    one_way = Case(scenario("v2", side(), transport="exec-cat"), "v2", "10.0")
+    listed = [SearchCase(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
+    listed += [SearchCase(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
     listed += [
-        Case(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
+        SearchCase(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
         for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
     listed += [
-        Case("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
-        Case("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
-        Case("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
-        Case(
+        SearchCase("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
+        SearchCase("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
+        SearchCase("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
+        SearchCase(
             "v2, postcopy",
-            Model(Setup(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"), Faults(cuts=1, orders=("postcopy",))),
+            Model(Case(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"), Faults(cuts=1, orders=("postcopy",))),
         ),
-        Case("v2, 1 multifd, guards", v2("v2", 1, alarms=("guard",))),
-        Case("v2, a rival source", v2("v2", 0, rival=True, compatible=False)),
-        Case("v2, 2 multifd, buffers of one message", v2("v2", 2, Faults(cuts=1), room=1)),
-        Case("v2, inline", Model(Setup(scenario("v2", side(), transport="exec-socat"), "v2", "10.0"), Faults(cuts=1))),
-        Case("v2, TLS, 1 multifd", Model(Setup(scenario("v2", tls(1)), "v2", "10.0"), Faults(cuts=1))),
-        Case("v2, device only at source", Model(twice, Faults(cuts=1), compatible=False)),
-        Case("v2, post_load fails", Model(loads_badly, Faults(cuts=1), compatible=False)),
-        Case("v2, can't be applied", Model(will_not_apply, Faults(cuts=1), compatible=False)),
-        Case("v2, adaptive destination", Model(adaptive)),
-        Case("v1, adaptive destination", Model(old_source)),
-        Case("v2, a newer source", v2("v2", 1).playing(NewerSource)),
-        Case("v2, a newer destination", v2("v2", 1).playing(NewerDestination)),
-        Case("v2, echo", Model(Setup(scenario("v2", side(), transport="exec-tee"), "v2", "10.0"), compatible=False)),
-        Case(
+        SearchCase("v2, 1 multifd, guards", v2("v2", 1, alarms=("guard",))),
+        SearchCase("v2, a rival source", v2("v2", 0, rival=True, compatible=False)),
+        SearchCase("v2, 2 multifd, buffers of one message", v2("v2", 2, Faults(cuts=1), send_buffer_messages=1)),
+        SearchCase(
+            "v2, inline", Model(Case(scenario("v2", side(), transport="exec-socat"), "v2", "10.0"), Faults(cuts=1))
+        ),
+        SearchCase("v2, TLS, 1 multifd", Model(Case(scenario("v2", tls(1)), "v2", "10.0"), Faults(cuts=1))),
+        SearchCase("v2, device only at source", Model(twice, Faults(cuts=1), compatible=False)),
+        SearchCase("v2, post_load fails", Model(loads_badly, Faults(cuts=1), compatible=False)),
+        SearchCase("v2, can't be applied", Model(will_not_apply, Faults(cuts=1), compatible=False)),
+        SearchCase("v2, adaptive destination", Model(adaptive)),
+        SearchCase("v1, adaptive destination", Model(old_source)),
+        SearchCase("v2, a newer source", v2("v2", 1).playing(NewerSource)),
+        SearchCase("v2, a newer destination", v2("v2", 1).playing(NewerDestination)),
+        SearchCase(
+            "v2, echo", Model(Case(scenario("v2", side(), transport="exec-tee"), "v2", "10.0"), compatible=False)
+        ),
+        SearchCase(
             "v2, destination told v1",
             Model(told_v1, compatible=False),
             ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently"),
         ),
-        Case("v2, one-way pipe that was called two-way", Model(one_way, compatible=False), ("L1 no deadlock",)),
+        SearchCase("v2, one-way pipe that was called two-way", Model(one_way, compatible=False), ("L1 no deadlock",)),
     ]
     return listed
 
@@ -269,6 +275,6 @@ def v2_named(name: str) -> Model:
     return next(c.model for c in v2_cases() if c.name == name)
 
 
-def cases() -> list[Case]:
+def cases() -> list[SearchCase]:
     """All of them."""
     return [*v1_cases(), *v1_mismatches(), *variant_cases(), *v2_cases()]

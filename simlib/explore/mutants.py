@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..handshake import interface as i
 from ..handshake.detect import Adaptive
 from ..handshake.endpoint import Table, reducible
@@ -62,7 +62,7 @@ class NeverBusy(Destination):
 class EndlessPatience(Destination):
     def _add_link(self, conn: int) -> None:
         super()._add_link(conn)
-        limits = replace(self.identity.limits, ignorable=1 << 30)
+        limits = replace(self.session_config.limits, ignorable=1 << 30)
         self._set(conn, reader=self.links[conn].reader._replace(limits=limits))
 
 
@@ -208,7 +208,7 @@ def mutants() -> list[Mutant]:
     matched, cut, copied = v2("v2", 1), v2("v2", 1, Faults(cuts=1)), v2("v2", 1, Faults(strangers=("replay",)))
     forged = v2("v2", 1, Faults(strangers=("forge",)))
     drift, tampered, future = (replace(matched.playing(c), compatible=False) for c in (Drifted, Overheard, Future))
-    old = Model(Setup(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
+    old = Model(Case(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
     s1, s2, s3, s4, s5, s6, l2, l3 = (
         "S1 agreement",
         "S2 protocols apart",

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..handshake.stream import MAGIC
 from ..handshake.variants import HEADER_4
-from .state import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, State, Wire
+from .state import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, ConnectionState, State
 from .system import System
 
 Check = Callable[[System, State, bool], str]
@@ -175,7 +175,9 @@ def same_channels(system: System, state: State, final: bool) -> str:
     return "; ".join(_wrongly_bound(bound, wires, control))
 
 
-def _wrongly_bound(bound: tuple[tuple[str, int], ...], wires: dict[int, Wire], control: Wire) -> list[str]:
+def _wrongly_bound(
+    bound: tuple[tuple[str, int], ...], wires: dict[int, ConnectionState], control: ConnectionState
+) -> list[str]:
     wrong = []
     for name, conn in bound:
         wire = wires[conn]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .detection import ASKING, detects, pairs
-from .models import Case, cases
+from .models import SearchCase, cases
 from .mutants import Mutant, mutants
-from .search import Found, Search, search
+from .search import Search, SearchResult, search
 from .story import replay
 
 FOUND_HERE = (
@@ -22,12 +22,12 @@ FOUND_HERE = (
 class Line:
     """One model searched."""
 
-    case: Case
-    found: Found
+    case: SearchCase
+    result: SearchResult
 
     @property
     def as_expected(self) -> bool:
-        return self.found.complete and set(self.found.violations) == set(self.case.breaks)
+        return self.result.complete and set(self.result.violations) == set(self.case.breaks)
 
 
 def search_cases() -> Iterator[Line]:
@@ -36,7 +36,7 @@ def search_cases() -> Iterator[Line]:
         yield Line(case, search(case.model))
 
 
-def search_mutants() -> Iterator[tuple[Mutant, Found]]:
+def search_mutants() -> Iterator[tuple[Mutant, SearchResult]]:
     """Every mutant, until the property that should notice it does."""
     for mutant in mutants():
         yield mutant, Search(mutant.mutated(), stop_at=mutant.killed_by).run()
@@ -46,13 +46,13 @@ def models_table(lines: list[Line]) -> list[str]:
     """Markdown: model, states, what it breaks after how many steps, and whether real QEMU can show it."""
     rows = ["| model | states | breaks (steps of the shortest story) | real QEMU can show it |", "|---|--:|---|---|"]
     for line in lines:
-        broken = ", ".join(f"{name} ({len(v.path)})" for name, v in line.found.violations.items()) or "nothing"
-        real = "yes" if line.case.real and line.found.violations else ""
-        rows.append(f"| {line.case.name} | {line.found.states:,} | {broken} | {real} |")
+        broken = ", ".join(f"{name} ({len(v.path)})" for name, v in line.result.violations.items()) or "nothing"
+        real = "yes" if line.case.real and line.result.violations else ""
+        rows.append(f"| {line.case.name} | {line.result.states:,} | {broken} | {real} |")
     return rows
 
 
-def mutants_table(results: list[tuple[Mutant, Found]]) -> list[str]:
+def mutants_table(results: list[tuple[Mutant, SearchResult]]) -> list[str]:
     """Markdown: the rule that is gone, where, what notices, and the steps of the shortest story."""
     rows = ["| rule taken away | where | noticed by | steps | what happens |", "|---|---|---|--:|---|"]
     for mutant, result in results:
@@ -63,7 +63,7 @@ def mutants_table(results: list[tuple[Mutant, Found]]) -> list[str]:
     return rows
 
 
-def findings(results: list[tuple[Mutant, Found]]) -> list[str]:
+def findings(results: list[tuple[Mutant, SearchResult]]) -> list[str]:
     """Markdown: the stories of the rules that the design lacked, as the search first told them."""
     lines = []
     for mutant, result in results:
@@ -97,7 +97,7 @@ def detection_table() -> list[str]:
     return rows + [f"| ({v}) | {old} | {new} |" for v in ASKING for old, new in [detects(v)]]
 
 
-def page(lines: list[Line], killed: list[tuple[Mutant, Found]]) -> str:
+def page(lines: list[Line], killed: list[tuple[Mutant, SearchResult]]) -> str:
     """All of it as one Markdown page."""
     return "\n".join(
         [

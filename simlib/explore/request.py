@@ -6,23 +6,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.faults import Fault
 from ..case.registry import INTRUDERS, ScenarioError, require, require_whole
 from ..case.scenario import Scenario
 from .properties import Property
-from .search import Found, Search
+from .search import Search, SearchResult
 from .state import ORDERS, OVERHEARD, Faults, Model
 from .story import Story
 
 
 def model_of(
-    named: Scenario, *, protocol: str, version: str, faults: Faults, rival: bool, timers: bool, room: int
+    named: Scenario,
+    *,
+    protocol: str,
+    version: str,
+    faults: Faults,
+    rival: bool,
+    timers: bool,
+    send_buffer_messages: int,
 ) -> Model:
     """What is searched of a scenario. Raises ScenarioError for what is not known or can't be searched."""
-    setup = Setup(named, protocol, version)
+    setup = Case(named, protocol, version)
     setup.settings(True), setup.settings(False)
-    for what, count in (("cuts", faults.cuts), ("losses", faults.losses), ("room", room)):
+    for what, count in (("cuts", faults.cuts), ("losses", faults.losses), ("room", send_buffer_messages)):
         require_whole(what, count, 0)
     for order in faults.orders:
         require("order", order, tuple(ORDERS))
@@ -36,7 +43,7 @@ def model_of(
     if refused:
         raise ScenarioError(f"{named.name}: nothing to search, the {refused[0]} refuses: {refused[1].text}")
     alarms = ("detect", "guard") if timers else ()
-    return Model(setup, faults, alarms, rival, room, compatible=not (rival or _odd(named)))
+    return Model(setup, faults, alarms, rival, send_buffer_messages, compatible=not (rival or _odd(named)))
 
 
 def _odd(scenario: Scenario) -> bool:
@@ -65,8 +72,8 @@ class Searched:
                 search.run(limit, progress)
             except KeyboardInterrupt:
                 self.interrupted = True
-        self.found, self.seconds = search.found, time.monotonic() - began_s
-        self.states, self.complete, self.violations = self.found.states, self.found.complete, self.found.violations
+        self.result, self.seconds = search.result, time.monotonic() - began_s
+        self.states, self.complete, self.violations = self.result.states, self.result.complete, self.result.violations
 
     def story(self, name: str) -> Story:
         """The shortest way to a violation of a property, by its name or its first word ("S4"). Raises ScenarioError."""
@@ -82,13 +89,13 @@ class Searched:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Found, int], None]]:
+def _progress() -> Iterator[Callable[[SearchResult, int], None]]:
     """Draws how far a search has come: on a terminal, and after two seconds. How far it is to the end nobody knows."""
     from tqdm import tqdm
 
     with tqdm(unit=" states", delay=2, disable=None, leave=False) as bar:
 
-        def draw(result: Found, waiting: int) -> None:
+        def draw(result: SearchResult, waiting: int) -> None:
             bar.set_postfix_str(f"{waiting:,} to visit, {result.depth} deep", refresh=False)
             bar.update(result.states - bar.n)
 

@@ -1,9 +1,9 @@
 """Breadth first, each state once: every order of events, and the shortest way to whatever goes wrong.
 
 Two reductions, both switched off by `plain=True`, and used for endpoints alone that declare what they require
-(`handshake.endpoint.reducible`): states that differ only in names are one (symmetry.py), and a step
-that only changes what one side knows of one connection goes first, alone (`System.silent`), since nobody could tell
-when it happened.
+(`handshake.endpoint.reducible`). Symmetry reduction: states that differ only in names are one (symmetry.py). Partial-order
+reduction: a step that only changes what one side knows of one connection goes first, alone (`System.is_local_step`),
+since nobody could tell when it happened; it is an ample set by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Violation:
 
 
 @dataclass(slots=True)
-class Found:
+class SearchResult:
     """What a search saw. `complete`: every reachable state was visited."""
 
     states: int = 0
@@ -43,11 +43,11 @@ class Found:
     endings: dict[Ending, int] = field(default_factory=dict)
 
 
-Tell = Callable[[Found, int], None]
+ProgressCallback = Callable[[SearchResult, int], None]
 
 
 class Search:
-    """One search of a model. `run` may be interrupted: `found` then says what was covered."""
+    """One search of a model. `run` may be interrupted: `result` then says what was covered."""
 
     def __init__(
         self, model: Model, plain: bool = False, stop_at: str = "", properties: Sequence[Property] = PROPERTIES
@@ -57,7 +57,7 @@ class Search:
         self.stop_at = stop_at  # a property whose first violation is enough
         self.properties = tuple(properties)
         self.always = tuple(p for p in self.properties if p.when == "always")
-        self.found = Found(complete=False)
+        self.result = SearchResult(complete=False)
         self.numbers: dict[Any, int] = {}
         self.parents = array("l")
         self.actions: list[Action] = []
@@ -65,16 +65,16 @@ class Search:
         self.first = array("l")  # of them, a state
         self.waiting: deque[State] = deque()  # in the order of their numbers
 
-    def run(self, limit: int = 5_000_000, tell: Tell = lambda found, waiting: None) -> Found:
-        """Visit every state, or `limit` of them. `tell(found, waiting)` is called now and then."""
+    def run(self, limit: int = 5_000_000, progress: ProgressCallback = lambda result, waiting: None) -> SearchResult:
+        """Visit every state, or `limit` of them. `progress(found, waiting)` is called now and then."""
         gc.disable()  # nothing here is a cycle, and millions of tuples would be looked at again and again
         try:
-            return self._run(limit, tell)
+            return self._run(limit, progress)
         finally:
             gc.enable()
 
-    def _run(self, limit: int, tell: Tell) -> Found:
-        result, waiting, numbers = self.found, self.waiting, self.numbers
+    def _run(self, limit: int, progress: ProgressCallback) -> SearchResult:
+        result, waiting, numbers = self.result, self.waiting, self.numbers
         step, key_of = self.system.step, self.system.key if self.plain else self.system.canonical.key
         reach, number_of = self.targets.append, numbers.get
         initial = self.system.initial()
@@ -96,14 +96,14 @@ class Search:
                     self._add(key, after, number, action)
                 reach(target)
             if result.states % 1000 == 0:
-                tell(result, len(waiting))
+                progress(result, len(waiting))
         result.complete = not waiting and len(numbers) < limit
         if result.complete:
             self._check_cycles()
         return result
 
     def _enough(self) -> bool:
-        return bool(self.stop_at) and self.stop_at in self.found.violations
+        return bool(self.stop_at) and self.stop_at in self.result.violations
 
     def _add(self, key: Any, state: State, parent: int, action: Action) -> None:
         """A state that was not seen before."""
@@ -118,29 +118,29 @@ class Search:
         final = not actions or actions[0][0] in FAULTS  # those come last
         self._check(number, state, final)
         if not self.plain:
-            actions = self._enough_of(state, actions)
-        self.found.transitions += len(actions)
+            actions = self._ample_set(state, actions)
+        self.result.transitions += len(actions)
         self.first.append(len(self.targets))
         return actions
 
-    def _enough_of(self, state: State, actions: list[Action]) -> list[Action]:
-        """Fewer actions that show as much."""
+    def _ample_set(self, state: State, actions: list[Action]) -> list[Action]:
+        """An ample set of the actions, sufficient for every property."""
         for action in actions:
-            if self.system.silent(state, action):
+            if self.system.is_local_step(state, action):
                 return [action]
         if state.wires and all(w.broken for w in state.wires):  # the sides can't reach each other any more
-            own = [a for a in actions if self.system.acts(state, a) == SOURCE]
+            own = [a for a in actions if self.system.acting_side(state, a) == SOURCE]
             return own or actions
         return actions
 
     def _check(self, number: int, state: State, final: bool) -> None:
-        violations = self.found.violations
+        violations = self.result.violations
         for one in self.properties if final else self.always:
             if one.name not in violations and (wrong := one.check(self.system, state, final)):
                 violations[one.name] = Violation(one.name, wrong, self._path(number))
         if final:
             key = ending(self.system, state)
-            self.found.endings[key] = self.found.endings.get(key, 0) + 1
+            self.result.endings[key] = self.result.endings.get(key, 0) + 1
 
     def _path(self, number: int) -> tuple[Action, ...]:
         path = []
@@ -167,7 +167,7 @@ class Search:
         if left > 0:
             first = next(n for n, count in enumerate(into) if count > 0)
             text = f"{left} states lead to one another for ever"
-            self.found.violations["L2 no livelock"] = Violation("L2 no livelock", text, self._path(first))
+            self.result.violations["L2 no livelock"] = Violation("L2 no livelock", text, self._path(first))
 
 
 def search(
@@ -177,6 +177,6 @@ def search(
     limit: int = 5_000_000,
     stop_at: str = "",
     properties: Sequence[Property] = PROPERTIES,
-) -> Found:
+) -> SearchResult:
     """Visit every state of a model; the whole search in one call."""
     return Search(model, plain, stop_at, properties).run(limit)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.faults import Fault
 from ..case.registry import PROTOCOLS
 from ..handshake import interface as i
@@ -21,7 +21,7 @@ OVERHEARD = ("replay", "forge")  # what an intruder says that listens to the con
 ORDERS: dict[str, i.Input] = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
 
 
-class Wire(NamedTuple):
+class ConnectionState(NamedTuple):
     """One connection. Queues hold numbers of inputs; pairs are (at its opener, at the destination)."""
 
     name: str
@@ -38,13 +38,13 @@ class Wire(NamedTuple):
     broken: bool = False  # nothing moves on it any more
 
 
-def with_there(wire: Wire, there: tuple[int, ...]) -> Wire:
+def with_there(wire: ConnectionState, there: tuple[int, ...]) -> ConnectionState:
     """`_replace(there=there)` in a third of the time: most of what happens to a connection."""
-    return tuple.__new__(Wire, (*wire[:5], there, *wire[6:]))
+    return tuple.__new__(ConnectionState, (*wire[:5], there, *wire[6:]))
 
 
-def with_back(wire: Wire, back: tuple[int, ...]) -> Wire:
-    return tuple.__new__(Wire, (*wire[:6], back, *wire[7:]))
+def with_back(wire: ConnectionState, back: tuple[int, ...]) -> ConnectionState:
+    return tuple.__new__(ConnectionState, (*wire[:6], back, *wire[7:]))
 
 
 class Faults(NamedTuple):
@@ -61,7 +61,7 @@ class State(NamedTuple):
     """One moment. Equal states behave alike."""
 
     ends: tuple[int, ...]  # interned endpoints
-    wires: tuple[Wire, ...] = ()
+    wires: tuple[ConnectionState, ...] = ()
     answers: tuple[tuple[int, int], ...] = ()  # of guests, on their way to a side
     alarms: tuple[tuple[int, str], ...] = ()
     runs: tuple[bool, bool] = (True, False)
@@ -91,11 +91,11 @@ class Model:
     """What is searched: endpoints of a scenario, the faults that may come, and how deep a connection's buffers are
     (messages; 0: endless)."""
 
-    setup: Setup
+    setup: Case
     faults: Faults = Faults()
     alarms: tuple[str, ...] = ()  # which may ring, at any moment: detect, guard
     rival: bool = False  # a second source that wants the same destination
-    room: int = 0
+    send_buffer_messages: int = 0
     compatible: bool = True  # undisturbed, the guest is expected to arrive
 
     def playing(self, *classes: type) -> Model:

@@ -12,7 +12,7 @@ from ..record.chart import as_html, sequence_svg
 from ..record.trace import Trace
 from .properties import Ending, ending
 from .search import FAULTS, Violation
-from .state import DESTINATION, SIDES, SOURCE, Action, Model, State, Wire
+from .state import DESTINATION, SIDES, SOURCE, Action, ConnectionState, Model, State
 from .system import System
 
 STEP_MS = 200.0  # between two steps of a replay: longer than any guest takes for its part
@@ -159,7 +159,9 @@ class _Times:
         if {name for _, name in after.alarms} > {name for _, name in before.alarms}:
             self.set_ms = at_ms
 
-    def _arrivals(self, at_ms: float, at: int, taken: bool, old: Wire, new: Wire, queue: str) -> None:
+    def _arrivals(
+        self, at_ms: float, at: int, taken: bool, old: ConnectionState, new: ConnectionState, queue: str
+    ) -> None:
         """What was delivered arrived now. What a reset destroyed never left its sender. What the source closed over
         had arrived if it did not care to read it, and else is still under way."""
         waiting, left = getattr(old, queue), getattr(new, queue)
@@ -183,6 +185,6 @@ class _Times:
             timing = self._given(wire)
             timing[3] = (*timing[3], NEVER_MS, NEVER_MS)
 
-    def _given(self, wire: Wire) -> list[Any]:
+    def _given(self, wire: ConnectionState) -> list[Any]:
         name = wire.name if wire.owner == SOURCE else f"stranger[{wire.number}]"
         return self.wires.setdefault(name, [-1.0, -1.0, (), (), -1.0, -1.0])

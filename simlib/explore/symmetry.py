@@ -27,7 +27,7 @@ from ..handshake.errors import PeerError
 from ..handshake.stream import MULTIFD_MAGIC, MULTIFD_PACKET_BYTES
 from ..handshake.v2 import frames
 from ..handshake.v2.frames import Limits, Preface, Reader
-from .state import State, Wire
+from .state import ConnectionState, State
 
 # Of message bodies: random values, what a MAC covers, and what follows from a channel's name.
 RANDOM_KEYS = ("nonce", "mac", "secret", "session-id", "agreement")
@@ -83,11 +83,11 @@ class Part(NamedTuple):
     atoms: tuple[int, ...] = ()
 
 
-class Parts(NamedTuple):
+class Decomposed(NamedTuple):
     """An endpoint: what it knows of each connection (None: it is not taken apart), and the rest."""
 
-    rest: Part
-    local: dict[int, Part] | None
+    shared: Part
+    per_connection: dict[int, Part] | None
 
 
 class Numbered(Protocol):
@@ -107,7 +107,7 @@ class Canonical:
         self.system = system
         self.structures: dict[Structure, int] = {}
         self.atoms: dict[Any, int] = {}
-        self.parts_of: dict[int, Parts] = {}  # of each endpoint
+        self.parts_of: dict[int, Decomposed] = {}  # of each endpoint
         self.items: dict[Any, Part] = {}
         self.locals: dict[Any, Part] = {}
 
@@ -116,19 +116,19 @@ class Canonical:
         return Part(number, tuple(self.atoms.setdefault(a, len(self.atoms)) for a in atoms))
 
     # --- endpoints --------------------------------------------------------------------------------------------------
-    def parts(self, number: int) -> Parts:
+    def parts(self, number: int) -> Decomposed:
         """An endpoint, taken apart when somebody first asks."""
         parts = self.parts_of.get(number)
         if parts is None:
             parts = self.parts_of[number] = self._parts(self.system.table[number])
         return parts
 
-    def _parts(self, endpoint: Any) -> Parts:
+    def _parts(self, endpoint: Any) -> Decomposed:
         apart = endpoint.decomposition() if is_reducible(type(endpoint)) else None
         if apart is None:
-            return Parts(self._part(endpoint.key(), ()), None)
-        local = {conn: self._local(value) for conn, value in apart.per_connection.items()}
-        return Parts(self._rest(endpoint, apart.fields, apart.shared), local)
+            return Decomposed(self._part(endpoint.key(), ()), None)
+        per_connection = {conn: self._local(value) for conn, value in apart.per_connection.items()}
+        return Decomposed(self._rest(endpoint, apart.fields, apart.shared), per_connection)
 
     def _rest(self, endpoint: Any, apart: tuple[str, ...], shared: Structure) -> Part:
         atoms, cls = Atoms(), cast(Hashable, type(endpoint))
@@ -157,13 +157,13 @@ class Canonical:
     def key(self, state: State) -> Any:
         """Equal for states that are the same but for names; where an endpoint is not taken apart, for equal ones."""
         taken = [self.parts(n) for n in state.ends]
-        if any(part.local is None for part in taken):
+        if any(part.per_connection is None for part in taken):
             return self.system.key(state)
         guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
         items = []
         for w in state.wires:
-            ours = taken[w.owner].local.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
-            theirs = taken[1].local.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
+            ours = taken[w.owner].per_connection.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
+            theirs = taken[1].per_connection.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
             known = w, ours, theirs, w.accepted in guards
             item = self.items.get(known)
             if item is None:
@@ -171,7 +171,7 @@ class Canonical:
             items.append(item)
         items += self._of_no_wire(state, taken)
         count = Counter(a for item in items for a in item.atoms)
-        rests = [a for part in taken for a in part.rest.atoms]
+        rests = [a for part in taken for a in part.shared.atoms]
         count.update(rests)
         # like connections are told apart by how often others refer to them
         items.sort(key=lambda item: (item.structure, [count[a] for a in item.atoms]))
@@ -180,7 +180,7 @@ class Canonical:
         order += [first.setdefault(a, len(first)) for a in rests]
         alarms = tuple(a for a in state.alarms if not a[1].startswith("guard-"))
         return (
-            *(part.rest.structure for part in taken),
+            *(part.shared.structure for part in taken),
             tuple([item.structure for item in items]),
             tuple(order),
             state.answers,
@@ -191,16 +191,19 @@ class Canonical:
             state.sink,
         )
 
-    def _of_no_wire(self, state: State, taken: list[Parts]) -> Iterator[Part]:
+    def _of_no_wire(self, state: State, taken: list[Decomposed]) -> Iterator[Part]:
         """What an endpoint knows of a connection that is not there: nothing, but for one with a fault."""
         wires = [{w.number for w in state.wires if w.owner == side} for side in range(len(taken))]
         wires[1] = {w.accepted for w in state.wires}
         for side, (part, known) in enumerate(zip(taken, wires, strict=True)):
-            for conn, local in (part.local or {}).items():
+            for conn, per_connection in (part.per_connection or {}).items():
                 if conn not in known:
-                    yield Part(self._part(("no wire", side, conn, local.structure), ()).structure, local.atoms)
+                    yield Part(
+                        self._part(("no wire", side, conn, per_connection.structure), ()).structure,
+                        per_connection.atoms,
+                    )
 
-    def _item(self, wire: Wire, *known: Any) -> Part:
+    def _item(self, wire: ConnectionState, *known: Any) -> Part:
         """A connection, what is under way on it, and what both ends know of it."""
         atoms: list[Any] = [wire.name] if CHANNEL.fullmatch(wire.name) else []
         queues = []

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from ..handshake import interface as i
 from . import symmetry
 from .interning import Interner
-from .moment import ACTIONS, EFFECTS, Moment
 from .state import (
     DESTINATION,
     OVERHEARD,
@@ -25,6 +24,7 @@ from .state import (
     Model,
     State,
 )
+from .transition import ACTIONS, EFFECTS, Transition
 
 
 class System(Interner):
@@ -38,12 +38,12 @@ class System(Interner):
         setup = self.model.setup
         endpoints = [setup.source(), setup.destination(), *([setup.source("rival")] if self.model.rival else [])]
         ends = tuple(self.intern(side, endpoint) for side, endpoint in enumerate(endpoints))
-        moment = Moment(self, State(ends, faults=self.model.faults))
+        transition = Transition(self, State(ends, faults=self.model.faults))
         if self.link == "two-way":
-            moment.tell(DESTINATION, self.input(i.Start()))
+            transition.tell(DESTINATION, self.input(i.Start()))
         for side in (SOURCE, RIVAL) if self.model.rival else (SOURCE,):
-            moment.tell(side, self.input(i.Start()))
-        return moment.state()
+            transition.tell(side, self.input(i.Start()))
+        return transition.state()
 
     # --- what may happen --------------------------------------------------------------------------------------------
     def actions(self, state: State) -> Iterator[Action]:
@@ -88,11 +88,11 @@ class System(Interner):
 
     def step(self, state: State, action: Action) -> State:
         """The state after an action."""
-        moment = Moment(self, state)
-        ACTIONS[action[0]](moment, *action[1:])
-        return moment.state()
+        transition = Transition(self, state)
+        ACTIONS[action[0]](transition, *action[1:])
+        return transition.state()
 
-    def acts(self, state: State, action: Action) -> int:
+    def acting_side(self, state: State, action: Action) -> int:
         """The side that an action is told to; -1 for those that concern all."""
         if action[0] in ("connect", "accept"):
             return state.wires[action[1]].owner if action[0] == "connect" else DESTINATION
@@ -100,7 +100,7 @@ class System(Interner):
             return int(action[2] if action[0] == "deliver" else state.answers[action[1]][0])
         return SOURCE if action[0] == "order" else int(action[1]) if action[0] == "alarm" else -1
 
-    def silent(self, state: State, action: Action) -> bool:
+    def is_local_step(self, state: State, action: Action) -> bool:
         """Whether an action changes nothing but what one side knows of one connection."""
         if action[0] not in ("accept", "deliver"):
             return False
@@ -115,6 +115,6 @@ class System(Interner):
         if (step.asks and not nobody) or not all(getattr(o, "conn", None) == conn for o in step.asks):
             return False
         before, after = self.canonical.parts(state.ends[side]), self.canonical.parts(step.after)
-        if before.rest != after.rest or before.local is None or after.local is None:
+        if before.shared != after.shared or before.per_connection is None or after.per_connection is None:
             return False
-        return {**before.local, conn: None} == {**after.local, conn: None}
+        return {**before.per_connection, conn: None} == {**after.per_connection, conn: None}

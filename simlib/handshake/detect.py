@@ -30,7 +30,7 @@ from .machine import Settings
 from .names import Status
 from .stream import MAGIC, MULTIFD_MAGIC
 from .v1.destination import Destination as V1Destination
-from .v2.config import Identity
+from .v2.config import SessionConfig
 from .v2.destination import Destination as V2Destination
 from .v2.frames import ALPN, INITIATOR
 
@@ -43,8 +43,8 @@ class Adaptive(State, Answers):
     connections from 0, so `numbers` has ours.
     """
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
-        self.settings, self.identity = settings, identity
+    def __init__(self, settings: Settings, session_config: SessionConfig) -> None:
+        self.settings, self.session_config = settings, session_config
         self.chosen: V1Destination | V2Destination | None = None
         self.pending: tuple[Input, ...] = ()
         self.first: Table[bytes] = Table()
@@ -114,9 +114,9 @@ class Adaptive(State, Answers):
         """Nothing is sent: v1's source would take it for the return path. TLS comes first, and a guard limits how
         long an unknown connection may stay; of too many the oldest goes (SPEC 2.5)."""
         out: list[Output] = [StartTls(conn, ALPN)] if self.settings.tls else []
-        if self.identity.limits.guard_s:
-            out.append(SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
-        if len(self.first) > self.identity.limits.unauthenticated:
+        if self.session_config.limits.guard_s:
+            out.append(SetAlarm(f"guard-{conn}", self.session_config.limits.guard_s))
+        if len(self.first) > self.session_config.limits.unauthenticated:
             out += self._refuse(next(iter(self.first)), "said nothing while others came")
         return out
 
@@ -124,7 +124,7 @@ class Adaptive(State, Answers):
         """v2 begins with its preface (SPEC 2.2), v1 with QEVM (savevm.c, QEMU_VM_FILE_MAGIC) or, on a connection
         that overtook main, with multifd's magic (multifd.c, MULTIFD_MAGIC). Anything else is nobody's."""
         if first == INITIATOR:
-            return self._choose(V2Destination(self.settings, self.identity))
+            return self._choose(V2Destination(self.settings, self.session_config))
         if first[:4] in (MAGIC, MULTIFD_MAGIC):
             return self._choose(V1Destination(self.settings))
         if first == INITIATOR[: len(first)] or len(first) < 4:

@@ -71,7 +71,7 @@ class StreamError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class MultifdReader:
     """One multifd connection after its identity is known: packet headers, payload passed over, SYNCs counted."""
 
     buffer: Buffer = Buffer()
@@ -79,17 +79,17 @@ class Lane:
     syncs: int = 0
     ram_bytes: int = 0
 
-    def add(self, data: bytes, fill: int = 0) -> Lane:
+    def add(self, data: bytes, fill: int = 0) -> MultifdReader:
         """With these bytes, and then `fill` stand-in bytes, behind those that are still to be read."""
-        return Lane(self.buffer.add(data, fill), self.left, self.syncs, self.ram_bytes)
+        return MultifdReader(self.buffer.add(data, fill), self.left, self.syncs, self.ram_bytes)
 
-    def read(self, compression: str, index: int, until_sync: int) -> Lane:
+    def read(self, compression: str, index: int, until_sync: int) -> MultifdReader:
         """As far as its bytes go, or until more than `until_sync` SYNCs have come. Raises StreamError."""
         lane = self
         while True:
             if lane.left:
                 passed = min(lane.left, len(lane.buffer))
-                lane = Lane(lane.buffer.skip(passed), lane.left - passed, lane.syncs, lane.ram_bytes + passed)
+                lane = MultifdReader(lane.buffer.skip(passed), lane.left - passed, lane.syncs, lane.ram_bytes + passed)
                 if lane.left:
                     return lane
             if lane.syncs > until_sync or not len(lane.buffer):
@@ -103,7 +103,7 @@ class Lane:
             if not flags & MULTIFD_SYNC and flags != (expected := COMPRESSION_FLAG[compression]):
                 raise StreamError(f"multifd {index}: flags received {flags:x} flags expected {expected:x}")
             syncs = lane.syncs + bool(flags & MULTIFD_SYNC)
-            lane = Lane(lane.buffer.skip(len(head)), size, syncs, lane.ram_bytes)
+            lane = MultifdReader(lane.buffer.skip(len(head)), size, syncs, lane.ram_bytes)
 
 
 class _More(Exception):

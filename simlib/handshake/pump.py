@@ -34,9 +34,9 @@ def pump(source: Any, destination: Any, ram_bytes: int = 1 << 20, limit: int = 1
     Returns:
         Every input with its outputs, in order.
 
-    >>> from simlib.case.endpoints import Setup
+    >>> from simlib.case.endpoints import Case
     >>> from simlib.case.scenario import Scenario
-    >>> setup = Setup(Scenario(name="pumped"), "v2", "10.0")
+    >>> setup = Case(Scenario(name="pumped"), "v2", "10.0")
     >>> source, destination = setup.source(), setup.destination()
     >>> heard = pump(source, destination)
     >>> source.status, destination.status

@@ -47,7 +47,7 @@ from .loader import Loader, StreamError
 from .machine import Settings
 from .v1.destination import Destination as V1Destination
 from .v1.source import Source as V1Source
-from .v2.config import Identity
+from .v2.config import SessionConfig
 from .v2.destination import Destination as V2Destination
 from .v2.frames import ALPN
 from .v2.source import Source as V2Source
@@ -71,8 +71,8 @@ def _pong(value: int) -> bytes:
 class _Prober(State, Answers):
     """One side while it has not decided, and the door to whom it decided for."""
 
-    def __init__(self, settings: Settings, identity: Identity, variant: str, timeout_s: float) -> None:
-        self.settings, self.identity = settings, identity
+    def __init__(self, settings: Settings, session_config: SessionConfig, variant: str, timeout_s: float) -> None:
+        self.settings, self.session_config = settings, session_config
         self.variant, self.timeout_s = variant, timeout_s
         self.chosen: Any = None
         self.mode = ""  # v1 or v2
@@ -205,7 +205,7 @@ class ProbingSource(_Prober):
 
     def _v2(self, data: bytes, why: str) -> list[Output]:
         """On with the handshake, whose first bytes `data` are."""
-        return self._choose(V2Source(self.settings, self.identity), "v2", MAIN, data, why)
+        return self._choose(V2Source(self.settings, self.session_config), "v2", MAIN, data, why)
 
 
 class ProbingDestination(_Prober):
@@ -312,4 +312,4 @@ class ProbingDestination(_Prober):
     def _v2(self, data: bytes, why: str) -> list[Output]:
         """On with the handshake, whose first bytes `data` are."""
         self.ponged = False
-        return self._choose(V2Destination(self.settings, self.identity), "v2", MAIN, data, why)
+        return self._choose(V2Destination(self.settings, self.session_config), "v2", MAIN, data, why)

@@ -1,5 +1,5 @@
 """The same endpoints on real sockets and real TLS."""
 
-from .run import inexpressible, run
+from .run import run, unsupported_reason
 
-__all__ = ["inexpressible", "run"]
+__all__ = ["run", "unsupported_reason"]

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.faults import LinkEffect
 from ..case.intruders import Intruder
 from ..case.registry import ScenarioError
@@ -33,7 +33,7 @@ GRACE_S = 0.1
 PLANNED_S = 3.0  # alarms that ring so soon are waited for
 
 
-def inexpressible(scenario: Scenario) -> str:
+def unsupported_reason(scenario: Scenario) -> str:
     """Why a scenario can't run on real sockets here; empty if it can."""
     link = scenario.link
     if link.transport not in ("tcp", "unix", "fd", "exec-socat"):
@@ -50,7 +50,7 @@ def inexpressible(scenario: Scenario) -> str:
 class _Run:
     """One scenario under way."""
 
-    def __init__(self, setup: Setup, folder: Path) -> None:
+    def __init__(self, setup: Case, folder: Path) -> None:
         self.setup, self.folder = setup, folder
         self.scenario = setup.scenario
         self.loop = asyncio.get_running_loop()
@@ -287,10 +287,10 @@ def run(
     scenario: Scenario, *, protocol: str = "v2", version: str = "", manager: str = "naive", seed: int = 1
 ) -> Result:
     """One run of a scenario on real sockets of this machine. Raises ValueError where that can't be."""
-    why = inexpressible(scenario)
+    why = unsupported_reason(scenario)
     if why:
         raise ValueError(f"{scenario.name} can't run on real sockets: {why}")
-    setup = Setup(scenario, protocol, version or scenario.versions[0], manager, seed)
+    setup = Case(scenario, protocol, version or scenario.versions[0], manager, seed)
 
     async def whole() -> Result:
         with tempfile.TemporaryDirectory(prefix="simlib-") as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings
 from ..handshake.v2.features import SHARED
@@ -11,7 +11,7 @@ from ..record.outcome import Facts, Row, classify, guest_at
 from .host import Host
 
 
-def facts(setup: Setup, source: Host, destination: Host, refused: Finished | None = None) -> Facts:
+def facts(setup: Case, source: Host, destination: Host, refused: Finished | None = None) -> Facts:
     """What both sides are now; `refused`: by QMP, before anything started."""
     end = refused or source.endpoint.finished
     # multifd's division and page rounding leave a few pages either way
@@ -33,7 +33,7 @@ def _spoken(source: str, destination: str) -> str:
     return source or destination if source == destination or not (source and destination) else f"{source}>{destination}"
 
 
-def as_asked(setup: Setup, ours: Settings, theirs: Settings) -> bool:
+def as_asked(setup: Case, ours: Settings, theirs: Settings) -> bool:
     """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
     if setup.definition.negotiates:
         return True
@@ -44,7 +44,7 @@ def as_asked(setup: Setup, ours: Settings, theirs: Settings) -> bool:
     return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in differences)
 
 
-def row(setup: Setup, source: Host, destination: Host, refused: Finished | None, round_trips: float | None) -> Row:
+def row(setup: Case, source: Host, destination: Host, refused: Finished | None, round_trips: float | None) -> Row:
     """The run as a row; its manager looks at both sides, once."""
     at_end = facts(setup, source, destination, refused)
     end, at, after = at_end.source, guest_at(at_end), source.finished_s

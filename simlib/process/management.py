@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.managers import (
     Act,
     Answered,
@@ -54,7 +54,7 @@ class Stage(Protocol):
 class Management:
     """One run's manager at work."""
 
-    def __init__(self, setup: Setup, stage: Stage) -> None:
+    def __init__(self, setup: Case, stage: Stage) -> None:
         self.setup, self.stage = setup, stage
         self.manager = MANAGERS.get(setup.manager)(setup)
         self.refused: i.Finished | None = None  # by QMP, before anything started
@@ -153,10 +153,10 @@ class Management:
             return None, end.text
         return {}, ""
 
-    def _renew(self, side: str, setup: Setup) -> None:
+    def _renew(self, side: str, setup: Case) -> None:
         self.stage.renew(side, self._endpoint(side, setup))
 
-    def _endpoint(self, side: str, setup: Setup) -> Endpoint:
+    def _endpoint(self, side: str, setup: Case) -> Endpoint:
         if self.settings:
             setup = replace(setup, own_settings=tuple(self.settings.items()))
         endpoint: Endpoint = setup.source() if side == "source" else setup.destination()

@@ -8,7 +8,7 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.faults import (
     Freeze,
     Stopping,
@@ -26,7 +26,7 @@ from ..record.result import Result
 from ..record.trace import Trace
 from .guest import BASE, PAGE, count
 from .machine import arguments, whole
-from .migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
+from .migrate import MigrationRequest, destination_agent, listen, settings, source_agent, until_finished
 from .process import Qemu
 from .sidecar import Agent
 
@@ -34,7 +34,7 @@ SETTLE_S = 1.0
 OBSERVE_S = 60.0
 
 
-def inexpressible(scenario: Scenario) -> str:
+def unsupported_reason(scenario: Scenario) -> str:
     """Why agents beside QEMUs can't play a scenario; empty if they can. Besides what holds for v1."""
     sides = (scenario.source, scenario.destination)
     if scenario.link.transport not in ("tcp", "unix"):
@@ -48,7 +48,7 @@ def inexpressible(scenario: Scenario) -> str:
 class Beside:
     """One scenario under way."""
 
-    def __init__(self, setup: Setup, binaries: dict[str, str], folder: Path) -> None:
+    def __init__(self, setup: Case, binaries: dict[str, str], folder: Path) -> None:
         self.setup, self.scenario, self.folder = setup, setup.scenario, folder
         self.loop = asyncio.get_running_loop()
         self.zero_s = self.loop.time()
@@ -206,11 +206,11 @@ class Beside:
         )
 
 
-def _wish(side: Side) -> Wish:
+def _wish(side: Side) -> MigrationRequest:
     capabilities = tuple(c for c in side.capabilities if c != "multifd")
     parameters = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
     channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
-    return Wish(
+    return MigrationRequest(
         channels,
         capabilities,
         parameters,

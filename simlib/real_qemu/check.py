@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..case.checks import pair
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.registry import PROTOCOLS
 from ..case.scenario import Scenario
 from ..handshake.errors import clean
 from ..record.outcome import SHUT_1, Row
 from ..record.result import Result
 from . import beside
-from .machine import inexpressible
+from .machine import unsupported_reason
 from .monitor import QemuError, Unavailable
 from .run import play
 
@@ -154,7 +154,7 @@ def left_out(scenario: Scenario, protocol: str) -> str:
     definition = PROTOCOLS.get(protocol)
     if definition.negotiates and not definition.beside_qemu:
         return f"neither QEMU nor the agents beside it speak {protocol}"
-    return inexpressible(scenario) or (beside.inexpressible(scenario) if definition.negotiates else "")
+    return unsupported_reason(scenario) or (beside.unsupported_reason(scenario) if definition.negotiates else "")
 
 
 def _forget(name: str, result: Result) -> None:
@@ -188,7 +188,7 @@ class Checker:
     def _run(self, scenario: Scenario, version: str, protocol: str) -> Cell:
         rows: list[Row] = []
         for number in range(self.repeats):
-            result = asyncio.run(play(Setup(scenario, protocol, version, "naive", number + 1), self.binaries))
+            result = asyncio.run(play(Case(scenario, protocol, version, "naive", number + 1), self.binaries))
             if not number:
                 self.keep(f"{scenario.name}.{protocol}.{version.replace('>', '-')}", result)
             rows.append(result.row)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from uuid import UUID
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.profiles import profile
 from ..case.scenario import Scenario, Side
 from ..handshake.versions import version_number
@@ -20,7 +20,7 @@ COUNTS_S = 3.0
 MOST_MIB = 96.0  # of 128 that the profiles' machines have
 
 
-def inexpressible(scenario: Scenario) -> str:
+def unsupported_reason(scenario: Scenario) -> str:
     """Why two QEMUs of this machine can't play a scenario; empty if they can."""
     link, guest = scenario.link, scenario.guest
     for side in (scenario.source, scenario.destination):
@@ -43,7 +43,7 @@ def inexpressible(scenario: Scenario) -> str:
     return "the manager tries again" if scenario.management.retries else ""
 
 
-def arguments(setup: Setup, at_source: bool, folder: Path) -> tuple[str, ...]:
+def arguments(setup: Case, at_source: bool, folder: Path) -> tuple[str, ...]:
     """Everything behind the binary's name, the monitor aside. The guest stands still at the source until it is told."""
     scenario, name = setup.scenario, "source" if at_source else "destination"
     side = scenario.source if at_source else scenario.destination

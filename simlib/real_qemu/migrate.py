@@ -11,7 +11,7 @@ from ..case.guest import Guest
 from ..case.profiles import ProfileError, machine
 from ..handshake.interface import Finished, Start
 from ..handshake.machine import Machine, Settings
-from ..handshake.v2.config import Identity
+from ..handshake.v2.config import SessionConfig
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.source import Source
 from ..live.address import Address, bound
@@ -24,7 +24,7 @@ from .sidecar import Agent
 
 
 @dataclass(frozen=True)
-class Wish:
+class MigrationRequest:
     """What a migration shall use; at the destination: what it may."""
 
     channels: int = 0
@@ -56,7 +56,7 @@ def _named(version: str, name: str) -> Machine:
     return profile.machine
 
 
-async def settings(qemu: Monitor, machine: Machine | str, wish: Wish = Wish()) -> Settings:
+async def settings(qemu: Monitor, machine: Machine | str, request: MigrationRequest = MigrationRequest()) -> Settings:
     """What a running QEMU says of itself, on top of a machine's devices. Raises QemuError."""
     number = (await qemu.ask("query-version"))["qemu"]
     version = f"{number['major']}.{number['minor']}"
@@ -64,11 +64,11 @@ async def settings(qemu: Monitor, machine: Machine | str, wish: Wish = Wish()) -
         base = machine if isinstance(machine, Machine) else _named(version, machine)
     except (ProfileError, OSError) as error:
         raise QemuError(f"{qemu.name}: {error}") from None
-    capabilities = (*wish.capabilities, *(("multifd",) if wish.channels else ()))
-    parameters = list(wish.parameters)
-    if wish.channels:
-        parameters.append(("multifd-channels", wish.channels))
-    if wish.tls:
+    capabilities = (*request.capabilities, *(("multifd",) if request.channels else ()))
+    parameters = list(request.parameters)
+    if request.channels:
+        parameters.append(("multifd-channels", request.channels))
+    if request.tls:
         parameters.append(("tls-creds", "agents"))
     return Settings(version, await _own(qemu, base), capabilities, tuple(parameters), "tcp", False)
 
@@ -91,21 +91,21 @@ async def _own(qemu: Monitor, machine: Machine) -> Machine:
     )
 
 
-def identity(wish: Wish, entropy: bytes) -> Identity:
-    return Identity(
+def session_config(request: MigrationRequest, entropy: bytes) -> SessionConfig:
+    return SessionConfig(
         entropy,
-        wish.session,
-        on_maybe=wish.on_maybe,
-        require=wish.require,
-        forbid=wish.forbid,
-        memory_limit_bytes=wish.memory_limit_bytes,
+        request.session,
+        on_maybe=request.on_maybe,
+        require=request.require,
+        forbid=request.forbid,
+        memory_limit_bytes=request.memory_limit_bytes,
         relays=True,
     )
 
 
 def source_agent(
     settings: Settings,
-    wish: Wish,
+    request: MigrationRequest,
     entropy: bytes,
     trace: Trace,
     qemu: Monitor,
@@ -115,7 +115,7 @@ def source_agent(
 ) -> Agent:
     agent = Agent(
         "source",
-        Source(settings, identity(wish, entropy)),
+        Source(settings, session_config(request, entropy)),
         trace,
         Guest(running=True),
         qemu=qemu,
@@ -129,7 +129,7 @@ def source_agent(
 
 def destination_agent(
     settings: Settings,
-    wish: Wish,
+    request: MigrationRequest,
     entropy: bytes,
     trace: Trace,
     qemu: Monitor,
@@ -137,7 +137,13 @@ def destination_agent(
     **more: Unpack[HostOptions],
 ) -> Agent:
     return Agent(
-        "destination", Destination(settings, identity(wish, entropy)), trace, Guest(), qemu=qemu, folder=folder, **more
+        "destination",
+        Destination(settings, session_config(request, entropy)),
+        trace,
+        Guest(),
+        qemu=qemu,
+        folder=folder,
+        **more,
     )
 
 

@@ -24,7 +24,7 @@ from .shapes import Json
 
 
 @dataclass(frozen=True)
-class Party:
+class HostProfile:
     """The guest or a host. What its profile doesn't say is in `silent_on`; `listed`: capabilities, machine types."""
 
     name: str
@@ -40,18 +40,18 @@ class Party:
 class Answer:
     """What stands against the guest on one host."""
 
-    host: Party
+    host: HostProfile
     verdict: str
     findings: tuple[Error, ...]
     notes: tuple[str, ...]
 
     @property
-    def mends(self) -> tuple[str, ...]:
+    def remedies(self) -> tuple[str, ...]:
         """What would make a `no` a yes, each once."""
         return tuple(dict.fromkeys(e.hint for e in self.findings if e.severity == "error" and e.hint))
 
 
-def party(word: str) -> Party:
+def party(word: str) -> HostProfile:
     """FILE or FILE#MACHINE. Raises ProfileError, OSError."""
     path, _, configuration = word.partition("#")
     place = Path(path)
@@ -75,7 +75,7 @@ def party(word: str) -> Party:
     silent = tuple(
         what for what, value in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features)) if value is None
     )
-    return Party(
+    return HostProfile(
         word,
         Settings(version, machine, on),
         tuple(c.name for c in profile.capabilities),
@@ -85,12 +85,12 @@ def party(word: str) -> Party:
     )
 
 
-def _of_saved(path: Path) -> Party:
+def _of_saved(path: Path) -> HostProfile:
     """A saved guest: its manifest's word, or what the stream alone shows."""
     try:
         if head := manifest_head(path):
             machine, capabilities, _ = manifest.read(head)
-            return Party(str(path), Settings("", machine, capabilities), has_manifest=True)
+            return HostProfile(str(path), Settings("", machine, capabilities), has_manifest=True)
         saved = read(path)
     except SavedError as error:
         raise ProfileError(str(error)) from None
@@ -99,7 +99,7 @@ def _of_saved(path: Path) -> Party:
     if not saved.described:
         raise ProfileError(f"{path}: describes none of its devices, so only loading it would tell")
     note = "no manifest: judged by the stream's own description, which lacks minimum versions and the CPU"
-    return Party(
+    return HostProfile(
         str(path),
         Settings("", machine_of(saved), saved.capabilities),
         silent_on=("the CPU", "CPU features"),
@@ -133,14 +133,16 @@ def machine_of(saved: Saved) -> Machine:
     )
 
 
-def answers(guest: Party, hosts: Sequence[Party], wanted: Sequence[str] = (), on_maybe: str = "warn") -> list[Answer]:
+def answers(
+    guest: HostProfile, hosts: Sequence[HostProfile], wanted: Sequence[str] = (), on_maybe: str = "warn"
+) -> list[Answer]:
     """One for each host. `wanted`: capabilities that the migration shall use, besides those the guest has on."""
     return [
         _answer(guest, host, tuple(dict.fromkeys((*guest.settings.capabilities, *wanted))), on_maybe) for host in hosts
     ]
 
 
-def _answer(guest: Party, host: Party, wanted: tuple[str, ...], on_maybe: str) -> Answer:
+def _answer(guest: HostProfile, host: HostProfile, wanted: tuple[str, ...], on_maybe: str) -> Answer:
     silent = tuple(dict.fromkeys((*guest.silent_on, *host.silent_on)))
     ours, theirs = (_without(p.settings.machine, silent) for p in (guest, host))
     if guest.has_manifest:
@@ -162,7 +164,7 @@ def _without(machine: Machine, silent: tuple[str, ...]) -> Machine:
     return replace(machine, cpu_features=()) if "CPU features" in silent else machine
 
 
-def _refused(guest: Party, wanted: tuple[str, ...]) -> list[Error]:
+def _refused(guest: HostProfile, wanted: tuple[str, ...]) -> list[Error]:
     """What the guest's own QEMU would say to these capabilities."""
     errors = _unlisted(guest, guest, wanted)
     transport = "file" if "mapped-ram" in wanted else "tcp"
@@ -181,7 +183,7 @@ def _refused(guest: Party, wanted: tuple[str, ...]) -> list[Error]:
     return errors
 
 
-def _unlisted(guest: Party, host: Party, wanted: tuple[str, ...]) -> list[Error]:
+def _unlisted(guest: HostProfile, host: HostProfile, wanted: tuple[str, ...]) -> list[Error]:
     whose = "The guest's own QEMU" if guest is host else "The host's QEMU"
     return [
         Error(
@@ -198,7 +200,7 @@ def _unlisted(guest: Party, host: Party, wanted: tuple[str, ...]) -> list[Error]
     ]
 
 
-def _features(guest: Party, host: Party, wanted: tuple[str, ...]) -> tuple[Error, ...]:
+def _features(guest: HostProfile, host: HostProfile, wanted: tuple[str, ...]) -> tuple[Error, ...]:
     """The handshake's negotiation, with what each binary lists in the place of what its version should have."""
     shared = tuple(c for c in wanted if c in SHARED and c in guest.capabilities)
     source = stances(replace(guest.settings, capabilities=wanted), True, require=shared)
@@ -211,7 +213,7 @@ def _features(guest: Party, host: Party, wanted: tuple[str, ...]) -> tuple[Error
     ).errors
 
 
-def _knowing(error: Error, host: Party) -> Error:
+def _knowing(error: Error, host: HostProfile) -> Error:
     """A hint that can be followed: the host's binary may not have the guest's machine type at all."""
     if error.code != "machine-type" or not host.machine_types or error.source in host.machine_types:
         return error
@@ -219,7 +221,7 @@ def _knowing(error: Error, host: Party) -> Error:
     return replace(error, hint=hint, retry="with-version")
 
 
-def as_json(guest: Party, verdicts: Sequence[Answer]) -> Json:
+def as_json(guest: HostProfile, verdicts: Sequence[Answer]) -> Json:
     return {
         "guest": guest.name,
         "machine-type": guest.settings.machine.type,
@@ -231,7 +233,7 @@ def as_json(guest: Party, verdicts: Sequence[Answer]) -> Json:
                 "qemu-version": a.host.settings.version,
                 "verdict": a.verdict,
                 "findings": [e.body() for e in a.findings],
-                "mends": list(a.mends),
+                "mends": list(a.remedies),
                 "notes": list(a.notes),
             }
             for a in verdicts

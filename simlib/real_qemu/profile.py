@@ -396,7 +396,7 @@ def machine_types(answer: Sequence[Json]) -> list[Json]:
     return types
 
 
-def of_itself(monitor: Monitor) -> Json:
+def binary_profile(monitor: Monitor) -> Json:
     """What does not depend on the machine."""
     number = monitor.ask("query-version")
     capabilities = monitor.ask("query-migrate-capabilities")
@@ -415,7 +415,7 @@ def of_itself(monitor: Monitor) -> Json:
 def collected(binary: Binary, command: str) -> Json:
     """A profile of all our configurations, for data/profiles."""
     with binary.running(["-M", "none", *ALWAYS]) as monitor:
-        facts = of_itself(monitor)
+        facts = binary_profile(monitor)
     names = {entry["name"] for entry in facts["machine-types"]}
     machines = [machine(binary, *each, facts["parameters"]) for each in CONFIGURATIONS if each[1] in names]
     return {**facts, "command": command, "machines": machines}
@@ -430,17 +430,17 @@ def of_command_line(
     """
     flags = cpu_flags(binary)
     with binary.running([*arguments, "-S", "-display", "none"]) as monitor:
-        facts = of_itself(original or monitor)
+        facts = binary_profile(original or monitor)
         guest = guest_facts(original or monitor, flags)
         resizable = _resizable(monitor.ask("human-monitor-command", **{"command-line": "info ramblock"}))
         notes = _differences(original, monitor) if original else []
         saved = binary.saved(monitor)
     dump = binary.known(guest["machine-type"])
-    profile = of_saved(facts, guest | {"name": name, "arguments": list(arguments)}, saved, dump, resizable)
+    profile = profile_from_stream(facts, guest | {"name": name, "arguments": list(arguments)}, saved, dump, resizable)
     return {**profile, "command": command, **({"notes": notes} if notes else {})}
 
 
-def of_saved(facts: Json, guest: Json, saved: Saved, dump: Dump, resizable: Collection[str] = ()) -> Json:
+def profile_from_stream(facts: Json, guest: Json, saved: Saved, dump: Dump, resizable: Collection[str] = ()) -> Json:
     """A profile of the machine whose stream `saved` is; an empty `dump` leaves what the stream alone shows."""
     blocks = [
         {"name": block.name, "size": block.size_bytes} | ({"resizable": True} if block.name in resizable else {})

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.faults import Delaying, Freeze, Kill, Order, Stopping, Stranger
 from ..case.registry import USUAL_MANAGER
 from ..case.scenario import Scenario
@@ -30,7 +30,7 @@ from ..record.result import Result
 from ..record.trace import Trace
 from . import beside
 from .guest import BASE, PAGE, count
-from .machine import arguments, inexpressible, migration_settings, whole
+from .machine import arguments, migration_settings, unsupported_reason, whole
 from .monitor import QemuError, Refused, Unavailable
 from .process import Qemu, needed
 from .shapes import Json
@@ -51,7 +51,7 @@ ERRNO = re.compile(
 class _Run:
     """One scenario under way. `binaries`: version -> program."""
 
-    def __init__(self, setup: Setup, binaries: dict[str, str], folder: Path) -> None:
+    def __init__(self, setup: Case, binaries: dict[str, str], folder: Path) -> None:
         self.setup, self.folder, self.scenario = setup, folder, setup.scenario
         self.loop = asyncio.get_running_loop()
         self.zero_s = self.loop.time()
@@ -338,10 +338,10 @@ class _Run:
         return Finished(Status(status), text, reason if status == Status.FAILED else Reason.NONE)
 
 
-async def play(setup: Setup, binaries: dict[str, str]) -> Result:
+async def play(setup: Case, binaries: dict[str, str]) -> Result:
     """v1 between the two QEMUs, or v2 by agents beside them. Raises QemuError, ValueError where they can't play it."""
     beside_them = setup.definition.negotiates
-    why = inexpressible(setup.scenario) or (beside_them and beside.inexpressible(setup.scenario))
+    why = unsupported_reason(setup.scenario) or (beside_them and beside.unsupported_reason(setup.scenario))
     if why:
         raise ValueError(f"{setup.scenario.name} can't run on real QEMU: {why}")
     for version in setup.versions:
@@ -364,7 +364,7 @@ def run(
     """One run of a scenario with two QEMU processes. Raises QemuError, ValueError."""
     if manager != USUAL_MANAGER:
         raise ValueError(f"the manager {manager!r} is simulated only; real QEMUs are watched by a naive one")
-    return asyncio.run(play(Setup(scenario, protocol, version or scenario.versions[0], manager, seed), binaries))
+    return asyncio.run(play(Case(scenario, protocol, version or scenario.versions[0], manager, seed), binaries))
 
 
 def runner() -> Callable[..., Result]:

@@ -19,7 +19,7 @@ from ..handshake.stream import VALIDATED
 from ..handshake.v2 import manifest
 from ..handshake.versions import version_number
 from .again import of_process
-from .profile import Binary, Monitor, cpu_flags, guest_facts, of_itself, of_saved
+from .profile import Binary, Monitor, binary_profile, cpu_flags, guest_facts, profile_from_stream
 from .saved import SavedError, read
 from .shapes import Dump, Json
 
@@ -31,7 +31,7 @@ def save(address: str, path: Path, resume: bool = False) -> Settings:
     """Save the guest whose monitor is at `address`; it stands still afterwards, unless `resume`. What the manifest
     says. Raises ProfileError, OSError; then the guest is as it was and no file is left."""
     with Monitor.at(address) as monitor, tempfile.TemporaryDirectory() as folder:
-        facts = of_itself(monitor)
+        facts = binary_profile(monitor)
         flags, dump = _of_binary(monitor, Path(folder))
         guest = guest_facts(monitor, flags) | {"name": "guest"}
         on = [c["name"] for c in facts["capabilities"] if c["default"]]
@@ -111,7 +111,7 @@ def _manifest(path: Path, facts: Json, guest: Json, dump: Dump, capabilities: tu
         saved = read(path, ROOM_BYTES)
     except SavedError as error:
         raise ProfileError(f"what QEMU saved can't be read: {error}") from None
-    machine = described(of_saved(facts, guest, saved, dump), "", str(path))
+    machine = described(profile_from_stream(facts, guest, saved, dump), "", str(path))
     version = ".".join(facts["version"].split(".")[:2])
     settings = Settings(version, _as_sent(machine), capabilities, transport="file")
     head = manifest.write(settings, ROOM_BYTES)

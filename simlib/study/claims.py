@@ -41,10 +41,10 @@ class Claim:
     name: str
     who: str
     text: str
-    decide: Callable[[Lab], Verdict]
+    decide: Callable[[ExperimentContext], Verdict]
 
 
-class Lab:
+class ExperimentContext:
     """What an experiment may use: a runner, a size, and the rows of all scenarios, which are run once."""
 
     def __init__(self, run: Runner, full: bool = False, seed: int = 1) -> None:
@@ -78,7 +78,7 @@ def bad(rows: Iterable[Row]) -> list[Row]:
 
 def decide(run: Runner, claims: Mapping[str, Claim], full: bool = False) -> Iterator[tuple[Claim, Verdict]]:
     """Every claim in turn."""
-    lab = Lab(run, full)
+    lab = ExperimentContext(run, full)
     for claim in claims.values():
         yield claim, claim.decide(lab)
 

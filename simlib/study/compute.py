@@ -43,8 +43,8 @@ def computed(
             print(f"going on: {before:,} of {design.runs:,} rows are there", file=sys.stderr)
         if before < design.runs:
             bar = tqdm(total=design.runs, initial=before, unit=" runs", delay=0.2, disable=None, leave=False)
-            with bar, _place(cluster, workers, design.runs - before) as place:
-                engine.sweep(run, design, place, log, lambda done: bar.update(done - bar.n))
+            with bar, _place(cluster, workers, design.runs - before) as pool:
+                engine.sweep(run, design, pool, log, lambda done: bar.update(done - bar.n))
         return engine.finish(design, identified, log, out, command)
     except KeyboardInterrupt:
         raise Interrupted(
@@ -54,7 +54,7 @@ def computed(
         log.close()
 
 
-def _place(cluster: str, workers: int, runs: int) -> AbstractContextManager[engine.Place]:
+def _place(cluster: str, workers: int, runs: int) -> AbstractContextManager[engine.Pool]:
     if cluster:
         return engine.cluster(cluster)
     return engine.processes(min(workers or os.cpu_count() or 1, runs))

@@ -9,7 +9,7 @@ import pandas
 
 from ..case.files import find
 from ..record.outcome import BAD
-from .claims import Lab
+from .claims import ExperimentContext
 from .detection import GAVE_UP, Kind, cells, kinds, missed, needed_timeout_s, variants
 from .statistics import (
     Bursts,
@@ -26,7 +26,7 @@ from .statistics import (
 JITTER = 0.1  # of the round trip, as the scale of each way's jitter
 
 
-def grid(lab: Lab, timeouts_s: Sequence[float], rtts_s: Sequence[float], runs: int) -> pandas.DataFrame:
+def grid(lab: ExperimentContext, timeouts_s: Sequence[float], rtts_s: Sequence[float], runs: int) -> pandas.DataFrame:
     """Both sides are new. In what share (c) does not find v2, and (a) fails, loses or doubles a guest."""
     rows = []
     for timeout_s in timeouts_s:
@@ -65,7 +65,7 @@ def by_path(timeouts_s: Iterable[float], paths: Iterable[Kind] = ()) -> pandas.D
     return pandas.DataFrame(rows, columns=["path", "timeout_s", "missed"])
 
 
-def by_runs(lab: Lab, names: Iterable[str], timeouts_s: Iterable[float], runs: int) -> pandas.DataFrame:
+def by_runs(lab: ExperimentContext, names: Iterable[str], timeouts_s: Iterable[float], runs: int) -> pandas.DataFrame:
     """The same, counted in the world, with Wilson's intervals."""
     rows = []
     for kind in kinds():
@@ -115,7 +115,7 @@ def needed() -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=columns).set_index("path")
 
 
-def peers(lab: Lab) -> Iterator[tuple[str, str, bool]]:
+def peers(lab: ExperimentContext) -> Iterator[tuple[str, str, bool]]:
     """Every variant with every peer over the grid of P5-strong: whether it came out right."""
     for cell in cells(lab, variants()):
         yield f"({cell.variant})", cell.peer, not cell.fault

@@ -21,7 +21,7 @@ from ..explore.detection import detects, pairs
 from ..handshake.v2 import manifest
 from ..handshake.v2.inventory import compare
 from ..record.outcome import Row
-from .claims import Lab, Verdict, bad
+from .claims import ExperimentContext, Verdict, bad
 from .statistics import Survival, exponential, inverse, lognormal, pareto, there_and_back
 
 GAVE_UP = "(takes it for v1"
@@ -55,7 +55,7 @@ def variants() -> list[str]:
     return [name for name in PROTOCOLS if PROTOCOLS.get(name).probes]
 
 
-def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
+def cells(lab: ExperimentContext, chosen: Iterable[str]) -> Iterator[Cell]:
     """Variants over timeout, round trip and peer; an old source without and with return path."""
     many = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0) if lab.full else (0.1, 1.0, 10.0)
     rtts_s = (0.002, 0.02, 0.2, 2.0) if lab.full else (0.002, 0.2, 2.0)
@@ -88,7 +88,7 @@ def cells(lab: Lab, chosen: Iterable[str]) -> Iterator[Cell]:
                     yield Cell(variant, peer, timeout_s, rtt_s, mode, result.row)
 
 
-def detects_itself(lab: Lab) -> Verdict:
+def detects_itself(lab: ExperimentContext) -> Verdict:
     """Every way to detect, over the grid: whether one that has a timer is clean everywhere."""
     grid = list(cells(lab, variants()))
     summaries, clean = [], []
@@ -119,7 +119,7 @@ def detects_itself(lab: Lab) -> Verdict:
 
 
 # --- D1 -------------------------------------------------------------------------------------------------------------
-def no_destination_to_ask(lab: Lab) -> Verdict:
+def no_destination_to_ask(lab: ExperimentContext) -> Verdict:
     """Save here, load there: what a manifest refuses before a page is read, against what the live handshake says."""
     names = (
         "pc-i440fx-7.2",
@@ -190,7 +190,7 @@ def needed_timeout_s(kind: Kind, error: float = 1e-6) -> float:
     return inverse(kind.round_trip(), error)
 
 
-def missed(lab: Lab, kind: Kind, timeout_s: float, runs: int) -> int:
+def missed(lab: ExperimentContext, kind: Kind, timeout_s: float, runs: int) -> int:
     """How many of so many runs of the real sides take a new destination for an old one."""
     base = find("detect_new_and_new").vary(
         link=kind.law, detect_timeout_s=timeout_s, guest__ram_mib=1.0, management__observe_s=timeout_s + 0.5
@@ -209,7 +209,7 @@ def _told_s(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-def needs_a_timeout(lab: Lab) -> Verdict:
+def needs_a_timeout(lab: ExperimentContext) -> Verdict:
     """The argument that runs, the pipe that costs, and the timeout for one error in a million by kind of path."""
     argued = pairs()
     same = sum(p.same for p in argued)
@@ -246,13 +246,13 @@ def needs_a_timeout(lab: Lab) -> Verdict:
     return Verdict("holds" if same == len(argued) else "refuted", "", numbers, "simlib explore --out build/ordering")
 
 
-def _decided_s(lab: Lab, scenario: Scenario) -> float:
+def _decided_s(lab: ExperimentContext, scenario: Scenario) -> float:
     steps = lab.run(scenario, protocol="c", version="7.2", seed=lab.seed).trace.steps
     return next((s.time_s for s in steps if s.text.startswith(GAVE_UP)), math.inf)
 
 
 # --- D3 -------------------------------------------------------------------------------------------------------------
-def told_by_the_manager(lab: Lab) -> Verdict:
+def told_by_the_manager(lab: ExperimentContext) -> Verdict:
     """Every setting of both sides: a cell that is set alike migrates, and one that is not ends before guest memory."""
     right: list[Row] = []
     wrong: list[tuple[str, Row]] = []

@@ -29,7 +29,7 @@ from ..handshake.v2.messages import Hello
 from ..handshake.v2.source import Source
 from ..record.compare import Run
 from ..record.outcome import BAD, Row
-from .claims import Lab, Verdict, bad
+from .claims import ExperimentContext, Verdict, bad
 
 VERSIONS = ("5.2", "7.2", "8.2", "10.0", "11.1")
 RTTS_MS = (0.1, 1.0, 10.0, 100.0, 500.0)
@@ -45,7 +45,7 @@ def _ms(seconds: float) -> str:
 
 
 # --- P1 -------------------------------------------------------------------------------------------------------------
-def one_phase(lab: Lab) -> Verdict:
+def one_phase(lab: ExperimentContext) -> Verdict:
     """Round trips to the first guest byte, guest bytes before READY, and what the downtime grows by."""
     trips: set[float | None] = set()
     early, added = 0, []
@@ -91,7 +91,7 @@ def _bytes_before_ready(result: Run) -> int:
 NEEDS = {"switchover-ack": ("return-path",), **features.DEPENDS}  # by QEMU's own rules
 
 
-def nothing_set_there(lab: Lab) -> Verdict:
+def nothing_set_there(lab: ExperimentContext) -> Verdict:
     """Each capability on one side alone, and every scenario of such a mismatch: what v2 migrates, what v1 does."""
     ours: list[tuple[str, Row]] = []
     today: list[Row] = []
@@ -152,7 +152,7 @@ class _UnversionedDestination(Destination):
         super()._hello(conn, replace(hello, qemu_version=""))
 
 
-def no_version_string(lab: Lab) -> Verdict:
+def no_version_string(lab: ExperimentContext) -> Verdict:
     """All pairs of versions and all scenarios of skew, with the peer's version string told and hidden."""
     pairs = [f"{a}>{b}" for a in VERSIONS for b in VERSIONS]
     chosen = [s for s in load_all() if {"P3", "P6", "P7"} & set(s.claims) and s.covers("v2")]
@@ -177,7 +177,7 @@ def no_version_string(lab: Lab) -> Verdict:
     )
 
 
-def newer_source_skips(lab: Lab) -> Verdict:
+def newer_source_skips(lab: ExperimentContext) -> Verdict:
     """A source that wants all it knows, against every older destination: what is skipped is what the other lacks."""
     exact, pairs, skipped = 0, 0, 0
     for n, old in enumerate(VERSIONS):
@@ -230,7 +230,7 @@ def _frozen_offers() -> Iterator[tuple[str, bool]]:
             yield path.stem, answer == expected
 
 
-def newer_destination_understands(lab: Lab) -> Verdict:
+def newer_destination_understands(lab: ExperimentContext) -> Verdict:
     """Frozen offers of old sources, replayed; and older sources to newer destinations in the world."""
     frozen = list(_frozen_offers())
     same = sum(ok for _, ok in frozen)
@@ -252,7 +252,7 @@ def newer_destination_understands(lab: Lab) -> Verdict:
 
 
 # --- P4 -------------------------------------------------------------------------------------------------------------
-def fails_with_a_reason(lab: Lab) -> Verdict:
+def fails_with_a_reason(lab: ExperimentContext) -> Verdict:
     """Every scenario that does not migrate: whether the source is told why, when, and at what cost."""
     ended = ("migrated", "gone")  # a source that is gone can be told nothing
     ours = [r for r in lab.of("v2") if r.outcome not in ended and not r.lied]
@@ -286,7 +286,7 @@ def fails_with_a_reason(lab: Lab) -> Verdict:
     )
 
 
-def early_checks(lab: Lab) -> Verdict:
+def early_checks(lab: ExperimentContext) -> Verdict:
     """The verdict on the two machines before a page moves, against what v1 does with the same two."""
     moves: dict[str, list[bool]] = {"no": [], "maybe": [], "yes": []}
     wrong, late = set(), set()
@@ -334,7 +334,7 @@ def _searched(name: str) -> tuple[str, ...]:
     return tuple(result.violations)
 
 
-def handshake_grows(lab: Lab) -> Verdict:
+def handshake_grows(lab: ExperimentContext) -> Verdict:
     """Generated future peers in every order of events; GREASE; and the rule for unknown things taken out."""
     names = ("v2, a newer source", "v2, a newer destination", "v2, adaptive destination", "v1, adaptive destination")
     broken = {name: _searched(name) for name in names}
@@ -357,7 +357,7 @@ def handshake_grows(lab: Lab) -> Verdict:
     )
 
 
-def channels_are_named(lab: Lab) -> Verdict:
+def channels_are_named(lab: ExperimentContext) -> Verdict:
     """Every order of arrival, with strangers, copies, losses and cuts."""
     prefixes = (
         "v1 7.2",
@@ -391,7 +391,7 @@ def channels_are_named(lab: Lab) -> Verdict:
     )
 
 
-def order_alone(lab: Lab) -> Verdict:
+def order_alone(lab: ExperimentContext) -> Verdict:
     """Whether order after a handshake is enough, or names are needed too: the rules taken out one at a time."""
     plain = {n: _searched(n) for n in ("v2, 1 multifd", "v2, 2 multifd")}
     tls = {n: _searched(n) for n in ("v1 10.0, TLS, 1 multifd", "v1 10.0, TLS, 1 multifd, stranger")}

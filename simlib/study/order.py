@@ -9,7 +9,7 @@ from IPython.display import SVG
 from matplotlib.figure import Figure
 
 from ..case.profiles import DATA
-from ..explore import Found, Model, search
+from ..explore import Model, SearchResult, search
 from ..explore.detection import pairs
 from ..explore.report import Line, search_mutants
 from . import figures
@@ -21,14 +21,14 @@ PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindnes
 
 def models(lines: Mapping[str, Line]) -> pandas.DataFrame:
     """A row a model: its states, and what some order of events breaks."""
-    rows = [(name, line.found.states, ", ".join(line.found.violations) or "nothing") for name, line in lines.items()]
+    rows = [(name, line.result.states, ", ".join(line.result.violations) or "nothing") for name, line in lines.items()]
     return pandas.DataFrame(rows, columns=["model", "states", "breaks"]).set_index("model")
 
 
 def searched(kinds: Mapping[str, Mapping[str, Line]]) -> pandas.DataFrame:
     """A row a model of each kind: its states, and whether some order of events breaks it."""
     rows = [
-        (name, kind, line.found.states, bool(line.found.violations))
+        (name, kind, line.result.states, bool(line.result.violations))
         for kind in kinds
         for name, line in kinds[kind].items()
     ]
@@ -61,7 +61,7 @@ def histories() -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=columns).set_index("strategy")
 
 
-def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str) -> SVG:
+def states_figure(reduced: dict[int, SearchResult], plain: dict[int, SearchResult], title: str) -> SVG:
     """States against channels, plain and reduced, on a logarithmic axis."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -81,6 +81,8 @@ def states_figure(reduced: dict[int, Found], plain: dict[int, Found], title: str
     return figures.svg(figure, title)
 
 
-def over_channels(make: Callable[[int], Model], channels: Iterable[int], plain: bool = False) -> dict[int, Found]:
+def over_channels(
+    make: Callable[[int], Model], channels: Iterable[int], plain: bool = False
+) -> dict[int, SearchResult]:
     """The search of `make(n)` for each number of channels."""
     return {n: search(make(n), plain=plain) for n in channels}

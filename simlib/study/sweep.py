@@ -60,7 +60,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Identity(TypedDict):
+class SessionConfig(TypedDict):
     """What must be equal for rows to belong together."""
 
     simlib: str
@@ -81,7 +81,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Pool:
     """Where chunks are run: an executor, and how many of them it runs at once."""
 
     executor: Executor
@@ -216,14 +216,14 @@ def _unheard_while_starting() -> Iterator[None]:
 
 
 @contextmanager
-def processes(workers: int) -> Iterator[Place]:
+def processes(workers: int) -> Iterator[Pool]:
     """Processes on this machine."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
     try:
         with _unheard_while_starting():
             for _ in range(workers):
                 pool.submit(int)  # which starts one
-        yield Place(pool, workers)
+        yield Pool(pool, workers)
     except BaseException:  # what they still do nobody waits for: a second Ctrl-C ends it at once
         for child in active_children():
             child.kill()
@@ -232,7 +232,7 @@ def processes(workers: int) -> Iterator[Place]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Here(Executor):
+class InlineExecutor(Executor):
     """No workers: each chunk is run where it is handed in."""
 
     def submit(self, call: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Future[T]:
@@ -242,7 +242,7 @@ class Here(Executor):
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Place]:
+def cluster(address: str) -> Iterator[Pool]:
     """An existing Dask cluster. Raises StoreError when nobody answers."""
     try:
         import distributed
@@ -266,7 +266,7 @@ def cluster(address: str) -> Iterator[Place]:
         many = sum(client.ncores().values())
         if not many:
             raise StoreError(f"the Dask cluster at {address} has no workers")
-        yield Place(client.get_executor(pure=False), many)
+        yield Pool(client.get_executor(pure=False), many)
     finally:
         with suppress(OSError):  # it may be gone
             client.close(timeout=CLUSTER_S)
@@ -274,7 +274,7 @@ def cluster(address: str) -> Iterator[Place]:
 
 
 # --- a sweep --------------------------------------------------------------------------------------------------------
-def sweep(run: Runner, design: Design, place: Place, log: Log, progress: ProgressCallback = lambda done: None) -> None:
+def sweep(run: Runner, design: Design, pool: Pool, log: Log, progress: ProgressCallback = lambda done: None) -> None:
     """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
     todo, (base, added) = _chunks(design, log), _by_value(design.base)
     flying: dict[Future[Packed], tuple[int, int]] = {}
@@ -282,12 +282,12 @@ def sweep(run: Runner, design: Design, place: Place, log: Log, progress: Progres
     next(todo)
     try:
         while True:
-            while len(flying) < IN_FLIGHT * place.workers:
+            while len(flying) < IN_FLIGHT * pool.workers:
                 span = todo.send(size.runs)
                 if span is None:
                     break
                 task = Task(base, added, design.seed, design.parameters, tuple(design.batches(*span)))
-                flying[place.executor.submit(compute, run, task)] = span
+                flying[pool.executor.submit(compute, run, task)] = span
             if not flying:
                 return
             _keep(wait(flying, return_when=FIRST_COMPLETED).done, flying, log, size)
@@ -333,7 +333,7 @@ def _chunks(design: Design, log: Log) -> Generator[tuple[int, int] | None, int, 
         yield None
 
 
-def identity(design: Design) -> Identity:
+def identity(design: Design) -> SessionConfig:
     """What must be equal for rows to belong together: the sweep, and the code that runs it."""
     code = blake2b(digest_size=16)
     for path in sorted(HERE.rglob("*.py")):
@@ -354,7 +354,7 @@ def _source(entry: object) -> str:
     return "\n".join(texts)
 
 
-def metadata(design: Design, identified: Identity, command: str) -> dict[str, object]:
+def metadata(design: Design, identified: SessionConfig, command: str) -> dict[str, object]:
     """What travels with the rows."""
     entries: dict[str, object] = {
         "command": command,
@@ -382,7 +382,7 @@ def commit() -> str:
         return ""
 
 
-def complete(design: Design, identified: Identity, out: Path) -> bool:
+def complete(design: Design, identified: SessionConfig, out: Path) -> bool:
     """Whether the result is there already. Raises StoreError if what is there came from elsewhere, or is damaged."""
     if not out.exists():
         return False
@@ -395,7 +395,7 @@ def complete(design: Design, identified: Identity, out: Path) -> bool:
     if whole is False:
         raise damaged
     stored = metadata_of(out)
-    same: Identity = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
+    same: SessionConfig = {**identified, "sweep": {**identified["sweep"], "points": len(design.points)}}
     if stored.get("identity") != digest(identified):
         raise StoreError(f"{out}: is there, made by {_differs(stored, same)}; remove it, or choose another --out")
     if whole is None:  # it is ours, so it had a seal
@@ -403,7 +403,7 @@ def complete(design: Design, identified: Identity, out: Path) -> bool:
     return True
 
 
-def opened(identified: Identity, out: Path) -> Log:
+def opened(identified: SessionConfig, out: Path) -> Log:
     """The log of a sweep, begun or gone on with. Raises StoreError if it was begun by another sweep."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log = Log(log_path(out), identified)
@@ -416,7 +416,7 @@ def opened(identified: Identity, out: Path) -> Log:
     return log
 
 
-def _differs(stored: Mapping[str, object], ours: Identity) -> str:
+def _differs(stored: Mapping[str, object], ours: SessionConfig) -> str:
     theirs = stored.get("sweep")
     for key, value in ours["sweep"].items():
         if not isinstance(theirs, dict) or theirs.get(key) != digestible(value):
@@ -438,7 +438,7 @@ def log_path(out: Path) -> Path:
     return out.with_name(out.name + ".part")
 
 
-def finish(design: Design, identified: Identity, log: Log, out: Path, command: str) -> int:
+def finish(design: Design, identified: SessionConfig, log: Log, out: Path, command: str) -> int:
     """Merge the log into the result, and remove it. Raises StoreError."""
     entries = {**metadata(design, identified, command), "identity": digest(identified)}
     examples = {p: [dict(values).get(p) for values in design.points] for p in design.parameters}

@@ -67,9 +67,9 @@ class Values(TypedDict):
 
 class Explorer:
     """The controls, the chart, and what they stand for. `controls` holds each control by name; `scenario`, `version`
-    and `found` are what was run last, so that a cell below can go on with it."""
+    and `result` are what was run last, so that a cell below can go on with it."""
 
-    found: Run | None
+    result: Run | None
     still: str
 
     def __init__(
@@ -109,9 +109,9 @@ class Explorer:
         return {**live, **picture, "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        if self.found is None:
+        if self.result is None:
             return str(self.message.value)
-        row = self.found.row
+        row = self.result.row
         return f"{row.scenario}: {row.protocol}, {self.version}, seed {row.seed}: {row.outcome}"
 
     def _find(self, situation: str) -> Scenario:
@@ -137,7 +137,7 @@ class Explorer:
             self.scenario = varied(self._find(values["situation"]), moved, values)
             ours, theirs = values["source_version"], values["destination_version"]
             self.version = ours if ours == theirs else f"{ours}>{theirs}"
-            self.found = self.run(
+            self.result = self.run(
                 self.scenario,
                 version=self.version,
                 protocol=values["protocol"],
@@ -145,11 +145,11 @@ class Explorer:
                 seed=values["seed"],
             )
         except ScenarioError as error:
-            self.found, self.still, self.chart.value = None, "", ""
+            self.result, self.still, self.chart.value = None, "", ""
             self.message.value = _sentence(f"This can't be run: {error}.", "#a40e26")
             return
-        row = self.found.row
-        self.still = self.chart.value = sequence_svg(self.found.trace, row.outcome)
+        row = self.result.row
+        self.still = self.chart.value = sequence_svg(self.result.trace, row.outcome)
         when = f", after {1e3 * row.time_to_outcome_s:,.3g} ms" if row.time_to_outcome_s is not None else ""
         text = f"<b>{row.outcome.replace('_', ' ')}</b>{when}: {OUTCOMES[row.outcome]}. {escape(self.scenario.title)}."
         if self.scenario.link.transport.startswith(LOCAL):

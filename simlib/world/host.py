@@ -49,8 +49,8 @@ class Host(host.Host):
         self.alpn: dict[int, bytes] = {}  # offered, and then agreed
         self.alarm: dict[str, Alarm] = {}
         self.taking = False
-        self.depth = 0  # one-way trips that led to the latest input
-        self.first_guest_depth = 0
+        self.causal_hops = 0  # one-way trips that led to the latest input
+        self.first_guest_hops = 0
         self.watches: list[Callable[[], None]] = []  # faults that wait until so many bytes have arrived
 
     @property
@@ -63,9 +63,9 @@ class Host(host.Host):
         return alarm.stop
 
     @property
-    def trips(self) -> int:
+    def hops_of_cause(self) -> int:
         """One-way trips that led to the input being handled."""
-        return self.depth if self.cause is None else self.cause
+        return self.causal_hops if self.cause is None else self.cause
 
     def _set_alarm(self, o: i.SetAlarm) -> None:
         """One entry of the clock's queue a name, however often it is set."""
@@ -104,7 +104,7 @@ class Host(host.Host):
 
     # --- what the net tells -----------------------------------------------------------------------------------------
     def arrived(self, end: End, data: bytes, fill: int) -> None:
-        self.depth = max(self.depth, end.depth)
+        self.causal_hops = max(self.causal_hops, end.causal_hops)
         for watch in tuple(self.watches):
             watch()
         if end.number in self.tls:
@@ -170,7 +170,7 @@ class Host(host.Host):
             self._tls_failed(conn, UNEXPECTED, unread=True)
 
     def _raw(self, end: End, data: bytes) -> None:
-        self.net.send(end, data, 0, self.depth + 1)
+        self.net.send(end, data, 0, self.causal_hops + 1)
 
     def _secured(self, conn: int) -> None:
         del self.tls[conn]
@@ -186,15 +186,15 @@ class Host(host.Host):
     # --- what the endpoint asks -------------------------------------------------------------------------------------
     def _open(self, o: i.Open) -> None:
         assert self.other is not None
-        wanted_depth = self.trips + 2
+        wanted_hops = self.hops_of_cause + 2
 
         def done(end: End, error: str) -> None:
             if error:
                 self.feed(i.Broken(o.conn, error))
                 return
-            self.depth = max(self.depth, wanted_depth)
+            self.causal_hops = max(self.causal_hops, wanted_hops)
             if end.open:
-                self.feed(i.Opened(o.conn), wanted_depth)
+                self.feed(i.Opened(o.conn), wanted_hops)
 
         threaded = o.channel.startswith("multifd")  # each has a thread of its own: their order is chance
         start_s = 2e-5 + self.rng.random() * 1e-4 if threaded else 0.0
@@ -218,8 +218,8 @@ class Host(host.Host):
         if o.fill:
             self.guest_bytes += o.fill
             if self.first_guest_byte_s is None:
-                self.first_guest_byte_s, self.first_guest_depth = self.now_s, self.trips
-        self.net.send(end, o.data, o.fill, self.trips + 1)
+                self.first_guest_byte_s, self.first_guest_hops = self.now_s, self.hops_of_cause
+        self.net.send(end, o.data, o.fill, self.hops_of_cause + 1)
 
     def _pause(self, o: i.Pause) -> None:
         self.ends[o.conn].reading = False

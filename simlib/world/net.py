@@ -84,7 +84,7 @@ class End:
     draining: bool = False
     dead: bool = False  # reset: nothing moves any more
     arrived: int = 0  # messages whose arrival was scheduled, so far
-    depth: int = 0  # one-way trips that led to what arrived last
+    causal_hops: int = 0  # one-way trips that led to what arrived last
     peer: End = field(init=False)  # the other side's
 
     def drained(self) -> None:
@@ -211,11 +211,11 @@ class Net:
         self.on_established()
 
     # --- data -------------------------------------------------------------------------------------------------------
-    def send(self, end: End, data: bytes, fill: int, depth: int = 0) -> None:
+    def send(self, end: End, data: bytes, fill: int, causal_hops: int = 0) -> None:
         if end.dead or not end.open:
             return
         self.packet(end.connection, end.from_source, "data", data, fill)
-        end.queue.append((data, fill, len(data) + fill, depth))
+        end.queue.append((data, fill, len(data) + fill, causal_hops))
         end.draining = True
         self._pump(end)
 
@@ -223,7 +223,7 @@ class Net:
         """Move what the window lets through."""
         shaper, path, peer = self.shapers[end.from_source], self.paths[end.from_source], end.peer
         while end.queue and not end.dead:
-            data, fill, whole, depth = end.queue[0]
+            data, fill, whole, causal_hops = end.queue[0]
             outstanding = end.in_flight + peer.unread
             flowing = peer.reading and end.connection.accepted
             if not shaper.idle and (shaper.has_begun(STALL) or shaper.has_begun(PACKET_LOSS)):
@@ -239,12 +239,12 @@ class Net:
                 return
             if size == left:
                 end.queue.popleft()
-                self._transmit(end, data, fill, depth)
+                self._transmit(end, data, fill, causal_hops)
             else:
                 part = data[:size]
                 part_fill = size - len(part)
-                end.queue[0] = data[size:], fill - part_fill, whole, depth
-                self._transmit(end, part, part_fill, depth)
+                end.queue[0] = data[size:], fill - part_fill, whole, causal_hops
+                self._transmit(end, part, part_fill, causal_hops)
             if not shaper.idle and shaper.has_begun(CUT):
                 shaper.after[CUT] = NEVER
                 self.env.call(path.delay(self.rng) / 2, self.on_cut)  # somewhere on the way
@@ -259,7 +259,7 @@ class Net:
             self.packet(end.connection, end.from_source, "fin", b"", 0)
             self._leave(end, 0, path.delay(self.rng), self._fin_arrives, end.peer)
 
-    def _transmit(self, end: End, data: bytes, fill: int, depth: int) -> None:
+    def _transmit(self, end: End, data: bytes, fill: int, causal_hops: int) -> None:
         shaper, path = self.shapers[end.from_source], self.paths[end.from_source]
         size = len(data) + fill
         swallowed = not shaper.idle and shaper.has_begun(BLACKHOLE)
@@ -272,7 +272,7 @@ class Net:
         if lost:
             self.env.call(shaper.lost_timeout_s, lambda: self._break(end, TIMED_OUT))
         else:
-            self._leave(end, size, delay_s, self._arrive, end, data, fill, depth, swallowed)
+            self._leave(end, size, delay_s, self._arrive, end, data, fill, causal_hops, swallowed)
 
     def _leave(self, end: End, size: int, delay_s: float, land: Callable[..., None], *arguments: object) -> None:
         """`land(*arguments)` on the other host, `delay_s` after its last byte has left this one."""
@@ -308,14 +308,14 @@ class Net:
         end.flight.append((began_s, land, arguments))
         self.env.call(end.last_arrival - self.env._now, end.land)
 
-    def _arrive(self, end: End, data: bytes, fill: int, depth: int, swallowed: bool) -> None:
+    def _arrive(self, end: End, data: bytes, fill: int, causal_hops: int, swallowed: bool) -> None:
         peer, size = end.peer, len(data) + fill
         end.in_flight -= size
         if not swallowed and not peer.dead:
             if not peer.open:
                 self._reset_by(peer)
                 return
-            peer.depth = max(peer.depth, depth)
+            peer.causal_hops = max(peer.causal_hops, causal_hops)
             shaper = self.shapers[end.from_source]
             stalled = not shaper.idle and shaper.after[STALL] <= shaper.passed - end.in_flight
             if peer.reading and end.connection.accepted and not peer.unread_pieces and not stalled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from ..case.endpoints import Setup
+from ..case.endpoints import Case
 from ..case.guest import MIB
 from ..case.registry import DELAYS
 from ..case.scenario import Link, Scenario
@@ -24,7 +24,7 @@ class World:
     """Everything of one run, so that faults, files and managers can reach it."""
 
     def __init__(self, scenario: Scenario, protocol: str, version: str, manager: str, seed: int) -> None:
-        self.setup = Setup(scenario, protocol, version, manager, seed)
+        self.setup = Case(scenario, protocol, version, manager, seed)
         self.scenario = scenario
         self.env = Clock()
         self.rng = random.Random(f"{seed} {scenario.name}")
@@ -91,8 +91,8 @@ class World:
 
     def row(self) -> Row:
         source = self.source
-        trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_depth - 2) / 2)
-        return row(self.setup, source, self.destination, self.management.refused, trips)
+        round_trips = None if source.first_guest_byte_s is None else max(0.0, (source.first_guest_hops - 2) / 2)
+        return row(self.setup, source, self.destination, self.management.refused, round_trips)
 
 
 def _path(link: Link) -> Path:

@@ -11,7 +11,7 @@ from simlib.case.scenario import Scenario, Side
 from simlib.handshake import interface as i
 from simlib.handshake.v1.destination import Destination as V1Destination
 from simlib.handshake.v1.source import Source as V1Source
-from simlib.handshake.v2.config import Identity
+from simlib.handshake.v2.config import SessionConfig
 from simlib.handshake.v2.destination import Destination as V2Destination
 from simlib.handshake.v2.frames import Limits
 from simlib.handshake.v2.source import Source as V2Source
@@ -36,7 +36,7 @@ def pair(protocol: str, channels: int, machine: Any = None) -> Callable[[], tupl
     if protocol == "v1":
         return lambda: (V1Source(ours), V1Destination(theirs))
     limits = Limits(channels=max(channels, 64))
-    here, there = Identity(bytes(32), limits=limits), Identity(bytes(range(32)), limits=limits)
+    here, there = SessionConfig(bytes(32), limits=limits), SessionConfig(bytes(range(32)), limits=limits)
     return lambda: (V2Source(ours, here), V2Destination(theirs, there))
 
 

@@ -16,7 +16,7 @@ import trustme
 from simlib.handshake import stream
 from simlib.handshake.loader import Loader, Position
 from simlib.handshake.v2 import body, features, frames, inventory, messages, wire
-from simlib.handshake.v2.config import Identity
+from simlib.handshake.v2.config import SessionConfig
 
 from .bare import pair, pump, scenario
 from .handshake import devices
@@ -89,7 +89,7 @@ OFFER = messages.Offer.TYPE
 def offered(count: int) -> tuple[bytes, Any]:
     """An OFFER of so many devices as bytes, and its sender's settings."""
     settings = replace(scenario(0).settings(True, "10.0"), machine=devices(count))
-    offer = messages.offer(settings, Identity(), features.stances(settings, True, (), ()))
+    offer = messages.offer(settings, SessionConfig(), features.stances(settings, True, (), ()))
     return body.dump(wire.to_body(offer)), settings
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simlib.explore import Found, Search, search
+from simlib.explore import Search, SearchResult, search
 from simlib.explore.models import side, v1, v2
 from simlib.explore.system import System
 from simlib.handshake.endpoint import State
@@ -70,7 +70,7 @@ def deep_copies() -> Iterator[None]:
         State.fork = fork  # type: ignore[method-assign]
 
 
-def copying(model: Any, limit: int = 5_000_000) -> Found:
+def copying(model: Any, limit: int = 5_000_000) -> SearchResult:
     looking = Search(model, plain=True)
     looking.system = Copying(model)
     with deep_copies():
@@ -226,7 +226,7 @@ class AcceptSearch(Search):
         pass
 
 
-def accepts() -> Found:
+def accepts() -> SearchResult:
     looking = AcceptSearch(v2("v2", 0), plain=True)
     looking.system = AcceptSystem()  # type: ignore[assignment]
     return looking.run()

@@ -99,7 +99,7 @@ def joblib(scenario: Scenario, runs: int) -> None:
     assert len(rows) == runs
 
 
-def swept(run: Any, folder: Path, runs: int, place: engine.Place) -> None:
+def swept(run: Any, folder: Path, runs: int, place: engine.Pool) -> None:
     """All that `simlib sweep` does between its start and its end."""
     plan = design(folder, runs)
     identified = engine.identity(plan)
@@ -222,7 +222,7 @@ def a_millisecond(scenario: Scenario, **named: Any) -> Result:
 def peak_mib(rows: int) -> float:
     """Of a process that sweeps so many rows in itself, so that all of a sweep's memory is its own."""
     with tempfile.TemporaryDirectory() as folder:
-        swept(nothing, Path(folder), rows, engine.Place(engine.Here(), 1))
+        swept(nothing, Path(folder), rows, engine.Pool(engine.Here(), 1))
     # not getrusage's: that one begins with what the process that started us had
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.files import find
 from simlib.explore import PROPERTIES, Faults, Model, Property, System, search
 from simlib.explore.state import SOURCE, State
@@ -13,7 +13,7 @@ NOTHING = Faults()
 
 
 def model(faults: Faults = NOTHING, rival: bool = False) -> Model:
-    return Model(Setup(find("matched"), "v2", "10.0"), faults, rival=rival, compatible=not rival)
+    return Model(Case(find("matched"), "v2", "10.0"), faults, rival=rival, compatible=not rival)
 
 
 def never_active(system: System, state: State, final: bool) -> str:

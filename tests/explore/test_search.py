@@ -18,7 +18,7 @@ from simlib import world
 from simlib.case.files import dumps, load
 from simlib.explore import Faults, Model, Search, search
 from simlib.explore.detection import detects, pairs
-from simlib.explore.models import Case, cases, v1_cases, v1_mismatches, v2, variant_cases
+from simlib.explore.models import SearchCase, cases, v1_cases, v1_mismatches, v2, variant_cases
 from simlib.explore.mutants import Mutant, mutants
 from simlib.explore.report import Line, models_table, mutants_table, page, search_cases, search_mutants
 from simlib.explore.story import as_scenario, replay, to_the_end
@@ -35,12 +35,12 @@ PAGE = ORDERING.read_text(encoding="utf-8").splitlines()
 STATES = {name[2:]: states for name, states in (row.split(" | ")[:2] for row in PAGE if row.count(" | ") == 3)}
 
 
-def large(case: Case) -> bool:
+def large(case: SearchCase) -> bool:
     return int(STATES.get(case.name, "0").replace(",", "")) > 10_000
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * large(c)) for c in CASES], ids=named)
-def test_a_model_breaks_what_it_is_said_to_break_and_nothing_else(case: Case) -> None:
+def test_a_model_breaks_what_it_is_said_to_break_and_nothing_else(case: SearchCase) -> None:
     result = search(case.model)
     assert result.complete
     assert set(result.violations) == set(case.breaks)
@@ -74,7 +74,7 @@ QUICK = ("v1 7.2", "v1 10.0", "(a)", "(d)", "v2, 0", "v2, inline", "v2, postcopy
     ],
     ids=named,
 )
-def test_the_reductions_change_no_verdict_and_no_ending(case: Case) -> None:
+def test_the_reductions_change_no_verdict_and_no_ending(case: SearchCase) -> None:
     plain, reduced = search(case.model, plain=True), search(case.model)
     assert plain.complete and reduced.complete and reduced.states <= 2 * plain.states
     assert set(plain.violations) == set(reduced.violations) and set(plain.endings) == set(reduced.endings)
@@ -97,7 +97,7 @@ def test_a_faulty_v2_link_is_the_same_plain_and_reduced() -> None:
 
 # --- stories --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("case", [*v1_cases(), *v1_mismatches(), *variant_cases()], ids=named)
-def test_each_counterexample_ends_the_same_way_in_the_simulated_world(case: Case, tmp_path: Path) -> None:
+def test_each_counterexample_ends_the_same_way_in_the_simulated_world(case: SearchCase, tmp_path: Path) -> None:
     for violation in search(case.model).violations.values():
         path = to_the_end(case.model, violation.path)
         expected = replay(case.model, path)[1]
@@ -126,7 +126,7 @@ def test_a_livelock_is_a_cycle_and_is_found() -> None:
     explorer.run()
     explorer.targets[explorer.first[5]] = 1
     explorer._check_cycles()
-    assert "L2 no livelock" in explorer.found.violations
+    assert "L2 no livelock" in explorer.result.violations
 
 
 def test_nobody_can_tell_a_pipe_from_a_slow_path_and_two_strategies_need_not() -> None:

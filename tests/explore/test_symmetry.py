@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.explore import Faults, Model, search
 from simlib.explore.models import scenario, side, v2
 from simlib.explore.models import v1 as v1_model
@@ -24,7 +24,7 @@ from simlib.handshake.v2.messages import ChannelOpen, Go
 
 MODELS = {
     "v2": v2("v2", 1),
-    "v2, postcopy": Model(Setup(scenario("p", side(0, "postcopy-ram")), "v2", "10.0"), Faults(orders=("postcopy",))),
+    "v2, postcopy": Model(Case(scenario("p", side(0, "postcopy-ram")), "v2", "10.0"), Faults(orders=("postcopy",))),
     "v1 7.2": v1_model("v1", "7.2", side(1)),
     "v1 11.1": v1_model("v1", "11.1", side(1, "return-path")),
 }
@@ -117,7 +117,7 @@ def reachable(system: System) -> list[State]:
         for number in state.ends:
             first.setdefault(number, state)
         actions = list(system.actions(state))
-        alone = next(([a] for a in actions if system.silent(state, a)), actions)
+        alone = next(([a] for a in actions if system.is_local_step(state, a)), actions)
         waiting.extend(system.step(state, action) for action in alone)
     return list(dict.fromkeys(first.values()))
 
@@ -146,7 +146,7 @@ def test_a_field_that_is_declared_to_be_no_state_changes_no_output(name: str) ->
     for state in reachable(system):
         for at in (SOURCE, DESTINATION):
             for action in system.actions(state):
-                if system.acts(state, action) == at:
+                if system.acting_side(state, action) == at:
                     before = system.endpoint(state, at)
                     for other in without_state(before):
                         assert outputs(system, state, at, other, action) == outputs(system, state, at, before, action)

@@ -74,7 +74,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        atheris.Setup([sys.argv[0], *sys.argv[3:]], TARGETS[sys.argv[2]])
+        atheris.Case([sys.argv[0], *sys.argv[3:]], TARGETS[sys.argv[2]])
         atheris.Fuzz()
     try:
         sys.exit(main())

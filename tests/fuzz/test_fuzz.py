@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.registry import INTRUDERS
 from simlib.case.scenario import Scenario, Side
 from simlib.handshake import interface as i
 from simlib.handshake.buffer import Buffer
 from simlib.handshake.errors import PeerError
-from simlib.handshake.loader import Lane, Loader, StreamError
+from simlib.handshake.loader import Loader, MultifdReader, StreamError
 from simlib.handshake.v2 import body, frames, manifest, messages, wire
 from simlib.handshake.v2.frames import Frame, Limits, Reader
 
@@ -66,7 +66,7 @@ class Between:
     """Two honest sides, one of them the `target`: what the link tells it waits in `arriving` for the program."""
 
     def __init__(self, protocol: str, target: bool, accept: str = "v2") -> None:
-        setup = Setup(SCENARIO.vary(destination__accept=accept), protocol, "10.0")
+        setup = Case(SCENARIO.vary(destination__accept=accept), protocol, "10.0")
         self.ends: dict[bool, Any] = {SOURCE: setup.source(), DESTINATION: setup.destination()}
         self.guests = {side: setup.guest(side) for side in (SOURCE, DESTINATION)}
         self.target = target
@@ -356,7 +356,7 @@ def fuzz_stream(data: bytes) -> None:
 def fuzz_lane(data: bytes) -> None:
     compression, data = (("none", "zlib", "zstd")[data[0] % 3], data[1:]) if data else ("none", b"")
     with suppress(StreamError):
-        Lane(Buffer().add(data)).read(compression, 0, 1 << 30)
+        MultifdReader(Buffer().add(data)).read(compression, 0, 1 << 30)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -14,7 +14,7 @@ from simlib.handshake import interface as i
 from simlib.handshake.errors import Code, Error
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection
 from simlib.handshake.v2 import frames, manifest, messages
-from simlib.handshake.v2.config import Identity
+from simlib.handshake.v2.config import SessionConfig
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.source import Source
 
@@ -31,12 +31,12 @@ class Pair:
         self,
         ours: Settings = TCP,
         theirs: Settings = TCP,
-        here: Identity | None = None,
-        there: Identity | None = None,
+        here: SessionConfig | None = None,
+        there: SessionConfig | None = None,
         edit: Edit = lambda s, c, d: d,
     ) -> None:
-        self.source = Source(ours, here or Identity(entropy=b"s" * 32))
-        self.destination = Destination(theirs, there or Identity(entropy=b"d" * 32))
+        self.source = Source(ours, here or SessionConfig(entropy=b"s" * 32))
+        self.destination = Destination(theirs, there or SessionConfig(entropy=b"d" * 32))
         self.edit = edit
         self.answers: dict[type, i.Input] = {
             i.StopGuest: i.GuestStopped(),
@@ -104,7 +104,7 @@ def two_devices() -> Settings:
     return machine(devices=(*BASE.devices, replace(RNG, instance=1)))
 
 
-NO_GREASE = Identity(entropy=b"d" * 32, grease=False)
+NO_GREASE = SessionConfig(entropy=b"d" * 32, grease=False)
 PREFACE = frames.preface(frames.RESPONDER, bytes(16))
 
 
@@ -132,41 +132,43 @@ CASES: dict[str, Callable[[], Pair]] = {
     "unknown-key": lambda: Pair(edit=answer(PREFACE, told(messages.Hello.TYPE, '{"new-thing":1}'))),
     "unknown-value": lambda: Pair(edit=answer(PREFACE, HELLO)),
     "transport-one-way": lambda: Pair(replace(TCP, transport="file")),
-    "feature-required": lambda: Pair(MF, here=Identity(require=("multifd",)), there=Identity(forbid=("multifd",))),
+    "feature-required": lambda: Pair(
+        MF, here=SessionConfig(require=("multifd",)), there=SessionConfig(forbid=("multifd",))
+    ),
     "feature-dependency": lambda: Pair(
         replace(TCP, capabilities=("postcopy-ram", "postcopy-preempt")),
-        here=Identity(require=("postcopy-preempt",)),
-        there=Identity(forbid=("postcopy-ram",)),
+        here=SessionConfig(require=("postcopy-preempt",)),
+        there=SessionConfig(forbid=("postcopy-ram",)),
     ),
-    "feature-conflict": lambda: Pair(here=Identity(require=("multifd", "xbzrle"))),
+    "feature-conflict": lambda: Pair(here=SessionConfig(require=("multifd", "xbzrle"))),
     "parameter": lambda: Pair(
         replace(MF, parameters=(("multifd-compression", "qatzip"),)),
         replace(TCP, version="7.2"),
-        here=Identity(require=("multifd",)),
+        here=SessionConfig(require=("multifd",)),
     ),
-    "maybe-refused": lambda: Pair(theirs=two_devices(), here=Identity(on_maybe="reject")),
+    "maybe-refused": lambda: Pair(theirs=two_devices(), here=SessionConfig(on_maybe="reject")),
     "agreement-mismatch": lambda: Pair(edit=in_accept(lambda a: a["agreement"].update(channels=["main", "other"]))),
     "machine-type": lambda: Pair(theirs=machine(type="pc-q35-7.2")),
     "arch": lambda: Pair(theirs=machine(arch="aarch64")),
     "page-bits": lambda: Pair(theirs=machine(page_bits=16)),
     "vcpus": lambda: Pair(machine(vcpus=4)),
     "cpu-feature": lambda: Pair(machine(cpu_features=("avx2", "sse2"))),
-    "cpu-model": lambda: Pair(machine(cpu="Nehalem"), here=Identity(on_maybe="reject")),
+    "cpu-model": lambda: Pair(machine(cpu="Nehalem"), here=SessionConfig(on_maybe="reject")),
     "ram-block": lambda: Pair(machine(ram_blocks=(*BASE.ram_blocks, RamBlock("vga.vram", 1 << 24)))),
     "ram-size": lambda: Pair(machine(ram_blocks=(RamBlock("pc.ram", 1 << 28),))),
     "device-unknown": lambda: Pair(theirs=machine(devices=(Device("timer"),))),
     "device-extra": lambda: Pair(
-        theirs=machine(devices=(*BASE.devices, Device("new"))), here=Identity(on_maybe="reject")
+        theirs=machine(devices=(*BASE.devices, Device("new"))), here=SessionConfig(on_maybe="reject")
     ),
     "device-instance": lambda: Pair(two_devices()),
     "device-version": lambda: Pair(device(version=9)),
     "device-nested-version": lambda: Pair(device(nested=(("core", 3, 1),)), device(nested=(("core", 2, 1),))),
     "device-subsection": lambda: Pair(device(subsections=(Subsection("virtio-rng/new", 1, "always"),))),
-    "device-schema": lambda: Pair(device(schema="b"), here=Identity(on_maybe="reject")),
+    "device-schema": lambda: Pair(device(schema="b"), here=SessionConfig(on_maybe="reject")),
     "device-features": lambda: Pair(device(features=("packed",)), device(features=("event_idx",))),
     "device-unmigratable": lambda: Pair(device(migratable=False)),
-    "memory": lambda: Pair(there=Identity(memory_limit_bytes=1 << 20)),
-    "wrong-session": lambda: Pair(here=Identity(session="vm-1"), there=Identity(session="vm-2")),
+    "memory": lambda: Pair(there=SessionConfig(memory_limit_bytes=1 << 20)),
+    "wrong-session": lambda: Pair(here=SessionConfig(session="vm-1"), there=SessionConfig(session="vm-2")),
     "connect": lambda: losing(i.Opened, lambda p: p.source.handle(i.Broken(0, "Connection refused"))),
     "peer-closed": lambda: losing(i.Received, lambda p: p.source.handle(i.Ended(0))),
     "cancelled": lambda: losing(i.Received, lambda p: p.source.handle(i.Cancel())),
@@ -238,7 +240,7 @@ def test_a_failure_to_load_reaches_the_source_with_its_sentence() -> None:
 
 def test_a_second_source_is_told_that_the_destination_is_busy() -> None:
     pair = Pair()
-    second = Source(TCP, Identity(entropy=b"t" * 32))
+    second = Source(TCP, SessionConfig(entropy=b"t" * 32))
     second.handle(i.Start())
     said = b"".join(o.data for o in second.handle(i.Opened(0)) if isinstance(o, i.Send))
     heard = b""

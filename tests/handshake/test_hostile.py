@@ -18,7 +18,7 @@ from simlib.handshake.machine import Machine, Settings
 from simlib.handshake.v1.destination import Destination as V1Destination
 from simlib.handshake.v1.source import Source as V1Source
 from simlib.handshake.v2 import body, frames, messages, states
-from simlib.handshake.v2.config import Identity
+from simlib.handshake.v2.config import SessionConfig
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.source import Source
 from simlib.world.run import play
@@ -27,9 +27,9 @@ from simlib.world.world import World
 TCP = Settings(machine=Machine())
 MULTIFD = Settings(machine=Machine(), capabilities=("multifd", "return-path"))
 ENDPOINTS: dict[str, Any] = {
-    "v2 source": lambda: Source(TCP, Identity()),
-    "v2 destination": lambda: Destination(TCP, Identity()),
-    "adaptive destination": lambda: Adaptive(TCP, Identity()),
+    "v2 source": lambda: Source(TCP, SessionConfig()),
+    "v2 destination": lambda: Destination(TCP, SessionConfig()),
+    "adaptive destination": lambda: Adaptive(TCP, SessionConfig()),
     "v1 source": lambda: V1Source(MULTIFD),
     "v1 destination, 7.2": lambda: V1Destination(Settings("7.2", Machine(), ("multifd",))),
     "v1 destination, 10.0": lambda: V1Destination(MULTIFD),
@@ -94,13 +94,13 @@ def test_a_good_conversation_with_one_byte_wrong_never_raises(
 
 def test_bytes_cut_anywhere_mean_the_same() -> None:
     data = b"".join(d for s, d in GOOD["v2"] if s)
-    whole = [o for o in outputs(Destination(TCP, Identity()), data, len(data)) if not isinstance(o, i.Received)]
+    whole = [o for o in outputs(Destination(TCP, SessionConfig()), data, len(data)) if not isinstance(o, i.Received)]
     for cut in (1, 2, 3, 31, 32, 33, 1000):
-        assert outputs(Destination(TCP, Identity()), data, cut) == whole
+        assert outputs(Destination(TCP, SessionConfig()), data, cut) == whole
 
 
 def test_a_peer_that_never_completes_anything_is_not_stored_without_end() -> None:
-    limit = Identity().limits.frame_bytes
+    limit = SessionConfig().limits.frame_bytes
     for name in ("v2 source", "v2 destination"):
         endpoint = ENDPOINTS[name]()
         magic = frames.RESPONDER if name == "v2 source" else frames.INITIATOR
@@ -110,7 +110,7 @@ def test_a_peer_that_never_completes_anything_is_not_stored_without_end() -> Non
         for _ in range(200):
             endpoint.handle(i.Received(0, b"\0\0\xff\xff\x01\x01" + bytes(limit // 4)))
         buffered = sum(len(link.reader.buffer) + len(link.heard) for link in endpoint.links.values())
-        assert buffered + len(getattr(endpoint, "heard", b"")) <= 2 * Identity().limits.handshake_bytes
+        assert buffered + len(getattr(endpoint, "heard", b"")) <= 2 * SessionConfig().limits.handshake_bytes
         assert endpoint.finished if name == "v2 source" else endpoint.links[0].kind == "leaving"
 
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from simlib.handshake.v2.features import ALLOW, COMPRESSIONS, DEPENDS, FORBID, NEEDS, PREFER, REQUIRE, Stance, resolve
+from simlib.handshake.v2.features import ALLOW, DEPENDS, FORBID, NEEDS, PREFER, REQUIRE, FeatureOffer, resolve
+from simlib.handshake.versions import behaviour
 
 RANGES = st.tuples(st.integers(1, 8), st.integers(1, 8)).map(lambda ends: (min(ends), max(ends)))
-CHOICES = st.lists(st.sampled_from([name for name, _ in COMPRESSIONS]), min_size=1, unique=True).map(tuple)
+CHOICES = st.lists(st.sampled_from(behaviour("11.1").compressions), min_size=1, unique=True).map(tuple)
 PARAMETERS = st.fixed_dictionaries({}, optional={"channels": RANGES, "compression": CHOICES})
 NAMES = ("multifd", "postcopy-ram", "postcopy-preempt", "xbzrle", "zero-copy-send", "mapped-ram", "x-colo")  # they meet
 STANCE = st.builds(
-    lambda name, need, parameters: Stance(name, need, tuple(sorted(parameters.items()))),
+    lambda name, need, parameters: FeatureOffer(name, need, tuple(sorted(parameters.items()))),
     st.sampled_from(NAMES),
     st.sampled_from((ALLOW, PREFER, *NEEDS)),
     PARAMETERS,
@@ -23,7 +24,7 @@ SIDE = st.lists(STANCE, min_size=2, max_size=5, unique_by=lambda s: s.feature).m
 MILDER = {REQUIRE: PREFER, PREFER: ALLOW, FORBID: ALLOW, ALLOW: ALLOW}
 
 
-def wider(stance: Stance) -> Stance:
+def wider(stance: FeatureOffer) -> FeatureOffer:
     """The same stance, content with all that it was content with, and more."""
     return replace(
         stance,
@@ -37,7 +38,7 @@ def wider(stance: Stance) -> Stance:
 @settings(max_examples=400)
 @given(SIDE, SIDE, st.data())
 def test_asking_for_less_or_allowing_more_never_turns_an_agreement_into_a_refusal(
-    source: tuple[Stance, ...], destination: tuple[Stance, ...], data: st.DataObject
+    source: tuple[FeatureOffer, ...], destination: tuple[FeatureOffer, ...], data: st.DataObject
 ) -> None:
     assume(source and not resolve(source, destination).errors)
     which = data.draw(st.integers(0, len(source) - 1))
@@ -50,7 +51,7 @@ def test_asking_for_less_or_allowing_more_never_turns_an_agreement_into_a_refusa
 
 @given(SIDE, SIDE)
 def test_what_is_required_is_on_or_it_is_an_error_and_what_is_forbidden_is_off(
-    source: tuple[Stance, ...], destination: tuple[Stance, ...]
+    source: tuple[FeatureOffer, ...], destination: tuple[FeatureOffer, ...]
 ) -> None:
     agreed = resolve(source, destination)
     needs = {s.feature: {s.need} for s in source}

@@ -9,7 +9,7 @@ import pytest
 
 from simlib.handshake import interface as i
 from simlib.handshake.machine import Machine, Settings
-from simlib.handshake.v2.config import Identity
+from simlib.handshake.v2.config import SessionConfig
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.source import Source
 
@@ -26,8 +26,8 @@ class Pair:
 
     def __init__(self, postcopy: bool) -> None:
         self.sides: list[Any] = [
-            Source(SETTINGS, Identity(relays=True)),
-            Destination(SETTINGS, Identity(bytes(range(32)), relays=True)),
+            Source(SETTINGS, SessionConfig(relays=True)),
+            Destination(SETTINGS, SessionConfig(bytes(range(32)), relays=True)),
         ]
         self.wires: list[list[tuple[int, bytes]]] = [[], []]  # on the way from each
         self.reports = [list(reports) for reports in TOLD[postcopy]]

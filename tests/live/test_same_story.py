@@ -51,7 +51,7 @@ def live_jobs() -> list[Job]:
     return [
         j
         for j in jobs(load_all())
-        if j.manager == "naive" and j.scenario.name not in LEFT_OUT and not live.inexpressible(j.scenario)
+        if j.manager == "naive" and j.scenario.name not in LEFT_OUT and not live.unsupported_reason(j.scenario)
     ]
 
 

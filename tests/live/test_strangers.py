@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.registry import INTRUDERS
 from simlib.case.scenario import Scenario, Side
 from simlib.handshake.interface import Start
@@ -68,7 +68,7 @@ def crowd(address: Address, count: int) -> None:
 
 
 async def handshake(strangers: int, measured: bool = False) -> Seen:
-    setup = Setup(SCENARIO, "v2", "10.0")
+    setup = Case(SCENARIO, "v2", "10.0")
     trace = Trace()
     there = Host("destination", setup.destination(), trace, setup.guest(False))
     await there.listen(Address("tcp", "127.0.0.1:0"), backlog=4096)

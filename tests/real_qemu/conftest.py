@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.scenario import Scenario, Side
 from simlib.handshake.interface import Finished, Start
 from simlib.live.address import Address
@@ -20,7 +20,7 @@ from simlib.live.host import Names
 from simlib.live.proxy import Proxy
 from simlib.real_qemu import guest
 from simlib.real_qemu.machine import arguments, whole
-from simlib.real_qemu.migrate import Wish, destination_agent, listen, settings, source_agent, until_finished
+from simlib.real_qemu.migrate import MigrationRequest, destination_agent, listen, settings, source_agent, until_finished
 from simlib.real_qemu.process import Qemu, binaries
 from simlib.record.trace import Trace
 
@@ -48,11 +48,13 @@ class Pair:
         self.there: Any
         self.proxy: Proxy | None = None
 
-    async def start(self, wish: Wish, capabilities: tuple[str, ...] = ()) -> None:
+    async def start(self, wish: MigrationRequest, capabilities: tuple[str, ...] = ()) -> None:
         """The destination with its agent, and the guest."""
         self.destination = await self._qemu(self.scenario, False, "destination")
         self.source = await self.guest(self.scenario)
-        there = await settings(self.destination, self.scenario.destination.machine, Wish(capabilities=capabilities))
+        there = await settings(
+            self.destination, self.scenario.destination.machine, MigrationRequest(capabilities=capabilities)
+        )
         self.there = destination_agent(
             there, wish, secrets.token_bytes(32), self.trace, self.destination, self.folder, names=self.names
         )
@@ -60,7 +62,7 @@ class Pair:
         self.at = await listen(self.there, Address("tcp", "127.0.0.1:0"))
 
     async def _qemu(self, scenario: Scenario, at_source: bool, name: str) -> Qemu:
-        setup = Setup(scenario, "v1", ">".join(self.versions))
+        setup = Case(scenario, "v1", ">".join(self.versions))
         place = self.folder / name
         place.mkdir()
         options = arguments(setup, at_source, place)
@@ -81,7 +83,9 @@ class Pair:
         self.stack.callback(self.proxy.close)
         self.at = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
 
-    async def agent(self, qemu: Qemu | None = None, wish: Wish = Wish(), machine: str = "") -> Any:
+    async def agent(
+        self, qemu: Qemu | None = None, wish: MigrationRequest = MigrationRequest(), machine: str = ""
+    ) -> Any:
         """The source's agent, started."""
         qemu = qemu or self.source
         ours = await settings(qemu, machine or self.scenario.source.machine, wish)
@@ -92,7 +96,9 @@ class Pair:
         agent.feed(Start())
         return agent
 
-    async def migrate(self, qemu: Qemu | None = None, wish: Wish = Wish(), machine: str = "") -> Finished:
+    async def migrate(
+        self, qemu: Qemu | None = None, wish: MigrationRequest = MigrationRequest(), machine: str = ""
+    ) -> Finished:
         end = await asyncio.wait_for(until_finished(await self.agent(qemu, wish, machine)), 60)
         assert end is not None
         return end
@@ -124,7 +130,7 @@ async def pair(
     versions: tuple[str, str] = ("10.0", "10.0"),
     source: Side = Side(),
     destination: Side = Side(),
-    wish: Wish = Wish(),
+    wish: MigrationRequest = MigrationRequest(),
     capabilities: tuple[str, ...] = (),
 ) -> AsyncIterator[Pair]:
     needs(*versions)

@@ -15,7 +15,7 @@ import pytest
 
 from simlib import world
 from simlib.case.checks import pair
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.files import find, load_all
 from simlib.case.profiles import DATA
 from simlib.case.scenario import Scenario
@@ -106,7 +106,7 @@ def test_a_cell_of_which_nothing_ran_does_not_agree() -> None:
 def raising(error: Exception, name: str) -> Any:
     """`play`, as the world plays it but for one scenario."""
 
-    async def played(setup: Setup, _: dict[str, str]) -> Any:
+    async def played(setup: Case, _: dict[str, str]) -> Any:
         if setup.scenario.name == name:
             raise error
         return world.run(setup.scenario, protocol=setup.protocol, version=setup.version, seed=setup.seed)
@@ -186,7 +186,7 @@ def test_there_are_many_cells_and_few_differ_each_for_a_reason_that_is_known(rec
 def test_the_tap_reads_what_the_world_says_on_the_return_path(qemus: dict[str, str]) -> None:
     scenario = find("device_only_at_source_return_path")
     for version in ("7.2", "10.0"):
-        real = asyncio.run(play(Setup(scenario, "v1", version), qemus)).trace
+        real = asyncio.run(play(Case(scenario, "v1", version), qemus)).trace
         simulated = world.run(scenario, protocol="v1", version=version).trace
         ours, theirs = (
             [s.text for s in trace.steps if s.side == "destination" and s.kind == "say"] for trace in (real, simulated)

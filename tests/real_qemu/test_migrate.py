@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from simlib.case.endpoints import Setup
+from simlib.case.endpoints import Case
 from simlib.case.registry import INTRUDERS
 from simlib.case.scenario import Fault, Scenario, Side
 from simlib.live.address import intrude
 from simlib.real_qemu.machine import whole
-from simlib.real_qemu.migrate import Wish, until_finished
+from simlib.real_qemu.migrate import MigrationRequest, until_finished
 from simlib.real_qemu.run import play
 from tests.real_qemu.conftest import HERE, needs
 
@@ -31,7 +31,7 @@ def go(work: Any) -> None:
 def test_a_busy_guest_arrives_whole(two: Two, versions: tuple[str, str], channels: int) -> None:
     async def work() -> None:
         async with two(versions) as pair:
-            end = await pair.migrate(wish=Wish(channels))
+            end = await pair.migrate(wish=MigrationRequest(channels))
             assert end.status == "completed", (end, str(pair.trace))
             assert await pair.arrived_whole()
 
@@ -40,45 +40,75 @@ def test_a_busy_guest_arrives_whole(two: Two, versions: tuple[str, str], channel
 
 RNG, NET, E1000 = (f"pc-i440fx-7.2+{d}" for d in ("virtio-rng", "virtio-net", "e1000"))
 # name: source, destination, what the agents wish, the error that the source must be told: code, item, both values
-MISMATCHES: dict[str, tuple[Side, Side, Wish, Wish, tuple[str, str, str, str]]] = {
-    "device": (Side(machine=RNG), Side(), Wish(), Wish(), ("device-unknown", "virtio-rng", "1", "")),
-    "nic model": (Side(machine=NET), Side(machine=E1000), Wish(), Wish(), ("device-unknown", "virtio-net", "11", "")),
-    "serial": (Side(machine="pc-i440fx-7.2+isa-serial"), Side(), Wish(), Wish(), ("device-unknown", "serial", "3", "")),
+MISMATCHES: dict[str, tuple[Side, Side, MigrationRequest, MigrationRequest, tuple[str, str, str, str]]] = {
+    "device": (
+        Side(machine=RNG),
+        Side(),
+        MigrationRequest(),
+        MigrationRequest(),
+        ("device-unknown", "virtio-rng", "1", ""),
+    ),
+    "nic model": (
+        Side(machine=NET),
+        Side(machine=E1000),
+        MigrationRequest(),
+        MigrationRequest(),
+        ("device-unknown", "virtio-net", "11", ""),
+    ),
+    "serial": (
+        Side(machine="pc-i440fx-7.2+isa-serial"),
+        Side(),
+        MigrationRequest(),
+        MigrationRequest(),
+        ("device-unknown", "serial", "3", ""),
+    ),
     "machine": (
         Side(machine="pc-q35-7.2"),
         Side(),
-        Wish(),
-        Wish(),
+        MigrationRequest(),
+        MigrationRequest(),
         ("machine-type", "machine", "pc-q35-7.2", "pc-i440fx-7.2"),
     ),
     "machine version": (
         Side(),
         Side(machine_type="pc-i440fx-6.2"),
-        Wish(),
-        Wish(),
+        MigrationRequest(),
+        MigrationRequest(),
         ("machine-type", "machine", "pc-i440fx-7.2", "pc-i440fx-6.2"),
     ),
     "memory": (
         Side(memory_mib=128),
         Side(memory_mib=256),
-        Wish(),
-        Wish(),
+        MigrationRequest(),
+        MigrationRequest(),
         ("ram-size", "pc.ram", str(128 << 20), str(256 << 20)),
     ),
-    "vcpus": (Side(machine="pc-i440fx-7.2+smp2"), Side(), Wish(), Wish(), ("device-instance", "cpu", "1", "")),
+    "vcpus": (
+        Side(machine="pc-i440fx-7.2+smp2"),
+        Side(),
+        MigrationRequest(),
+        MigrationRequest(),
+        ("device-instance", "cpu", "1", ""),
+    ),
     "feature": (
         Side(),
         Side(),
-        Wish(2, require=("multifd",)),
-        Wish(forbid=("multifd",)),
+        MigrationRequest(2, require=("multifd",)),
+        MigrationRequest(forbid=("multifd",)),
         ("feature-required", "feature[multifd]", "require", "forbid"),
     ),
-    "doubt": (Side(), Side(machine=RNG), Wish(on_maybe="reject"), Wish(), ("device-extra", "virtio-rng", "", "1")),
+    "doubt": (
+        Side(),
+        Side(machine=RNG),
+        MigrationRequest(on_maybe="reject"),
+        MigrationRequest(),
+        ("device-extra", "virtio-rng", "", "1"),
+    ),
     "session": (
         Side(),
         Side(),
-        Wish(session="monday"),
-        Wish(session="tuesday"),
+        MigrationRequest(session="monday"),
+        MigrationRequest(session="tuesday"),
         ("wrong-session", "session", "monday", "tuesday"),
     ),
 }
@@ -118,7 +148,7 @@ def test_what_today_s_stream_loses_or_fails_without_a_reason_is_refused_with_one
     ours, theirs, (code, item, here, there) = MACHINES[name]
     needs("7.2")
     scenario = Scenario(name="mismatch", title="mismatch", source=ours, destination=theirs).vary(guest__ram_mib=16.0)
-    v1 = asyncio.run(play(Setup(scenario, "v1", "7.2"), HERE)).row
+    v1 = asyncio.run(play(Case(scenario, "v1", "7.2"), HERE)).row
     assert (v1.outcome, v1.reason_at_source) not in (("migrated", "none"), ("failed", "specific")), v1
     assert v1.outcome in ("lost", "hung", "failed"), v1
 
@@ -131,7 +161,7 @@ def test_what_today_s_stream_loses_or_fails_without_a_reason_is_refused_with_one
             assert await pair.counts_on(pair.source) and pair.there.moved_bytes == 0
             fits = await pair.guest(pair.scenario.vary(source=theirs), "fitting")
             pair.source = fits
-            again = await pair.migrate(fits, Wish(), theirs.machine)
+            again = await pair.migrate(fits, MigrationRequest(), theirs.machine)
             assert again.status == "completed" and await pair.arrived_whole(), again
 
     go(work())
@@ -162,7 +192,7 @@ def test_a_mismatch_is_told_before_the_guest_moves_and_a_correct_attempt_follows
             assert pair.there.moved_bytes == 0
             fits = await pair.guest(pair.scenario.vary(source=theirs), "fitting")
             pair.source = fits
-            again = await pair.migrate(fits, Wish(session=their_wish.session), theirs.machine)
+            again = await pair.migrate(fits, MigrationRequest(session=their_wish.session), theirs.machine)
             assert again.status == "completed", again
             assert await pair.arrived_whole()
 
@@ -183,7 +213,7 @@ def test_channels_in_a_wrong_order_and_strangers_make_no_difference(
             for word in ("silent", "multifd", "qevm", "v2-hello", "bad-channel"):
                 pair.stack.callback((await intrude(pair.at, INTRUDERS.get(word))).close)
             await pair.through(Scenario(name="order", faults=(Fault("order", order=order, gap_s=0.05),)))
-            end = await pair.migrate(wish=Wish(len(order) - 1))
+            end = await pair.migrate(wish=MigrationRequest(len(order) - 1))
             assert end.status == "completed", end
             assert await pair.arrived_whole()
 
@@ -219,7 +249,7 @@ def test_whatever_breaks_and_whenever_the_guest_is_in_one_place(two: Two, what: 
     async def work() -> None:
         async with two() as pair:
             await pair.through(Scenario(name="cut"))
-            agent = await pair.agent(wish=Wish(2))
+            agent = await pair.agent(wish=MigrationRequest(2))
             await asyncio.wait_for(until(pair, phase), 20)
             breaks(pair, agent, what)
             for _ in range(300):
@@ -248,7 +278,7 @@ def test_a_source_qemu_that_dies_takes_its_guest_along_unless_that_has_arrived(
 
     async def work() -> None:
         async with two(versions) as pair:
-            agent = await pair.agent(wish=Wish(2))
+            agent = await pair.agent(wish=MigrationRequest(2))
             await asyncio.wait_for(until(pair, phase), 20)
             pair.source.process.kill()
             here = await asyncio.wait_for(until_finished(agent), 20)
@@ -271,7 +301,7 @@ def test_fifty_migrations_in_a_row_arrive_whole(two: Two, tmp_path: Any) -> None
     async def work(number: int) -> None:
         async with two(PAIRS[number % 4]) as pair:
             pair.trace.steps.clear()
-            end = await pair.migrate(wish=Wish((0, 1, 2, 4, 8)[number % 5]))
+            end = await pair.migrate(wish=MigrationRequest((0, 1, 2, 4, 8)[number % 5]))
             assert end.status == "completed", (number, end)
             assert await pair.arrived_whole(), number
 

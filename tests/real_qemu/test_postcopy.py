@@ -9,7 +9,7 @@ import pytest
 
 from simlib.case.scenario import Scenario
 from simlib.handshake.interface import SwitchToPostcopy
-from simlib.real_qemu.migrate import Wish, until_finished
+from simlib.real_qemu.migrate import MigrationRequest, until_finished
 from tests.real_qemu.conftest import Pair, needs
 from tests.real_qemu.test_migrate import PAIRS, Two, breaks, go, until
 
@@ -21,7 +21,7 @@ PHASES = ("source QEMU is active", "guest is sent but for its memory", "devices 
 async def switched(pair: Pair, capabilities: tuple[str, ...]) -> Any:
     """The source's agent, told to switch while memory moves."""
     await pair.through(SLOW)
-    agent = await pair.agent(wish=Wish(capabilities=capabilities))
+    agent = await pair.agent(wish=MigrationRequest(capabilities=capabilities))
     await asyncio.wait_for(until(pair, "source QEMU is active"), 20)
     agent.feed(SwitchToPostcopy())
     return agent

@@ -114,7 +114,7 @@ def test_each_obstacle_is_found_with_code_item_both_values_and_a_way_out(
     errors = [e for e in answer.findings if e.severity == "error"]
     assert answer.verdict == "no" and [e.code for e in errors] == [code]
     assert item in errors[0].item and f"{errors[0].source}|{errors[0].destination}" == values
-    assert errors[0].text and answer.mends == (errors[0].hint,)
+    assert errors[0].text and answer.remedies == (errors[0].hint,)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -159,7 +159,7 @@ def test_the_verdict_is_that_of_the_live_handshake() -> None:
 def test_a_machine_type_that_the_host_lacks_is_not_answered_with_start_it_so(tmp_path: Path) -> None:
     guest, host = committed("10.0", "pc-q35-10.0"), committed("7.2", "pc-q35-7.2")
     answer = answers(party(guest), [party(host)])[0]
-    assert answer.mends[0] == "QEMU 7.2 there has no pc-q35-10.0: choose a host with a QEMU that lists it."
+    assert answer.remedies[0] == "QEMU 7.2 there has no pc-q35-10.0: choose a host with a QEMU that lists it."
 
 
 def test_a_capability_of_neither_side_and_two_that_exclude_each_other_are_named(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Liar:
     ids=["P2", "P4", "P6", "P7", "D3", "D1"],
 )
 def test_a_claim_whose_runs_say_otherwise_is_refuted(decide: Any, changes: dict[str, Any]) -> None:
-    assert decide(claims.Lab(Liar(**changes))).verdict == "refuted"
+    assert decide(claims.ExperimentContext(Liar(**changes))).verdict == "refuted"
 
 
 def test_round_trips_that_grow_with_channels_refute_p1() -> None:
@@ -96,7 +96,7 @@ def test_round_trips_that_grow_with_channels_refute_p1() -> None:
         result.row = type(result.row)(**{**result.row.as_dict(), "round_trips": trips})
         return result
 
-    assert experiments.one_phase(claims.Lab(run)).verdict == "refuted"
+    assert experiments.one_phase(claims.ExperimentContext(run)).verdict == "refuted"
 
 
 @pytest.mark.parametrize("name", ["compress", "xbzrle", "x-ignore-shared"])

@@ -14,7 +14,7 @@ from matplotlib.text import Annotation, Text  # noqa: E402
 
 from simlib import world  # noqa: E402
 from simlib.study import costs, curves, figures  # noqa: E402
-from simlib.study.claims import Lab  # noqa: E402
+from simlib.study.claims import ExperimentContext  # noqa: E402
 from simlib.study.detection import kinds  # noqa: E402
 
 
@@ -25,7 +25,7 @@ def test_a_figure_has_the_same_bytes_every_time() -> None:
 
 
 def test_a_heat_map_tells_each_cell_and_the_line_of_its_limit() -> None:
-    table = curves.grid(Lab(world.run), (0.01, 1.0), (0.002, 0.2), runs=2)
+    table = curves.grid(ExperimentContext(world.run), (0.01, 1.0), (0.002, 0.2), runs=2)
     assert list(table.missed) == [0, 1, 0, 0]  # a timeout below the round trip misses always
     drawn = figures.heat_maps(table, [("missed", "misses")], curves.limit((0.002, 0.2))).data
     assert drawn.count("100%<") == 1 and drawn.count("0%<") == 4 and "one error in a million" in drawn

@@ -56,7 +56,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return records
 
 
-def swept(design: Design, out: Path, place: engine.Place, run: Any = world.run) -> list[dict[str, Any]]:
+def swept(design: Design, out: Path, place: engine.Pool, run: Any = world.run) -> list[dict[str, Any]]:
     identity = engine.identity(design)
     log = engine.opened(identity, out)
     engine.sweep(run, design, place, log)
@@ -64,7 +64,7 @@ def swept(design: Design, out: Path, place: engine.Place, run: Any = world.run) 
     return rows(out)
 
 
-HERE = engine.Place(engine.Here(), 1)
+HERE = engine.Pool(engine.Here(), 1)
 
 
 def test_each_run_is_a_row_with_its_point_and_a_seed_that_runs_it_again(tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_what_is_under_way_is_bounded_by_the_workers(tmp_path: Path) -> None:
         def __init__(self, row: Row) -> None:
             self.row = row
 
-    place = engine.Place(Counting(), 2)
+    place = engine.Pool(Counting(), 2)
     log = Log(tmp_path / "log", {})
     engine.sweep(lambda *_, **__: Run(row), design, place, log)
     assert sum(most) == design.runs and most[:6] == [1] * 6 and most[6] > 1  # three a worker, until one has answered

@@ -68,7 +68,7 @@ def test_a_slider_stays_within_its_bounds() -> None:
     values = {name: explorer.controls[name].value for name in ("channels", "loss_percent", "seed", "jitter_ms")}
     assert values == {"channels": 16, "loss_percent": 0, "seed": 1, "jitter_ms": 200}
     assert explorer.controls["round_trip_ms"].value == pytest.approx(10**3.5)
-    assert explorer.found is not None
+    assert explorer.result is not None
 
 
 def test_a_situation_brings_its_own_path_and_nothing_else_is_changed() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .. import stream
 from ..buffer import Buffer
-from ..loader import Lane
+from ..loader import MultifdReader
 from ..machine import Settings
 from ..versions import Behaviour
 from .states import Kind
@@ -20,7 +20,7 @@ class Connection(NamedTuple):
     buffer: Buffer = Buffer()
     ended: str = ""  # how its bytes ended: EOF, or the system's word
     number: int = -1  # of a multifd channel
-    lane: Lane = Lane()
+    lane: MultifdReader = MultifdReader()
     left: int = 0  # of the urgent pages being passed over
 
 

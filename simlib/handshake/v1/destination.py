@@ -16,7 +16,7 @@ from .. import stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..endpoint import reducible
-from ..loader import Lane, Loader, Position, StreamError
+from ..loader import Loader, MultifdReader, Position, StreamError
 from ..machine import Settings
 from ..names import Reason, Status
 from ..versions import behaviour, flushes_by_command
@@ -232,7 +232,7 @@ class Destination(DestinationAnswers):
             kind=Kind.MULTIFD,
             number=index,
             buffer=Buffer(),
-            lane=Lane(connection.buffer.skip(stream.MULTIFD_INITIAL_BYTES)),
+            lane=MultifdReader(connection.buffer.skip(stream.MULTIFD_INITIAL_BYTES)),
         )
         self._out.append(i.Heard(conn, f"multifd[{index}] initial packet"))
         self._start_when_complete()

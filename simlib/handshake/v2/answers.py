@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..endpoint import Decomposition, Table, declare
-from ..loader import Lane, Loader, Position
+from ..loader import Loader, MultifdReader, Position
 from .features import Agreement
 from .session import Session
 from .states import DestinationState as S
@@ -86,7 +86,7 @@ class DestinationAnswers(Session):
     agreement: Agreement
     control: int | None
     bound: tuple[tuple[str, int, str], ...]
-    lanes: Table[Lane]
+    lanes: Table[MultifdReader]
     main_bytes: int
     _loader: Loader
 

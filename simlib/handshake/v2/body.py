@@ -38,18 +38,18 @@ def digest(body: dict[str, Any]) -> str:
 
 def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
     """A body that fits `shape`, marks stripped and ignorable keys gone. Raises PeerError."""
-    tame = _is_tame(payload)
-    if not tame:
+    fast_path = _takes_fast_path(payload)
+    if not fast_path:
         _check_depth(payload, what)
     try:
-        value = (_TAME if tame else _WILD).decode(payload.decode("utf-8"))
+        value = (_FAST_DECODER if fast_path else _SLOW_DECODER).decode(payload.decode("utf-8"))
     except PeerError:
         raise
     except (ValueError, RecursionError) as error:
         raise PeerError(Code.ENCODING, f"{what} is not JSON: {error}", item=what) from None
     if not isinstance(value, dict):
         raise PeerError(Code.ENCODING, f"{what} is not one JSON object", item=what)
-    fitted = _fit(value, shape, what, _Reading(tame))
+    fitted = _fit(value, shape, what, _Reading(fast_path))
     assert isinstance(fitted, dict)
     return fitted
 
@@ -58,11 +58,11 @@ def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
 class _Reading:
     """What is known of a body while it is read."""
 
-    tame: bool
+    fast_path: bool
     ignored: int = 0
 
 
-def _is_tame(payload: bytes) -> bool:
+def _takes_fast_path(payload: bytes) -> bool:
     """Whether the bytes alone show that no string, number or nesting in them is against the rules: so it is with
     nearly every honest body, and only its shape is left to be looked at."""
     if b"\\" in payload or not payload.isascii():
@@ -107,7 +107,7 @@ def _integer(text: str) -> int:
     return number
 
 
-_TAME, _WILD = (
+_FAST_DECODER, _SLOW_DECODER = (
     json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_refuse, parse_constant=_refuse, parse_int=number)
     for number in (int, _integer)
 )
@@ -137,7 +137,7 @@ def _is_exact(value: Any, shape: Shape) -> bool:
 
 def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
     """Check a value against its shape, and return it without marks and ignorable keys (SPEC 3.3)."""
-    if reading.tame and _is_exact(value, shape):
+    if reading.fast_path and _is_exact(value, shape):
         return value
     if isinstance(value, str) and len(value) > STRING:
         raise PeerError(

@@ -8,7 +8,7 @@ from .frames import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class SessionConfig:
     """The configuration of one side of a session.
 
     Args:

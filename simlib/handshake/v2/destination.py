@@ -13,13 +13,13 @@ from typing import ClassVar
 from .. import interface as i
 from ..endpoint import Table, reducible
 from ..errors import Code, Error, PeerError, Retry, clean
-from ..loader import Lane, Loader, Position
+from ..loader import Loader, MultifdReader, Position
 from ..machine import Settings
 from ..names import Reason, Status
 from . import binding, body, features, frames, inventory, messages, states
 from .agreement import agreed_settings, agreement_body, as_config, channel_plan
 from .answers import Peer
-from .config import Identity
+from .config import SessionConfig
 from .features import Agreement
 from .frames import Frame
 from .incoming import Incoming
@@ -28,7 +28,7 @@ from .session import ANY_STATE, Receive
 from .states import DestinationState as S
 from .states import Event
 
-STRANGE = ("new", "leaving")  # connections of nobody that is known
+UNAUTHENTICATED = ("new", "leaving")  # connections of nobody that is known
 TRANSFERRING = (S.READY, S.LOADING, S.LOADED)  # a failure is answered with ERROR
 
 
@@ -44,8 +44,8 @@ class Destination(Incoming):
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR
     RANDOM: ClassVar[Mapping[str, str]] = {"digest": "of an agreement with the session's id"}
 
-    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
-        super().__init__(settings, identity)
+    def __init__(self, settings: Settings, session_config: SessionConfig = SessionConfig()) -> None:
+        super().__init__(settings, session_config)
         self.own_settings = settings  # before anything was agreed
         self.applies = 0  # asked and not yet answered, over all attempts
         self.sessions = 0  # attempts so far, so that each has its own secret
@@ -79,7 +79,7 @@ class Destination(Incoming):
         """`migrate-incoming`. Where nothing can be sent back there is no handshake: a manifest stands before the
         stream instead (SPEC section 8)."""
         transport = self.settings.transport
-        if transport == "file" or (transport == "exec" and not self.identity.bidirectional):
+        if transport == "file" or (transport == "exec" and not self.session_config.bidirectional):
             text = "A file can't answer: see its manifest."
             error = Error(Code.TRANSPORT_ONE_WAY, item="transport", destination="file", text=text)
             self._end(Status.REJECTED, (error,))
@@ -93,12 +93,12 @@ class Destination(Incoming):
         limited, and how long, since anybody may connect (SPEC 2.5)."""
         conn = opened.conn
         self._add_link(conn)
-        unknown = [c for c, link in self.links.items() if link.kind in STRANGE]
+        unknown = [c for c, link in self.links.items() if link.kind in UNAUTHENTICATED]
         awaited = len(self.plan) - len(self.bound)  # its own channels may all be here before their first bytes
-        if len(unknown) > self.identity.limits.unauthenticated + awaited:
+        if len(unknown) > self.session_config.limits.unauthenticated + awaited:
             self._close(unknown[0])  # the oldest that has not said who it is
-        if self.identity.limits.guard_s:
-            self._out.append(i.SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
+        if self.session_config.limits.guard_s:
+            self._out.append(i.SetAlarm(f"guard-{conn}", self.session_config.limits.guard_s))
         if self.settings.tls:
             self._out.append(i.StartTls(conn, frames.ALPN))
 
@@ -116,7 +116,7 @@ class Destination(Incoming):
     def _alarm_rang(self, alarm: i.AlarmRang) -> None:
         """A guard against connections that never say who they are. It selects nothing."""
         conn = int(alarm.name.rpartition("-")[2])
-        late = f"connection {conn} did not authenticate within {self.identity.limits.guard_s} s"
+        late = f"connection {conn} did not authenticate within {self.session_config.limits.guard_s} s"
         kind = self.links[conn].kind if conn in self.links else ""
         if kind == "new":
             self._out.append(i.Printed(late))
@@ -130,7 +130,7 @@ class Destination(Incoming):
     def _known(self, conn: int, kind: str) -> None:
         """The connection has proved that it belongs to the session: its guard is off."""
         self._set(conn, kind=kind)
-        if self.identity.limits.guard_s:
+        if self.session_config.limits.guard_s:
             self._out.append(i.StopAlarm(f"guard-{conn}"))
 
     def _received(self, received: i.Received) -> None:
@@ -193,7 +193,7 @@ class Destination(Incoming):
         self.exporter = self.links[conn].exporter
         hello.check_role(states.SOURCE)
         self.peer = Peer(hello.qemu_version, hello.session or "", hello.main)
-        theirs, ours = self.peer.session, self.identity.session
+        theirs, ours = self.peer.session, self.session_config.session
         if theirs and ours and theirs != ours:
             text = "The two managers name different migrations."
             raise PeerError(Code.WRONG_SESSION, text, item="session", source=theirs, destination=ours)
@@ -201,17 +201,17 @@ class Destination(Incoming):
     def _offer(self, conn: int, offer: messages.Offer) -> None:
         """Agreement and verdict, all at once: the source reads everything that is wrong in one answer (SPEC 5.2, 5.3
         and section 6)."""
-        ours = features.stances(self.settings, False, self.identity.require, self.identity.forbid)
+        ours = features.stances(self.settings, False, self.session_config.require, self.session_config.forbid)
         self.agreement = features.resolve(offer.features, ours)
-        checked = self.identity.relays and self.agreement.has("multifd")  # by who reads its first packets
+        checked = self.session_config.relays and self.agreement.has("multifd")  # by who reads its first packets
         machine = messages.whole_machine(offer)
-        findings = inventory.compare(machine, self.settings.machine, self.identity.memory_limit_bytes, checked)
+        findings = inventory.compare(machine, self.settings.machine, self.session_config.memory_limit_bytes, checked)
         verdict = inventory.verdict(findings)
         errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
         warnings = tuple(f for f in findings if f.severity == "warning")
-        if verdict == "maybe" and "reject" in (offer.on_maybe, self.identity.on_maybe):
+        if verdict == "maybe" and "reject" in (offer.on_maybe, self.session_config.on_maybe):
             text = "The verdict is maybe, and one side wants certainty."
-            sides = {"source": offer.on_maybe, "destination": self.identity.on_maybe}
+            sides = {"source": offer.on_maybe, "destination": self.session_config.on_maybe}
             errors.append(Error(Code.MAYBE_REFUSED, item="on-maybe", text=text, **sides))
             errors += [replace(w, severity="error") for w in warnings]
         if errors:
@@ -223,7 +223,7 @@ class Destination(Incoming):
         agreement = agreement_body(self.agreement, self.plan, self.session_id)
         self.digest = body.digest(agreement)
         secret = self._derive(f"secret {self.sessions}", 32)
-        hello = messages.hello(self.role, self.settings, self.identity, self.peer.main)
+        hello = messages.hello(self.role, self.settings, self.session_config, self.peer.main)
         before = self._greeting(conn) + self._frame(hello)
         heard = self.links[conn].heard
         heard = heard[: len(heard) - len(self.links[conn].reader.buffer)]
@@ -330,11 +330,11 @@ class Destination(Incoming):
         rows = {name: (conn, nonce) for name, conn, nonce in self.bound}
         channels = tuple((name, rows[name][1]) for name in self.plan)
         mac = binding.mac(self.key_bytes, "READY", *(part for row in channels for part in row))
-        self.lanes = Table({rows[n][0]: Lane() for n in self.plan if n.startswith("multifd")})
+        self.lanes = Table({rows[n][0]: MultifdReader() for n in self.plan if n.startswith("multifd")})
         self._set(control, reader=self.links[control].reader._replace(unlimited=True))
         self._report_status(Status.ACTIVE)
         self._say(control, messages.Ready(channels, mac))
-        if self.identity.relays:
+        if self.session_config.relays:
             self._out.append(i.MoveGuest(tuple((name, rows[name][0]) for name in self.plan)))
 
     # --- endings ----------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ class Destination(Incoming):
         if conn not in self.links:
             return
         kind = self.links[conn].kind
-        if kind in STRANGE:
+        if kind in UNAUTHENTICATED:
             self._close(conn)
             return
         if self.state in (S.GOING, S.COMPLETED):
@@ -379,7 +379,7 @@ class Destination(Incoming):
 
     def _mistake(self, conn: int, error: Error) -> None:
         """On the control connection it ends the attempt; anywhere else it ends that connection alone."""
-        if conn == self.control or self.links[conn].kind not in STRANGE:
+        if conn == self.control or self.links[conn].kind not in UNAUTHENTICATED:
             self._refuse((error,))
             return
         self._out.append(i.Printed(f"connection {conn} refused: {error.code}: {error.text}"))
@@ -391,7 +391,7 @@ class Destination(Incoming):
 
     def _reject_connection(self, conn: int, error: Error) -> None:
         """Refuse one connection; the session, if any, goes on."""
-        answer = messages.Reject.of((error,), self.identity.limits)
+        answer = messages.Reject.of((error,), self.session_config.limits)
         self._say(conn, answer, self._greeting(conn), error.code)
         self._half_close(conn)
 
@@ -408,16 +408,16 @@ class Destination(Incoming):
             self._say(conn, messages.Failure(errors), note=codes)
         else:
             before = b"" if self.links[conn].spoke else self._greeting(conn)
-            self._say(conn, messages.Reject.of(errors, self.identity.limits), before, codes)
+            self._say(conn, messages.Reject.of(errors, self.session_config.limits), before, codes)
         self._half_close(conn)
         self._attempt_over(errors)
 
     def _attempt_over(self, errors: tuple[Error, ...]) -> None:
         """Listen again, unless loading had begun."""
         self.ended_as = errors
-        begun = self._loader.state != Position.HEADER or self.identity.relays
+        begun = self._loader.state != Position.HEADER or self.session_config.relays
         dirty = begun and self.state in (*TRANSFERRING, S.FAILED)
-        for conn in [c for c, link in self.links.items() if link.kind not in STRANGE]:
+        for conn in [c for c, link in self.links.items() if link.kind not in UNAUTHENTICATED]:
             self._close(conn)
         if dirty:
             self._happened(Event.FAILED)
@@ -431,14 +431,14 @@ class Destination(Incoming):
     def _half_close(self, conn: int) -> None:
         """Read on until the peer has gone: a close over unread bytes would be a reset (RFC 1122, 4.2.2.13), and a reset
         may overtake the reason."""
-        self._set(conn, kind="leaving", reader=frames.Reader(self.peer_magic, self.identity.limits), heard=b"")
+        self._set(conn, kind="leaving", reader=frames.Reader(self.peer_magic, self.session_config.limits), heard=b"")
         self._out.append(i.End(conn))
-        if self.identity.limits.guard_s:
-            self._out.append(i.SetAlarm(f"guard-{conn}", self.identity.limits.guard_s))
+        if self.session_config.limits.guard_s:
+            self._out.append(i.SetAlarm(f"guard-{conn}", self.session_config.limits.guard_s))
 
     def _close(self, conn: int) -> None:
         """Close it and forget it; its guard is off."""
-        if self.links.pop(conn).kind in STRANGE and self.identity.limits.guard_s:
+        if self.links.pop(conn).kind in UNAUTHENTICATED and self.session_config.limits.guard_s:
             self._out.append(i.StopAlarm(f"guard-{conn}"))
         self._out.append(i.Drop(conn))
 

@@ -21,7 +21,7 @@ Parameters = tuple[tuple[str, Range | Choice], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Stance:
+class FeatureOffer:
     """What one side says of a feature, with `need` one of NEEDS, and its parameters."""
 
     feature: str
@@ -99,13 +99,13 @@ CHANNEL_LIMIT = 64
 
 def stances(
     settings: Settings, at_source: bool, require: tuple[str, ...] = (), forbid: tuple[str, ...] = ()
-) -> tuple[Stance, ...]:
+) -> tuple[FeatureOffer, ...]:
     """What a QEMU with these settings says of each feature that both sides must have alike (SPEC 4.1).
 
     What was set it prefers, what it knows and could do it allows, the rest it forbids; `require` and `forbid` are the
     user's and win.
     """
-    listed = [Stance("final-ack", REQUIRE)]
+    listed = [FeatureOffer("final-ack", REQUIRE)]
     known = known_capabilities(settings.version)
     for name in DEPENDS:
         if name not in SHARED or name not in known:
@@ -115,7 +115,7 @@ def stances(
             need = PREFER
         if name in require:
             need = REQUIRE
-        listed.append(Stance(name, need, _parameters(name, settings, at_source)))
+        listed.append(FeatureOffer(name, need, _parameters(name, settings, at_source)))
     return tuple(listed)
 
 
@@ -144,7 +144,7 @@ def _parameters(name: str, settings: Settings, at_source: bool) -> Parameters:
     return ("channels", (1, CHANNEL_LIMIT)), ("compression", behaviour(settings.version).compressions)
 
 
-def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agreement:
+def resolve(source: tuple[FeatureOffer, ...], destination: tuple[FeatureOffer, ...]) -> Agreement:
     """The agreement of two lists of stances (SPEC 4.3).
 
     Symmetric, but for the order of choices, which is the source's. It is a function of the two lists alone, so that
@@ -153,7 +153,7 @@ def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agre
     ours, theirs = {s.feature: s for s in source}, {s.feature: s for s in destination}
     names = [n for n in DEPENDS if n in ours or n in theirs]
     names += sorted((set(ours) | set(theirs)) - set(names))
-    lifted = _lifted(ours, theirs)
+    required_names = _transitively_required(ours, theirs)
     on: dict[str, tuple[tuple[str, int | str], ...]] = {}
     skipped: list[tuple[str, str]] = []
     errors: list[Error] = []
@@ -164,21 +164,21 @@ def resolve(source: tuple[Stance, ...], destination: tuple[Stance, ...]) -> Agre
                 errors.append(_refused(name, one, other))
             elif PREFER in (one, other):
                 skipped.append((name, f"source: {one}, destination: {other}"))
-        elif name in lifted or {one, other} & {PREFER, REQUIRE}:
-            values, error = _meet(name, ours[name].parameters, theirs[name].parameters)
+        elif name in required_names or {one, other} & {PREFER, REQUIRE}:
+            values, error = _intersect(name, ours[name].parameters, theirs[name].parameters)
             if error is None:
                 on[name] = values
-            elif name in lifted:
+            elif name in required_names:
                 errors.append(error)
             else:
                 skipped.append((name, error.text))
-    required = lifted & set(on)
+    required = required_names & set(on)
     errors += _drop_conflicts(on, skipped, required, ours, theirs)
     errors += _drop_dependents(on, skipped, required)
     return Agreement(tuple(on.items()), tuple(skipped), tuple(errors))
 
 
-def _lifted(*sides: dict[str, Stance]) -> set[str]:
+def _transitively_required(*sides: dict[str, FeatureOffer]) -> set[str]:
     """What is required, by either side or by something that is."""
     required = {n for side in sides for n, s in side.items() if s.need == REQUIRE}
     while more := {d for n in required for d in DEPENDS.get(n, ())} - required:
@@ -186,7 +186,7 @@ def _lifted(*sides: dict[str, Stance]) -> set[str]:
     return required
 
 
-def _need(stances: dict[str, Stance], name: str) -> str:
+def _need(stances: dict[str, FeatureOffer], name: str) -> str:
     """A feature that a side does not list, it forbids (SPEC 4.1)."""
     return stances[name].need if name in stances else FORBID
 
@@ -204,7 +204,9 @@ def _refused(name: str, one: str, other: str) -> Error:
     )
 
 
-def _meet(name: str, ours: Parameters, theirs: Parameters) -> tuple[tuple[tuple[str, int | str], ...], Error | None]:
+def _intersect(
+    name: str, ours: Parameters, theirs: Parameters
+) -> tuple[tuple[tuple[str, int | str], ...], Error | None]:
     """Ranges intersect to their highest common value, choices to the source's best that both have."""
     one_side, other_side = dict(ours), dict(theirs)
     values: list[tuple[str, int | str]] = []
@@ -234,8 +236,8 @@ def _drop_conflicts(
     on: dict[str, tuple[tuple[str, int | str], ...]],
     skipped: list[tuple[str, str]],
     required: set[str],
-    ours: dict[str, Stance],
-    theirs: dict[str, Stance],
+    ours: dict[str, FeatureOffer],
+    theirs: dict[str, FeatureOffer],
 ) -> list[Error]:
     """Of two features that exclude each other the weaker one goes: first the one that nobody requires, then the one
     that is wanted less, then the second of the table (SPEC 4.3). If both are required that is an error."""

@@ -9,12 +9,12 @@ from .. import interface as i
 from .. import stream
 from ..endpoint import Table
 from ..errors import Code, Error, Retry, clean
-from ..loader import Lane, Loader, StreamError
+from ..loader import Loader, MultifdReader, StreamError
 from ..machine import Settings
 from ..names import Status
 from . import messages
 from .answers import DestinationAnswers
-from .config import Identity
+from .config import SessionConfig
 from .frames import Frame
 from .states import DestinationState as S
 from .states import Event
@@ -26,9 +26,9 @@ ALL_SYNCS = 1 << 30
 class Incoming(DestinationAnswers):
     """What a destination does between READY and its end."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
-        super().__init__(settings, identity, S.NONE)
-        self.lanes: Table[Lane] = Table()
+    def __init__(self, settings: Settings, session_config: SessionConfig) -> None:
+        super().__init__(settings, session_config, S.NONE)
+        self.lanes: Table[MultifdReader] = Table()
         self._forget_data()
 
     def _forget_data(self) -> None:
@@ -115,10 +115,10 @@ class Incoming(DestinationAnswers):
     def _guest_loaded(self, loaded: i.Loaded) -> None:
         """The devices have run their post_load: LOADED, and then GO is awaited (SPEC 5.9). A QEMU that loads by
         itself reports a second time when a postcopy's memory is complete."""
-        if self.identity.relays and self.postcopy and self.state in (S.LOADED, S.GOING):
+        if self.session_config.relays and self.postcopy and self.state in (S.LOADED, S.GOING):
             self.eof = not loaded.error
             self._memory_over(loaded.error)
-        elif self.state != (S.READY if self.identity.relays else S.LOADING):
+        elif self.state != (S.READY if self.session_config.relays else S.LOADING):
             return
         elif loaded.error:
             self._load_failed(loaded.error)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 from ..errors import CODES, Code, Error, PeerError, Retry, clean
 from ..machine import Device, Machine, RamBlock, Settings
 from . import frames, wire
-from .config import Identity
-from .features import NEEDS, Stance
+from .config import SessionConfig
+from .features import NEEDS, FeatureOffer
 from .frames import Limits
 
 RETRIES = frozenset(map(str, Retry))
@@ -57,7 +57,7 @@ def read(type: int, body: dict[str, Any]) -> Message:
 
 
 # --- values inside messages -----------------------------------------------------------------------------------------
-def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[Stance, ...]:
+def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[FeatureOffer, ...]:
     """Unknown features stay (nobody else will want them); an unknown need is refused."""
     if len(bodies) > FEATURES_LIMIT:
         raise PeerError(Code.TOO_MUCH, f"{len(bodies)} features; {FEATURES_LIMIT} are allowed", item="features")
@@ -66,7 +66,7 @@ def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[Stance, 
     return tuple(map(_read_stance, bodies))
 
 
-def _read_stance(body: dict[str, Any]) -> Stance:
+def _read_stance(body: dict[str, Any]) -> FeatureOffer:
     """One feature with its need and its parameters: ranges of two integers, or choices (SPEC 4.1)."""
     name, need, parameters = body["name"], body["need"], body.get("parameters", {})
     item = f"feature[{clean(name, 80)}]"
@@ -76,7 +76,7 @@ def _read_stance(body: dict[str, Any]) -> Stance:
     if not isinstance(parameters, dict) or not all(_is_range(v) for v in parameters.values()):
         text = f"feature {clean(name, 80)} has parameters that are neither ranges nor choices"
         raise PeerError(Code.UNKNOWN_VALUE, text, item=item)
-    return Stance(name, need, tuple(sorted((k, tuple(v)) for k, v in parameters.items())))
+    return FeatureOffer(name, need, tuple(sorted((k, tuple(v)) for k, v in parameters.items())))
 
 
 def _is_range(value: Any) -> bool:
@@ -86,12 +86,14 @@ def _is_range(value: Any) -> bool:
     return all(isinstance(v, str) for v in value) or (len(value) == 2 and all(isinstance(v, int) for v in value))
 
 
-def _write_stances(stances: tuple[Stance, ...]) -> list[dict[str, Any]]:
+def _write_stances(stances: tuple[FeatureOffer, ...]) -> list[dict[str, Any]]:
     """A feature without parameters has no such key."""
     bodies = []
-    for stance in stances:
-        body: dict[str, Any] = {"name": stance.feature, "need": stance.need}
-        bodies.append(body | ({"parameters": {k: list(v) for k, v in stance.parameters}} if stance.parameters else {}))
+    for offered in stances:
+        body: dict[str, Any] = {"name": offered.feature, "need": offered.need}
+        bodies.append(
+            body | ({"parameters": {k: list(v) for k, v in offered.parameters}} if offered.parameters else {})
+        )
     return bodies
 
 
@@ -145,7 +147,7 @@ class Offer(Message):
     """What the source has, and what it does with a verdict of maybe."""
 
     on_maybe: str
-    features: tuple[Stance, ...] = field(metadata={"codec": STANCES})
+    features: tuple[FeatureOffer, ...] = field(metadata={"codec": STANCES})
     config: object
     machine: Machine
     ram_blocks: tuple[RamBlock, ...]
@@ -164,7 +166,7 @@ class Offer(Message):
 class Accept(Message):
     """What the destination has, and the agreement that it has computed."""
 
-    features: tuple[Stance, ...] = field(metadata={"codec": STANCES})
+    features: tuple[FeatureOffer, ...] = field(metadata={"codec": STANCES})
     agreement: dict[str, Any]
     session_id: str
     secret: str
@@ -293,10 +295,10 @@ SHAPES: dict[int, Any] = {type: wire.shape(cls) for type, cls in MESSAGES.items(
 
 
 # --- made of settings -----------------------------------------------------------------------------------------------
-def hello(role: str, settings: Settings, identity: Identity, main: str) -> Hello:
+def hello(role: str, settings: Settings, session_config: SessionConfig, main: str) -> Hello:
     """The HELLO of a side (SPEC 5.1)."""
-    limits = identity.limits
-    authentication = "psk" if identity.psk else "tls-exporter" if settings.tls else "none"
+    limits = session_config.limits
+    authentication = "psk" if session_config.psk else "tls-exporter" if settings.tls else "none"
     return Hello(
         role=role,
         main=main,
@@ -306,15 +308,15 @@ def hello(role: str, settings: Settings, identity: Identity, main: str) -> Hello
         limits={"frame": limits.frame_bytes, "data": limits.data_bytes, "channels": limits.channels},
         tls=settings.tls,
         authentication=(authentication,),
-        session=identity.session or None,
+        session=session_config.session or None,
     )
 
 
-def offer(settings: Settings, identity: Identity, stances: tuple[Stance, ...]) -> Offer:
+def offer(settings: Settings, session_config: SessionConfig, stances: tuple[FeatureOffer, ...]) -> Offer:
     """The OFFER of a source: all facts that a verdict needs (SPEC 5.2)."""
     machine = settings.machine
     config = public(settings.parameters)
-    return Offer(identity.on_maybe, stances, config, machine, machine.ram_blocks, machine.devices)
+    return Offer(session_config.on_maybe, stances, config, machine, machine.ram_blocks, machine.devices)
 
 
 def public(parameters: tuple[tuple[str, int | str], ...]) -> dict[str, Any]:

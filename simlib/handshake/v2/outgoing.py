@@ -14,7 +14,7 @@ from ..names import Status
 from . import frames
 from .agreement import agreed_settings
 from .answers import CONTROL, SourceAnswers
-from .config import Identity
+from .config import SessionConfig
 from .features import Agreement
 from .states import STAGES, Event, SourceState, Stage
 
@@ -24,8 +24,8 @@ RAM_SECTION = 1
 class Outgoing(SourceAnswers):
     """What a source does between READY and LOADED."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
-        super().__init__(settings, identity, SourceState.CONNECTING)
+    def __init__(self, settings: Settings, session_config: SessionConfig) -> None:
+        super().__init__(settings, session_config, SourceState.CONNECTING)
         self.agreement = Agreement()
         self.channels: tuple[str, ...] = ("control",)
         self.undrained: tuple[int, ...] = ()
@@ -132,7 +132,7 @@ class Outgoing(SourceAnswers):
         if not self.inline:
             self._write(self._main, data, fill)
             return
-        limit = self.identity.limits.data_bytes
+        limit = self.session_config.limits.data_bytes
         while data or fill:
             part, data = data[:limit], data[limit:]
             room = min(fill, limit - len(part)) if not data else 0

@@ -13,7 +13,7 @@ from ..errors import Code, Error, OurMistake, PeerError
 from ..interface import Heard, Said, Send
 from ..machine import Settings
 from . import binding, body, frames, messages, states, wire
-from .config import Identity
+from .config import SessionConfig
 from .frames import Frame, Preface, Reader
 from .messages import Message
 from .states import Event
@@ -83,9 +83,9 @@ class Session(Endpoint):
         super().__init_subclass__()
         cls._receivers = as_overridden(cls, {kind: receive.handler for kind, receive in cls.RECEIVES.items()})
 
-    def __init__(self, settings: Settings, identity: Identity, state: str) -> None:
+    def __init__(self, settings: Settings, session_config: SessionConfig, state: str) -> None:
         super().__init__(settings)
-        self.identity = identity
+        self.session_config = session_config
         self.state = state
         self.links: Table[Link] = Table()
         self.sent = self.heard = b""  # transcripts, until they become digests
@@ -115,20 +115,20 @@ class Session(Endpoint):
     # --- out --------------------------------------------------------------------------------------------------------
     def _derive(self, label: str, size: int) -> bytes:
         """Random bytes for one purpose, from the side's own entropy: an endpoint draws nothing itself."""
-        return binding.derive(self.identity.entropy, f"{self.role} {label}", size)
+        return binding.derive(self.session_config.entropy, f"{self.role} {label}", size)
 
     def _add_link(self, conn: int) -> None:
         """A new connection, with a nonce of its own (SPEC 2.2)."""
-        reader = Reader(self.peer_magic, self.identity.limits)
+        reader = Reader(self.peer_magic, self.session_config.limits)
         self.links[conn] = Link(reader, nonce=self._derive(f"nonce {conn}", 16))
 
     def _greeting(self, conn: int) -> bytes:
         """The preface, with random ignorable flags, and an ignorable frame behind it."""
         self._set(conn, spoke=True)
         bits = self._derive(f"grease {conn}", 32)
-        flags = int.from_bytes(bits[:2], "big") if self.identity.grease else 0
+        flags = int.from_bytes(bits[:2], "big") if self.session_config.grease else 0
         data = frames.preface(self.magic, self.links[conn].nonce, flags)
-        if self.identity.grease:
+        if self.session_config.grease:
             data += frames.frame(0x80 | bits[2] & 0x7F, bits[3 : 3 + bits[3] % 16], flags=bits[4] & 0xFC)
         return data
 
@@ -139,9 +139,9 @@ class Session(Endpoint):
     def _frame(self, message: Message) -> bytes:
         """One message, in as many frames as the limit asks for."""
         content, type = self._content(message), message.TYPE
-        if self.identity.grease and isinstance(message, GREASED):
+        if self.session_config.grease and isinstance(message, GREASED):
             content |= {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
-        payload, limit = body.dump(content), self.identity.limits.frame_bytes
+        payload, limit = body.dump(content), self.session_config.limits.frame_bytes
         parts = [payload[i : i + limit] for i in range(0, len(payload), limit)]
         more = frames.CRITICAL | frames.MORE
         return b"".join(frames.frame(type, p, more) for p in parts[:-1]) + frames.frame(type, parts[-1])
@@ -276,7 +276,7 @@ class Session(Endpoint):
     def _make_key(self, secret: bytes, source: bytes, destination: bytes) -> None:
         """The key of the session (SPEC 5.5); the transcripts have served their purpose."""
         hashes = binding.transcript(source), binding.transcript(destination)
-        self.key_bytes = binding.session_key(secret, self.identity.psk, self.exporter, *hashes)
+        self.key_bytes = binding.session_key(secret, self.session_config.psk, self.exporter, *hashes)
         self.sent = self.heard = b""
 
 

@@ -19,8 +19,8 @@ from ..names import Reason, Status
 from . import binding, body, features, frames, messages, states
 from .agreement import agreement_body, as_config, channel_plan
 from .answers import CONTROL
-from .config import Identity
-from .features import Stance
+from .config import SessionConfig
+from .features import FeatureOffer
 from .messages import Message
 from .outgoing import Outgoing
 from .session import ANY_STATE, Receive
@@ -41,9 +41,9 @@ class Source(Outgoing):
 
     role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
 
-    def __init__(self, settings: Settings, identity: Identity = Identity()) -> None:
-        super().__init__(settings, identity)
-        self.stances = features.stances(settings, True, identity.require, identity.forbid)
+    def __init__(self, settings: Settings, session_config: SessionConfig = SessionConfig()) -> None:
+        super().__init__(settings, session_config)
+        self.stances = features.stances(settings, True, session_config.require, session_config.forbid)
         self.warnings: tuple[Error, ...] = ()
         self.peer_version = ""
         self.session_id = ""
@@ -55,8 +55,8 @@ class Source(Outgoing):
         """`migrate`. What can't work is refused before anything is connected: a transport without answers, a
         required feature that this QEMU lacks, settings that QMP refuses."""
         transport = self.settings.transport
-        lacking = [name for name in self.identity.require if name not in {s.feature for s in self.stances}]
-        one_way = transport == "file" or (transport in ("exec", "fd") and not self.identity.bidirectional)
+        lacking = [name for name in self.session_config.require if name not in {s.feature for s in self.stances}]
+        one_way = transport == "file" or (transport in ("exec", "fd") and not self.session_config.bidirectional)
         both_ways = replace(self.settings, capabilities=(*self.settings.capabilities, "return-path"))
         refused = "" if transport == "file" else refusal(both_ways, at_source=True)
         if one_way:
@@ -143,13 +143,13 @@ class Source(Outgoing):
     def _offer(self, conn: int) -> None:
         """Preface, HELLO and OFFER, at once: no round trip for versions alone."""
         main = "inline" if self.inline else "separate"
-        hello = messages.hello(self.role, self.settings, self.identity, main)
+        hello = messages.hello(self.role, self.settings, self.session_config, main)
         data = self._greeting(conn) + self._frame(hello)
         self._out.append(i.Said(conn, "HELLO"))
         stances = self.stances
-        if self.identity.grease:
-            stances = (*stances, Stance(f"x-grease-{self._derive('feature', 3).hex()}", features.PREFER))
-        self.sent = self._say(conn, messages.offer(self.settings, self.identity, stances), data)
+        if self.session_config.grease:
+            stances = (*stances, FeatureOffer(f"x-grease-{self._derive('feature', 3).hex()}", features.PREFER))
+        self.sent = self._say(conn, messages.offer(self.settings, self.session_config, stances), data)
 
     def _tls_failed(self, failed: i.TlsFailed) -> None:
         """Which connection, and the library's word for it."""
@@ -286,8 +286,8 @@ class Source(Outgoing):
             for conn, link in self.links.items():
                 self._set(conn, reader=link.reader._replace(unlimited=True))
             self._report_status(Status.ACTIVE)
-            self._stage_to(Stage.RELAY if self.identity.relays else Stage.SETUP)
-            if self.identity.relays:
+            self._stage_to(Stage.RELAY if self.session_config.relays else Stage.SETUP)
+            if self.session_config.relays:
                 channels = tuple((n, c) for c, n in enumerate(self.channels) if c != CONTROL)
                 self._out.append(i.MoveGuest(channels, as_config(self._agreed_settings)))
                 self._out += [i.SwitchGuest()] * self.postcopy
@@ -310,7 +310,7 @@ class Source(Outgoing):
         memory is there."""
         if self.state == S.CLOSING:
             return
-        if self.state == S.COMPLETED and self.identity.relays and self.stage != Stage.SENT:
+        if self.state == S.COMPLETED and self.session_config.relays and self.stage != Stage.SENT:
             self._stage_to(Stage.ENDING)  # what carries the stream here has yet to notice
         elif self.state == S.COMPLETED:
             self._completed()
@@ -325,7 +325,7 @@ class Source(Outgoing):
         """The guest runs there. In postcopy its memory follows."""
         if self.state == S.POSTCOPY:
             self._report_status(Status.POSTCOPY_ACTIVE)
-            if not self.identity.relays:
+            if not self.session_config.relays:
                 self._collect(last=True)
         else:
             self._completed()

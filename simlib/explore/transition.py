@@ -20,14 +20,14 @@ from .state import (
     SIDES,
     SOURCE,
     STRANGER,
+    ConnectionState,
     State,
-    Wire,
     with_back,
     with_there,
 )
 
 
-class Moment:
+class Transition:
     """A state while one action changes it."""
 
     def __init__(self, system: Interner, state: State) -> None:
@@ -125,7 +125,7 @@ class Moment:
         there: tuple[int, ...] = (self.system.input(i.Received(0, sent)),) if sent else ()
         there += (self.system.ended,) if leaves else ()
         number = sum(w.owner == STRANGER for w in self.wires)
-        self.wires.append(Wire(f"stranger: {says}", STRANGER, number, connected=True, there=there))
+        self.wires.append(ConnectionState(f"stranger: {says}", STRANGER, number, connected=True, there=there))
 
     # --- an endpoint is told, and asks ------------------------------------------------------------------------------
     def tell(self, side: int, input_number: int, conn: int = -1) -> None:
@@ -136,7 +136,7 @@ class Moment:
             self.system.observed += ((side, o) for o in step.reports)
         for does, ask in step.does:
             does(self, side, ask)
-        if self.system.model.room:
+        if self.system.model.send_buffer_messages:
             for c in dict.fromkeys(o.conn for o in step.asks if isinstance(o, i.Send)):
                 self._may_drain(side, c)
 
@@ -151,7 +151,7 @@ class Moment:
         raise LookupError(f"{SIDES[side]} has no connection {conn}")
 
     def _open(self, side: int, ask: i.Open) -> None:
-        self.wires.append(Wire(ask.channel, side, ask.conn))
+        self.wires.append(ConnectionState(ask.channel, side, ask.conn))
 
     def _send(self, side: int, sent: tuple[int, tuple[int, ...]]) -> None:
         self._put(self._find(side, sent[0]), side, *sent[1])
@@ -224,7 +224,7 @@ class Moment:
         number, at = self._find(side, conn), side == DESTINATION
         wire = self.wires[number]
         queue = wire.back if at else wire.there
-        full = len(queue) > self.system.model.room and not wire.broken and not wire.dropped[not at]
+        full = len(queue) > self.system.model.send_buffer_messages and not wire.broken and not wire.dropped[not at]
         self.wires[number] = wire._replace(owed=_at(wire.owed, at, full))
         if not full:
             self.tell(side, self.system.input(i.Drained(0)), conn)
@@ -288,7 +288,7 @@ class Moment:
             elif wire.owner == side:
                 self.wires[number] = wire._replace(back=())
 
-    def _exit(self, number: int, wire: Wire) -> None:
+    def _exit(self, number: int, wire: ConnectionState) -> None:
         if wire.accepted < 0 and not wire.broken:
             self._break(number)
         elif not wire.dropped[1]:
@@ -320,33 +320,33 @@ def _at(pair: tuple[bool, bool], at: bool, value: bool = True) -> tuple[bool, bo
 
 
 ACTIONS: Mapping[str, Callable[..., None]] = {
-    "connect": Moment.do_connect,
-    "accept": Moment.do_accept,
-    "deliver": Moment.do_deliver,
-    "guest": Moment.do_guest,
-    "alarm": Moment.do_alarm,
-    "order": Moment.do_order,
-    "cut": Moment.do_cut,
-    "fault": Moment.do_fault,
-    "lose": Moment.do_lose,
-    "stranger": Moment.do_stranger,
+    "connect": Transition.do_connect,
+    "accept": Transition.do_accept,
+    "deliver": Transition.do_deliver,
+    "guest": Transition.do_guest,
+    "alarm": Transition.do_alarm,
+    "order": Transition.do_order,
+    "cut": Transition.do_cut,
+    "fault": Transition.do_fault,
+    "lose": Transition.do_lose,
+    "stranger": Transition.do_stranger,
 }
 EFFECTS: Mapping[type, Callable[..., None]] = {
-    i.Open: Moment._open,
-    i.StartTls: Moment._start_tls,
-    i.Send: Moment._send,
-    i.Pause: Moment._pause,
-    i.Resume: Moment._resume,
-    i.End: Moment._end,
-    i.Drop: Moment._drop,
-    i.StopListening: Moment._stop_listening,
-    i.CollectRam: Moment._collect_ram,
-    i.StopGuest: Moment._stop_guest,
-    i.ResumeGuest: Moment._resume_guest,
-    i.Apply: Moment._apply,
-    i.Load: Moment._load,
-    i.RunGuest: Moment._run_guest,
-    i.SetAlarm: Moment._set_alarm,
-    i.StopAlarm: Moment._stop_alarm,
-    i.Finished: Moment._finished,
+    i.Open: Transition._open,
+    i.StartTls: Transition._start_tls,
+    i.Send: Transition._send,
+    i.Pause: Transition._pause,
+    i.Resume: Transition._resume,
+    i.End: Transition._end,
+    i.Drop: Transition._drop,
+    i.StopListening: Transition._stop_listening,
+    i.CollectRam: Transition._collect_ram,
+    i.StopGuest: Transition._stop_guest,
+    i.ResumeGuest: Transition._resume_guest,
+    i.Apply: Transition._apply,
+    i.Load: Transition._load,
+    i.RunGuest: Transition._run_guest,
+    i.SetAlarm: Transition._set_alarm,
+    i.StopAlarm: Transition._stop_alarm,
+    i.Finished: Transition._finished,
 }
