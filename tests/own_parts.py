@@ -84,7 +84,7 @@ class ResetOne(lab.Strike):
 
 
 def _nowhere(system: Any, state: Any, final: bool) -> str:
-    return "the guest stands still on both sides" if state.runs == (False, False) else ""
+    return "the guest stands still on both sides" if state.guest_running == (False, False) else ""
 
 
 NEVER_STOPS = lab.Property("U1 never stops", _nowhere)

@@ -32,7 +32,7 @@ class Interner:
         self.openings: list[bool] = []  # whether it opens a channel
         self._endpoints: dict[tuple[int, Any], int] = {}
         self._inputs: dict[i.Input, int] = {}
-        self.wires: dict[ConnectionState, ConnectionState] = {}  # each by itself
+        self.connections: dict[ConnectionState, ConnectionState] = {}  # each by itself
         self.steps: dict[tuple[int, int, int], Step] = {}
         self.opened, self.ended, self.reset = (self.input(t) for t in (i.Opened(0), i.Ended(0), i.Broken(0, RESET)))
         self.observed: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
@@ -49,7 +49,7 @@ class Interner:
 
     def key(self, state: State) -> Any:
         """Equal for equal states: small numbers, since hashing every field of every connection is slow."""
-        return (state.ends, *map(id, state.wires), state[2:])
+        return (state.ends, *map(id, state.connections), state[2:])
 
     def input(self, value: i.Input) -> int:
         """The number of an input; those of the link have connection 0."""
@@ -95,9 +95,9 @@ class Interner:
     def overheard(self, state: State, says: str) -> bytes:
         """What a stranger can say on a plain link because it listens there: a channel's opening once more, while it is
         under way, or one made up; empty when there is nothing yet."""
-        wires = [w for w in state.wires if w.owner == SOURCE and any(self.openings[m] for m in w.there)]
-        for wire in wires[:1]:
-            opening = next(m for m in wire.there if self.openings[m])
+        connections = [w for w in state.connections if w.owner == SOURCE and any(self.openings[m] for m in w.there)]
+        for connection in connections[:1]:
+            opening = next(m for m in connection.there if self.openings[m])
             copied = self.inputs[opening]
             assert isinstance(copied, i.Received)
             if says == "replay":

@@ -13,7 +13,7 @@ from ..case.scenario import GuestFacts, Link, Scenario, Side
 from .peers import NewerDestination, NewerSource
 from .state import Faults, Model
 
-ALL_AT_ONCE = Faults(cuts=1, strangers=("garbage", "replay"))
+ALL_AT_ONCE = Faults(cuts=1, intruders=("garbage", "replay"))
 RETURN_PATH = ("return-path",)
 WITH_RNG = "pc-i440fx-7.2+virtio-rng"
 
@@ -64,7 +64,7 @@ def v1_cases() -> list[SearchCase]:
     """Matched sides: versions, channels, return path, preempt, and a stranger who knows multifd's first packet."""
     lost = ("S4 no loss", "S6 same channels", "L2 arrives")
     mixed = ("S4 no loss", "S6 same channels")
-    stranger = Faults(strangers=("multifd",))
+    stranger = Faults(intruders=("multifd",))
     preempt = side(0, "postcopy-ram", "postcopy-preempt")
     listed = []
     for version in ("5.2", "7.2", "8.2", "10.0", "11.1"):
@@ -232,7 +232,7 @@ def v2_cases() -> list[SearchCase]:
     listed = [SearchCase(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
     listed += [SearchCase(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
     listed += [
-        SearchCase(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(strangers=(says,))))
+        SearchCase(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(intruders=(says,))))
         for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
     listed += [

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from ..case.endpoints import Case
 from ..handshake import interface as i
 from ..handshake.detect import Adaptive
-from ..handshake.endpoint import Table, reducible
+from ..handshake.endpoint import ConnectionTable, reducible
 from ..handshake.errors import Code, Error
 from ..handshake.v2 import binding, body, features, frames, messages
 from ..handshake.v2.agreement import agreement_body, channel_plan
@@ -130,7 +130,7 @@ class NoReady(Source):
 @reducible
 class EarlyLoaded(Destination):
     def _loaded_when_complete(self) -> None:
-        before, self.lanes = self.lanes, Table()
+        before, self.lanes = self.lanes, ConnectionTable()
         super()._loaded_when_complete()
         self.lanes = before
 
@@ -205,8 +205,8 @@ class Mutant:
 
 def mutants() -> list[Mutant]:
     """The table. Each model is one in which the whole engine breaks nothing (a test holds that too)."""
-    matched, cut, copied = v2("v2", 1), v2("v2", 1, Faults(cuts=1)), v2("v2", 1, Faults(strangers=("replay",)))
-    forged = v2("v2", 1, Faults(strangers=("forge",)))
+    matched, cut, copied = v2("v2", 1), v2("v2", 1, Faults(cuts=1)), v2("v2", 1, Faults(intruders=("replay",)))
+    forged = v2("v2", 1, Faults(intruders=("forge",)))
     drift, tampered, future = (replace(matched.playing(c), compatible=False) for c in (Drifted, Overheard, Future))
     old = Model(Case(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
     s1, s2, s3, s4, s5, s6, l2, l3 = (
@@ -230,7 +230,7 @@ def mutants() -> list[Mutant]:
             (EndlessPatience,),
             "L4 floods end",
             "a flood",
-            v2("v2", 1, Faults(strangers=("flood",))),
+            v2("v2", 1, Faults(intruders=("flood",))),
         ),
         Mutant("silence until eight good bytes", (SpeaksFirst,), s4, "an old source", old),
         Mutant("each role has its own magic", (OneMagic,), s2, "a pipe that echoes", v2_named("v2, echo")),

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..handshake.stream import MAGIC
 from ..handshake.variants import HEADER_4
-from .state import DESTINATION, PASS_BYTES, RIVAL, SOURCE, STRANGER, ConnectionState, State
+from .state import DESTINATION, INTRUDER, PASS_BYTES, RIVAL, SOURCE, ConnectionState, State
 from .system import System
 
 Check = Callable[[System, State, bool], str]
@@ -43,11 +43,11 @@ def _sides(system: System, state: State) -> tuple[Any, Any]:
 
 def arrived(system: System, state: State) -> bool:
     """The source's guest runs at the destination (and not a rival's)."""
-    return state.runs[DESTINATION] and not _serves_rival(system, state)
+    return state.guest_running[DESTINATION] and not _serves_rival(system, state)
 
 
 def _serves_rival(system: System, state: State) -> bool:
-    mains = [w for w in state.wires if w.accepted >= 0 and w.name in ("main", "control")]
+    mains = [w for w in state.connections if w.accepted >= 0 and w.name in ("main", "control")]
     first = min((w.accepted for w in mains), default=None)  # of v1 and of the probes that is main
     bound = getattr(_sides(system, state)[1], "control", first)
     return any(w.owner == RIVAL and w.accepted == bound for w in mains)
@@ -62,7 +62,7 @@ class Ending(NamedTuple):
 
 def ending(system: System, state: State) -> Ending:
     end = system.endpoint(state, SOURCE).finished
-    runs = (state.runs[SOURCE], arrived(system, state))
+    runs = (state.guest_running[SOURCE], arrived(system, state))
     at = {(True, True): "both", (True, False): "source", (False, True): "destination"}.get(runs, "paused")
     return Ending(end.status if end else "waits", at)
 
@@ -106,11 +106,11 @@ def protocols(system: System, state: State, final: bool) -> str:
     if source.sends_guest() and destination.unready() and not replaced:
         return "the source sends migration data before READY"
     if modes := _modes(system, state):
-        shut = any(w.accepted >= 0 and w.ended[1] for w in state.wires)
+        shut = any(w.accepted >= 0 and w.ended[1] for w in state.connections)
         failed = destination.finished is not None and destination.finished.status == "failed"
         if failed or shut:
             return f"{modes[0]} was spoken, and the destination read it as {modes[1]}"
-    written = [getattr(system.inputs[m], "data", b"") for m in state.sink]
+    written = [getattr(system.inputs[m], "data", b"") for m in state.pipe_output]
     if HEADER_4 in written[:1] and any(k.startswith(MAGIC) for k in written[1:]):
         return "the pipe holds a header of version 4 and then another stream"
     return ""
@@ -150,7 +150,7 @@ def no_loss(system: System, state: State, final: bool) -> str:
     gone = destination.finished is not None and destination.finished.status == "failed"
     if end is not None and end.status == "completed" and not arrived(system, state) and (final or gone):
         return "the source says completed and no guest runs at the destination"
-    full = destination.handshakes and not destination.postcopy and state.passes > 1
+    full = destination.handshakes and not destination.postcopy and state.ram_passes > 1
     if full and destination.ram_bytes < PASS_BYTES and arrived(system, state):
         return f"the guest runs with {destination.ram_bytes} of {PASS_BYTES} bytes"
     return ""
@@ -158,31 +158,33 @@ def no_loss(system: System, state: State, final: bool) -> str:
 
 def one_guest(system: System, state: State, final: bool) -> str:
     """S5: never two running guests."""
-    return "the guest runs on both sides" if state.runs[SOURCE] and arrived(system, state) else ""
+    return "the guest runs on both sides" if state.guest_running[SOURCE] and arrived(system, state) else ""
 
 
 def same_channels(system: System, state: State, final: bool) -> str:
     """S6: once data may flow, each channel is the connection that the source opened for it, and no other."""
     destination = _sides(system, state)[1]
-    wires = {w.accepted: w for w in state.wires if w.accepted >= 0}
+    connections = {w.accepted: w for w in state.connections if w.accepted >= 0}
     bound = destination.bound_channels()
     if not destination.handshakes:
-        wrong = [f"{wires[c].name} is taken for {n}" for n, c in bound if c in wires and wires[c].name != n]
+        wrong = [
+            f"{connections[c].name} is taken for {n}" for n, c in bound if c in connections and connections[c].name != n
+        ]
         return "; ".join(wrong)
-    control = wires.get(getattr(destination, "control", None) or 0)
-    if control is None or control.owner == STRANGER or not system.endpoint(state, control.owner).sends_guest():
+    control = connections.get(getattr(destination, "control", None) or 0)
+    if control is None or control.owner == INTRUDER or not system.endpoint(state, control.owner).sends_guest():
         return ""
-    return "; ".join(_wrongly_bound(bound, wires, control))
+    return "; ".join(_wrongly_bound(bound, connections, control))
 
 
 def _wrongly_bound(
-    bound: tuple[tuple[str, int], ...], wires: dict[int, ConnectionState], control: ConnectionState
+    bound: tuple[tuple[str, int], ...], connections: dict[int, ConnectionState], control: ConnectionState
 ) -> list[str]:
     wrong = []
     for name, conn in bound:
-        wire = wires[conn]
-        if (wire.owner, wire.name) != (control.owner, name):
-            wrong.append(f"{wire.name} is taken for {name}")
+        connection = connections[conn]
+        if (connection.owner, connection.name) != (control.owner, name):
+            wrong.append(f"{connection.name} is taken for {name}")
     names = [n for n, _ in bound]
     return wrong + [f"{n} is bound twice" for n in sorted(set(names)) if names.count(n) > 1]
 
@@ -190,7 +192,7 @@ def _wrongly_bound(
 def listens_again(system: System, state: State, final: bool) -> str:
     """S7: an attempt that failed, or a stranger, leaves the destination listening, unless it had begun to load."""
     source, destination = _sides(system, state)
-    if not final or system.link != "two-way" or source.finished is None or state.runs[DESTINATION]:
+    if not final or system.link != "two-way" or source.finished is None or state.guest_running[DESTINATION]:
         return ""
     if source.finished.status in ("completed", "uncertain"):
         return ""
@@ -205,7 +207,7 @@ def listens_again(system: System, state: State, final: bool) -> str:
 def _held(destination: Any, state: State) -> bool:
     """Whether somebody else than the source keeps the destination busy."""
     control = getattr(destination, "control", -1)
-    return any(w.accepted == control and w.owner != SOURCE for w in state.wires)
+    return any(w.accepted == control and w.owner != SOURCE for w in state.connections)
 
 
 def asks_gently(system: System, state: State, final: bool) -> str:
@@ -222,7 +224,7 @@ def no_downgrade(system: System, state: State, final: bool) -> str:
     """S10: two sides that both know v2 never end up with v1 without being told to."""
     both = all(system.endpoint(state, side).handshakes for side in (SOURCE, DESTINATION))
     chosen = _sides(system, state)[0]
-    if final and both and not chosen.handshakes and system.link == "two-way" and state.wires:
+    if final and both and not chosen.handshakes and system.link == "two-way" and state.connections:
         return f"both sides know more, and the source went on with {chosen.speaks}"
     return ""
 
@@ -239,10 +241,10 @@ def arrives(system: System, state: State, final: bool) -> str:
     listened to the conversation."""
     if not final or not system.model.compatible or system.model.alarms:
         return ""
-    left, came = state.faults.strangers, list(system.model.faults.strangers)
+    left, came = state.faults.intruders, list(system.model.faults.intruders)
     known = any(came.count(says) > left.count(says) for says in ("replay", "v2-hello"))
     visited = came != list(left) and not system.endpoint(state, DESTINATION).authenticates
-    if state.faults != system.model.faults._replace(strangers=left) or known or visited:
+    if state.faults != system.model.faults._replace(intruders=left) or known or visited:
         return ""
     end = system.endpoint(state, SOURCE).finished
     if end is not None and not (end.status == "completed" and arrived(system, state)):
@@ -265,7 +267,7 @@ def ends_after_faults(system: System, state: State, final: bool) -> str:
 
 def floods_end(system: System, state: State, final: bool) -> str:
     """L4: ignorable frames can't go on for ever: whoever floods is shown the door."""
-    floods = [w for w in state.wires if w.name == "stranger: flood" and w.accepted >= 0 and not w.there]
+    floods = [w for w in state.connections if w.name == "stranger: flood" and w.accepted >= 0 and not w.there]
     open_floods = [w for w in floods if not w.ended[1] and not w.broken]
     return "a flood of ignorable frames is still listened to" if open_floods else ""
 

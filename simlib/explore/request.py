@@ -33,7 +33,7 @@ def model_of(
         require_whole(what, count, 0)
     for order in faults.orders:
         require("order", order, tuple(ORDERS))
-    for intruder in faults.strangers:
+    for intruder in faults.intruders:
         if intruder not in INTRUDERS:
             require("stranger", intruder, (*INTRUDERS, *OVERHEARD))
     for fault in faults.hits:

@@ -1,9 +1,9 @@
 """Breadth first, each state once: every order of events, and the shortest way to whatever goes wrong.
 
 Two reductions, both switched off by `plain=True`, and used for endpoints alone that declare what they require
-(`handshake.endpoint.reducible`). Symmetry reduction: states that differ only in names are one (symmetry.py). Partial-order
-reduction: a step that only changes what one side knows of one connection goes first, alone (`System.is_local_step`),
-since nobody could tell when it happened; it is an ample set by itself.
+(`handshake.endpoint.reducible`). Symmetry reduction: states that differ only in names are one (symmetry.py).
+Partial-order reduction: a step that only changes what one side knows of one connection goes first, alone
+(`System.is_local_step`), since nobody could tell when it happened; it is an ample set by itself.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Search:
         for action in actions:
             if self.system.is_local_step(state, action):
                 return [action]
-        if state.wires and all(w.broken for w in state.wires):  # the sides can't reach each other any more
+        if state.connections and all(w.broken for w in state.connections):  # the sides can't reach each other any more
             own = [a for a in actions if self.system.acting_side(state, a) == SOURCE]
             return own or actions
         return actions

@@ -13,7 +13,7 @@ from ..case.faults import Fault
 from ..case.registry import PROTOCOLS
 from ..handshake import interface as i
 
-SOURCE, DESTINATION, RIVAL, STRANGER = 0, 1, 2, 3
+SOURCE, DESTINATION, RIVAL, INTRUDER = 0, 1, 2, 3
 SIDES = ("source", "destination", "rival", "stranger")
 PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
 RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
@@ -38,13 +38,13 @@ class ConnectionState(NamedTuple):
     broken: bool = False  # nothing moves on it any more
 
 
-def with_there(wire: ConnectionState, there: tuple[int, ...]) -> ConnectionState:
+def with_there(connection: ConnectionState, there: tuple[int, ...]) -> ConnectionState:
     """`_replace(there=there)` in a third of the time: most of what happens to a connection."""
-    return tuple.__new__(ConnectionState, (*wire[:5], there, *wire[6:]))
+    return tuple.__new__(ConnectionState, (*connection[:5], there, *connection[6:]))
 
 
-def with_back(wire: ConnectionState, back: tuple[int, ...]) -> ConnectionState:
-    return tuple.__new__(ConnectionState, (*wire[:6], back, *wire[7:]))
+def with_back(connection: ConnectionState, back: tuple[int, ...]) -> ConnectionState:
+    return tuple.__new__(ConnectionState, (*connection[:6], back, *connection[7:]))
 
 
 class Faults(NamedTuple):
@@ -53,7 +53,7 @@ class Faults(NamedTuple):
     cuts: int = 0  # of all connections at once
     losses: int = 0  # of one connection
     orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
-    strangers: tuple[str, ...] = ()  # what each says: an intruder's name, or one of OVERHEARD
+    intruders: tuple[str, ...] = ()  # what each says: an intruder's name, or one of OVERHEARD
     hits: tuple[Fault, ...] = ()  # faults that `strike`, each once
 
 
@@ -61,13 +61,13 @@ class State(NamedTuple):
     """One moment. Equal states behave alike."""
 
     ends: tuple[int, ...]  # interned endpoints
-    wires: tuple[ConnectionState, ...] = ()
-    answers: tuple[tuple[int, int], ...] = ()  # of guests, on their way to a side
+    connections: tuple[ConnectionState, ...] = ()
+    pending_replies: tuple[tuple[int, int], ...] = ()  # of guests, on their way to a side
     alarms: tuple[tuple[int, str], ...] = ()
-    runs: tuple[bool, bool] = (True, False)
-    passes: int = 0
+    guest_running: tuple[bool, bool] = (True, False)
+    ram_passes: int = 0
     faults: Faults = Faults()
-    sink: tuple[int, ...] = ()  # what a one-way pipe has swallowed
+    pipe_output: tuple[int, ...] = ()  # what a one-way pipe has swallowed
 
 
 Effect = tuple[Callable[..., None], Any]  # of a moment, for a side: what does it, and what it needs

@@ -42,10 +42,12 @@ def replay(model: Model, path: Path, title: str = "") -> tuple[Trace, Ending]:
     for number, action in enumerate(path, 1):
         time_s = number * STEP_MS / 1e3
         if action[0] != "deliver":
-            wire = state.wires[action[1]].name if action[0] in ("connect", "accept", "lose") else ""
-            what = f"the guest of the {SIDES[state.answers[action[1]][0]]} goes on" if action[0] == "guest" else ""
+            connection = state.connections[action[1]].name if action[0] in ("connect", "accept", "lose") else ""
+            what = (
+                f"the guest of the {SIDES[state.pending_replies[action[1]][0]]} goes on" if action[0] == "guest" else ""
+            )
             what = what or " ".join(getattr(part, "name", str(part)) for part in action if not isinstance(part, int))
-            trace.note(time_s, "link", "guest" if action[0] == "guest" else "link", wire, what)
+            trace.note(time_s, "link", "guest" if action[0] == "guest" else "link", connection, what)
         system.observed = []
         state = system.step(state, action)
         for side, output in system.observed:
@@ -57,8 +59,8 @@ def replay(model: Model, path: Path, title: str = "") -> tuple[Trace, Ending]:
 
 def _reported(after: State, side: int, o: i.Output) -> tuple[str, str, str]:
     if isinstance(o, (i.Said, i.Heard)):
-        number = [w.accepted if side == 1 else w.number for w in after.wires if side == 1 or w.owner == side]
-        named = [w.name for w in after.wires if side == 1 or w.owner == side]
+        number = [w.accepted if side == 1 else w.number for w in after.connections if side == 1 or w.owner == side]
+        named = [w.name for w in after.connections if side == 1 or w.owner == side]
         name = named[number.index(o.conn)] if o.conn in number else str(o.conn)
         return ("say" if isinstance(o, i.Said) else "hear"), name, o.text
     if isinstance(o, i.Entered):
@@ -93,7 +95,7 @@ def as_scenario(model: Model, path: Path, name: str, title: str) -> Scenario:
         ),
         faults=tuple(times.faults),
         management=replace(setup.scenario.management, observe_s=len(path) * STEP_MS / 1e3 + 60, **times.orders),
-        schedule=tuple(Timing(name, *timing) for name, timing in times.wires.items() if system.link == "two-way"),
+        schedule=tuple(Timing(name, *timing) for name, timing in times.connections.items() if system.link == "two-way"),
         detect_timeout_s=times.timeout_s if model.alarms else setup.scenario.detect_timeout_s,
     )
 
@@ -125,7 +127,7 @@ class _Times:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.wires: dict[str, list[Any]] = {}
+        self.connections: dict[str, list[Any]] = {}
         self.faults: list[Fault] = []
         self.orders: dict[str, Any] = {}
         self.set_ms = 0.0  # when the timer of detection was set
@@ -135,11 +137,13 @@ class _Times:
     def note(self, at_ms: float, action: Action, before: State, after: State) -> None:
         kind = action[0]
         if kind in ("connect", "accept"):
-            wire = before.wires[action[1]]
-            refused = after.wires[action[1]].broken and not wire.broken  # nobody listens: to the source that is a reset
-            self._given(wire)[5 if refused else 0 if kind == "connect" else 1] = at_ms
+            connection = before.connections[action[1]]
+            refused = (
+                after.connections[action[1]].broken and not connection.broken
+            )  # nobody listens: to the source that is a reset
+            self._given(connection)[5 if refused else 0 if kind == "connect" else 1] = at_ms
         elif kind == "guest":
-            side = before.answers[action[1]][0]
+            side = before.pending_replies[action[1]][0]
             self.guests[side] = (*self.guests[side], at_ms)
         elif kind == "order":
             key = {"cancel": "cancel_at_s", "deadline": "deadline_s", "postcopy": "postcopy_at_s"}[action[1]]
@@ -152,7 +156,7 @@ class _Times:
             self.faults.append(Fault("cut", at_s=at_ms / 1e3))
         elif kind == "alarm":
             self.timeout_s = (at_ms - self.set_ms) / 1e3
-        for number, (old, new) in enumerate(zip(before.wires, after.wires, strict=False)):
+        for number, (old, new) in enumerate(zip(before.connections, after.connections, strict=False)):
             for at, queue in ((2, "there"), (3, "back")):
                 taken = kind == "deliver" and action[1] == number and (action[2] != DESTINATION) == (at == 3)
                 self._arrivals(at_ms, at, taken, old, new, queue)
@@ -181,10 +185,10 @@ class _Times:
 
     def leave_the_rest(self, state: State) -> None:
         """What nobody has read at the end is still under way."""
-        for wire in state.wires:
-            timing = self._given(wire)
+        for connection in state.connections:
+            timing = self._given(connection)
             timing[3] = (*timing[3], NEVER_MS, NEVER_MS)
 
-    def _given(self, wire: ConnectionState) -> list[Any]:
-        name = wire.name if wire.owner == SOURCE else f"stranger[{wire.number}]"
-        return self.wires.setdefault(name, [-1.0, -1.0, (), (), -1.0, -1.0])
+    def _given(self, connection: ConnectionState) -> list[Any]:
+        name = connection.name if connection.owner == SOURCE else f"stranger[{connection.number}]"
+        return self.connections.setdefault(name, [-1.0, -1.0, (), (), -1.0, -1.0])

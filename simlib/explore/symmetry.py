@@ -161,7 +161,7 @@ class Canonical:
             return self.system.key(state)
         guards = {int(name[6:]) for _, name in state.alarms if name.startswith("guard-")}
         items = []
-        for w in state.wires:
+        for w in state.connections:
             ours = taken[w.owner].per_connection.get(w.number) if w.owner < len(taken) else None  # type: ignore[union-attr]
             theirs = taken[1].per_connection.get(w.accepted) if w.accepted >= 0 else None  # type: ignore[union-attr]
             known = w, ours, theirs, w.accepted in guards
@@ -183,19 +183,19 @@ class Canonical:
             *(part.shared.structure for part in taken),
             tuple([item.structure for item in items]),
             tuple(order),
-            state.answers,
+            state.pending_replies,
             alarms,
-            state.runs,
-            state.passes,
+            state.guest_running,
+            state.ram_passes,
             state.faults,
-            state.sink,
+            state.pipe_output,
         )
 
     def _of_no_wire(self, state: State, taken: list[Decomposed]) -> Iterator[Part]:
         """What an endpoint knows of a connection that is not there: nothing, but for one with a fault."""
-        wires = [{w.number for w in state.wires if w.owner == side} for side in range(len(taken))]
-        wires[1] = {w.accepted for w in state.wires}
-        for side, (part, known) in enumerate(zip(taken, wires, strict=True)):
+        connections = [{w.number for w in state.connections if w.owner == side} for side in range(len(taken))]
+        connections[1] = {w.accepted for w in state.connections}
+        for side, (part, known) in enumerate(zip(taken, connections, strict=True)):
             for conn, per_connection in (part.per_connection or {}).items():
                 if conn not in known:
                     yield Part(
@@ -203,16 +203,24 @@ class Canonical:
                         per_connection.atoms,
                     )
 
-    def _item(self, wire: ConnectionState, *known: Any) -> Part:
+    def _item(self, connection: ConnectionState, *known: Any) -> Part:
         """A connection, what is under way on it, and what both ends know of it."""
-        atoms: list[Any] = [wire.name] if CHANNEL.fullmatch(wire.name) else []
+        atoms: list[Any] = [connection.name] if CHANNEL.fullmatch(connection.name) else []
         queues = []
-        for queue in (wire.there, wire.back):
+        for queue in (connection.there, connection.back):
             shapes = [self.system.shapes[m] for m in queue]
             queues.append(tuple(shape for shape, _ in shapes))
             atoms += [a for _, more in shapes for a in more]
-        name = "multifd" if atoms and atoms[0] == wire.name else wire.name
-        structure = (name, wire.owner, wire.connected, wire.accepted >= 0, *queues, wire[7:], known[-1])
+        name = "multifd" if atoms and atoms[0] == connection.name else connection.name
+        structure = (
+            name,
+            connection.owner,
+            connection.connected,
+            connection.accepted >= 0,
+            *queues,
+            connection[7:],
+            known[-1],
+        )
         ends = [part or Part(-1) for part in known[:-1]]
         part = self._part((structure, *(end.structure for end in ends)), atoms)
         return Part(part.structure, (*part.atoms, *(a for end in ends for a in end.atoms)))

@@ -16,10 +16,10 @@ from . import symmetry
 from .interning import Interner
 from .state import (
     DESTINATION,
+    INTRUDER,
     OVERHEARD,
     RIVAL,
     SOURCE,
-    STRANGER,
     Action,
     Model,
     State,
@@ -49,16 +49,20 @@ class System(Interner):
     def actions(self, state: State) -> Iterator[Action]:
         """Everything that may happen next, in a fixed order; faults last."""
         listening = self.link == "two-way" and self.endpoint(state, DESTINATION).accepting
-        for number, wire in enumerate(state.wires):
-            if not wire.connected and wire.owner != STRANGER:
+        for number, connection in enumerate(state.connections):
+            if not connection.connected and connection.owner != INTRUDER:
                 yield "connect", number
-            if wire.accepted < 0 and listening:
+            if connection.accepted < 0 and listening:
                 yield "accept", number
-            if wire.there and wire.accepted >= 0 and not wire.paused[1]:
+            if connection.there and connection.accepted >= 0 and not connection.paused[1]:
                 yield "deliver", number, DESTINATION
-            if wire.back and wire.connected and not (wire.paused[0] and self._waits(wire.back[0])):
-                yield "deliver", number, wire.owner
-        for k in range(len(state.answers)):
+            if (
+                connection.back
+                and connection.connected
+                and not (connection.paused[0] and self._waits(connection.back[0]))
+            ):
+                yield "deliver", number, connection.owner
+        for k in range(len(state.pending_replies)):
             yield "guest", k
         for side, name in state.alarms:
             yield "alarm", side, name
@@ -72,17 +76,17 @@ class System(Interner):
         left = state.faults
         if self.endpoint(state, SOURCE).finished is not None:
             return
-        if left.cuts and state.wires:
+        if left.cuts and state.connections:
             yield ("cut",)
         if left.losses:
-            for number, wire in enumerate(state.wires):
-                if wire.owner == SOURCE and not wire.broken:
+            for number, connection in enumerate(state.connections):
+                if connection.owner == SOURCE and not connection.broken:
                     yield "lose", number
         for fault in dict.fromkeys(left.hits):
             yield "fault", fault
         for order in dict.fromkeys(left.orders):
             yield "order", order
-        for says in dict.fromkeys(left.strangers):
+        for says in dict.fromkeys(left.intruders):
             if says not in OVERHEARD or self.overheard(state, says):
                 yield "stranger", says
 
@@ -95,23 +99,27 @@ class System(Interner):
     def acting_side(self, state: State, action: Action) -> int:
         """The side that an action is told to; -1 for those that concern all."""
         if action[0] in ("connect", "accept"):
-            return state.wires[action[1]].owner if action[0] == "connect" else DESTINATION
+            return state.connections[action[1]].owner if action[0] == "connect" else DESTINATION
         if action[0] in ("deliver", "guest"):
-            return int(action[2] if action[0] == "deliver" else state.answers[action[1]][0])
+            return int(action[2] if action[0] == "deliver" else state.pending_replies[action[1]][0])
         return SOURCE if action[0] == "order" else int(action[1]) if action[0] == "alarm" else -1
 
     def is_local_step(self, state: State, action: Action) -> bool:
         """Whether an action changes nothing but what one side knows of one connection."""
         if action[0] not in ("accept", "deliver"):
             return False
-        wire = state.wires[action[1]]
+        connection = state.connections[action[1]]
         if action[0] == "accept":
-            side, input_number, conn = DESTINATION, self.opened, sum(w.accepted >= 0 for w in state.wires)
+            side, input_number, conn = DESTINATION, self.opened, sum(w.accepted >= 0 for w in state.connections)
         else:
             side = action[2]
-            input_number, conn = (wire.there[0], wire.accepted) if side == DESTINATION else (wire.back[0], wire.number)
+            input_number, conn = (
+                (connection.there[0], connection.accepted)
+                if side == DESTINATION
+                else (connection.back[0], connection.number)
+            )
         step = self.run(side, state.ends[side], input_number, conn)
-        nobody = wire.owner == STRANGER or wire.dropped[action[0] == "deliver" and action[2] != DESTINATION]
+        nobody = connection.owner == INTRUDER or connection.dropped[action[0] == "deliver" and action[2] != DESTINATION]
         if (step.asks and not nobody) or not all(getattr(o, "conn", None) == conn for o in step.asks):
             return False
         before, after = self.canonical.parts(state.ends[side]), self.canonical.parts(step.after)

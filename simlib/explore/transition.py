@@ -12,6 +12,7 @@ from ..handshake import interface as i
 from .interning import Interner
 from .state import (
     DESTINATION,
+    INTRUDER,
     ORDERS,
     OVERHEARD,
     PASS_BYTES,
@@ -19,7 +20,6 @@ from .state import (
     REFUSED,
     SIDES,
     SOURCE,
-    STRANGER,
     ConnectionState,
     State,
     with_back,
@@ -32,47 +32,58 @@ class Transition:
 
     def __init__(self, system: Interner, state: State) -> None:
         self.system = system
-        self.ends, self.wires, self.before = list(state.ends), list(state.wires), state.wires
-        _, _, self.answers, self.alarms, self.runs, self.passes, self.faults, self.sink = state
+        self.ends, self.connections, self.before = list(state.ends), list(state.connections), state.connections
+        _, _, self.pending_replies, self.alarms, self.guest_running, self.ram_passes, self.faults, self.pipe_output = (
+            state
+        )
 
     def state(self) -> State:
-        one = self.system.wires.setdefault  # equal connections are one object: states share them, and hold the same
-        wires = [w if w is old else one(w, w) for w, old in zip(self.wires, self.before, strict=False)]
-        wires += [one(w, w) for w in self.wires[len(self.before) :]]
+        one = (
+            self.system.connections.setdefault
+        )  # equal connections are one object: states share them, and hold the same
+        connections = [w if w is old else one(w, w) for w, old in zip(self.connections, self.before, strict=False)]
+        connections += [one(w, w) for w in self.connections[len(self.before) :]]
         return State(
-            tuple(self.ends), tuple(wires), self.answers, self.alarms, self.runs, self.passes, self.faults, self.sink
+            tuple(self.ends),
+            tuple(connections),
+            self.pending_replies,
+            self.alarms,
+            self.guest_running,
+            self.ram_passes,
+            self.faults,
+            self.pipe_output,
         )
 
     # --- actions ----------------------------------------------------------------------------------------------------
     def do_connect(self, number: int) -> None:
-        wire = self.wires[number]
+        connection = self.connections[number]
         there = self.system.table[self.ends[DESTINATION]]
         closed = there.closed if there.finished is None else not there.finished.listening
-        refused = self.system.link == "two-way" and closed and wire.accepted < 0
-        self.wires[number] = wire._replace(connected=True, broken=wire.broken or refused)
+        refused = self.system.link == "two-way" and closed and connection.accepted < 0
+        self.connections[number] = connection._replace(connected=True, broken=connection.broken or refused)
         input_number = self.system.input(i.Broken(0, REFUSED)) if refused else self.system.opened
-        if not wire.dropped[0]:
-            self.tell(wire.owner, input_number, wire.number)
+        if not connection.dropped[0]:
+            self.tell(connection.owner, input_number, connection.number)
 
     def do_accept(self, number: int) -> None:
-        conn = sum(w.accepted >= 0 for w in self.wires)
-        self.wires[number] = self.wires[number]._replace(accepted=conn)
+        conn = sum(w.accepted >= 0 for w in self.connections)
+        self.connections[number] = self.connections[number]._replace(accepted=conn)
         self.tell(DESTINATION, self.system.opened, conn)
 
     def do_deliver(self, number: int, side: int) -> None:
-        wire = self.wires[number]
+        connection = self.connections[number]
         if side == DESTINATION:
-            input_number, self.wires[number] = wire.there[0], with_there(wire, wire.there[1:])
+            input_number, self.connections[number] = connection.there[0], with_there(connection, connection.there[1:])
             self._taken(number, 0)
-            self.tell(side, input_number, wire.accepted)
+            self.tell(side, input_number, connection.accepted)
         else:
-            input_number, self.wires[number] = wire.back[0], with_back(wire, wire.back[1:])
+            input_number, self.connections[number] = connection.back[0], with_back(connection, connection.back[1:])
             self._taken(number, 1)
-            self.tell(side, input_number, wire.number)
+            self.tell(side, input_number, connection.number)
 
     def do_guest(self, k: int) -> None:
-        side, input_number = self.answers[k]
-        self.answers = (*self.answers[:k], *self.answers[k + 1 :])
+        side, input_number = self.pending_replies[k]
+        self.pending_replies = (*self.pending_replies[:k], *self.pending_replies[k + 1 :])
         self.tell(side, input_number)
 
     def do_alarm(self, side: int, name: str) -> None:
@@ -98,13 +109,13 @@ class Transition:
     # --- what a fault may do (faults.Breaks) ------------------------------------------------------------------------
     def cut(self) -> None:
         """Every connection is reset; what was under way is gone."""
-        for number in range(len(self.wires)):
+        for number in range(len(self.connections)):
             self._break(number)
 
-    def reset(self, connection: str) -> None:
+    def reset(self, name: str) -> None:
         """Those of that name are."""
-        for number, wire in enumerate(self.wires):
-            if wire.name == connection and not wire.broken:
+        for number, connection in enumerate(self.connections):
+            if connection.name == name and not connection.broken:
                 self._break(number)
 
     def do_lose(self, number: int) -> None:
@@ -112,20 +123,22 @@ class Transition:
         self._break(number)
 
     def _break(self, number: int) -> None:
-        wire, reset = self.wires[number], self.system.reset
-        here = () if wire.dropped[0] or wire.owner == STRANGER else (reset,)
-        self.wires[number] = wire._replace(broken=True, back=here, there=() if wire.dropped[1] else (reset,))
+        connection, reset = self.connections[number], self.system.reset
+        here = () if connection.dropped[0] or connection.owner == INTRUDER else (reset,)
+        self.connections[number] = connection._replace(
+            broken=True, back=here, there=() if connection.dropped[1] else (reset,)
+        )
 
-    def do_stranger(self, says: str) -> None:
-        left = list(self.faults.strangers)
+    def do_intruder(self, says: str) -> None:
+        left = list(self.faults.intruders)
         left.remove(says)
-        self.faults = self.faults._replace(strangers=tuple(left))
+        self.faults = self.faults._replace(intruders=tuple(left))
         leaves = says not in OVERHEARD and INTRUDERS.get(says).leaves
         sent = self.system.overheard(self.state(), says) if says in OVERHEARD else INTRUDERS.get(says).payload
         there: tuple[int, ...] = (self.system.input(i.Received(0, sent)),) if sent else ()
         there += (self.system.ended,) if leaves else ()
-        number = sum(w.owner == STRANGER for w in self.wires)
-        self.wires.append(ConnectionState(f"stranger: {says}", STRANGER, number, connected=True, there=there))
+        number = sum(w.owner == INTRUDER for w in self.connections)
+        self.connections.append(ConnectionState(f"stranger: {says}", INTRUDER, number, connected=True, there=there))
 
     # --- an endpoint is told, and asks ------------------------------------------------------------------------------
     def tell(self, side: int, input_number: int, conn: int = -1) -> None:
@@ -141,70 +154,81 @@ class Transition:
                 self._may_drain(side, c)
 
     def _find(self, side: int, conn: int) -> int:
-        if side != DESTINATION and conn < len(self.wires):  # mostly a source's are numbered as they stand here
-            wire = self.wires[conn]
-            if wire.number == conn and wire.owner == side:
+        if side != DESTINATION and conn < len(self.connections):  # mostly a source's are numbered as they stand here
+            connection = self.connections[conn]
+            if connection.number == conn and connection.owner == side:
                 return conn
-        for n, wire in enumerate(self.wires):
-            if wire.accepted == conn if side == DESTINATION else wire.number == conn and wire.owner == side:
+        for n, connection in enumerate(self.connections):
+            if (
+                connection.accepted == conn
+                if side == DESTINATION
+                else connection.number == conn and connection.owner == side
+            ):
                 return n
         raise LookupError(f"{SIDES[side]} has no connection {conn}")
 
     def _open(self, side: int, ask: i.Open) -> None:
-        self.wires.append(ConnectionState(ask.channel, side, ask.conn))
+        self.connections.append(ConnectionState(ask.channel, side, ask.conn))
 
     def _send(self, side: int, sent: tuple[int, tuple[int, ...]]) -> None:
         self._put(self._find(side, sent[0]), side, *sent[1])
 
     def _put(self, number: int, side: int, *inputs: int) -> None:
         """Onto the wire. A socket that was dropped answers with a reset."""
-        wire, at = self.wires[number], side == DESTINATION
-        if wire.broken or wire.ended[at] or (wire.owner == STRANGER and at):
+        connection, at = self.connections[number], side == DESTINATION
+        if connection.broken or connection.ended[at] or (connection.owner == INTRUDER and at):
             return
         link = self.system.link
-        if wire.dropped[not at]:
+        if connection.dropped[not at]:
             if inputs != (self.system.ended,):
                 self._hear(number, side, self.system.input(i.Broken(0, PIPE)))
         elif link == "one-way":
-            self.sink = (*self.sink, *inputs) if wire.number == 0 else self.sink
+            self.pipe_output = (*self.pipe_output, *inputs) if connection.number == 0 else self.pipe_output
         else:
-            self._hear(number, side if link == "echo" else DESTINATION if side != DESTINATION else wire.owner, *inputs)
+            self._hear(
+                number, side if link == "echo" else DESTINATION if side != DESTINATION else connection.owner, *inputs
+            )
 
     def _hear(self, number: int, side: int, *inputs: int) -> None:
         """To the end of what is under way to a side."""
-        wire = self.wires[number]
+        connection = self.connections[number]
         if side == DESTINATION and self.system.table[self.ends[DESTINATION]].finished is None:
-            self.wires[number] = with_there(wire, (*wire.there, *inputs))
+            self.connections[number] = with_there(connection, (*connection.there, *inputs))
         elif side != DESTINATION:
-            back = wire.back
+            back = connection.back
             for one in inputs:
                 back = back if one in back[-1:] else (*back, one)
-            self.wires[number] = with_back(wire, back)
+            self.connections[number] = with_back(connection, back)
 
     def _end(self, side: int, ask: i.End) -> None:
         number, at = self._find(side, ask.conn), side == DESTINATION
         self._put(number, side, self.system.ended)
-        self.wires[number] = self.wires[number]._replace(ended=_at(self.wires[number].ended, at))
+        self.connections[number] = self.connections[number]._replace(ended=_at(self.connections[number].ended, at))
 
     def _drop(self, side: int, ask: i.Drop) -> None:
         number, at = self._find(side, ask.conn), side == DESTINATION
-        wire = self.wires[number]
-        if wire.dropped[at]:
+        connection = self.connections[number]
+        if connection.dropped[at]:
             return
-        unread = any(isinstance(self.system.inputs[m], i.Received) for m in (wire.there if at else wire.back))
-        if (unread or ask.unread) and not wire.broken and self.system.link == "two-way":
+        unread = any(
+            isinstance(self.system.inputs[m], i.Received) for m in (connection.there if at else connection.back)
+        )
+        if (unread or ask.unread) and not connection.broken and self.system.link == "two-way":
             self._break(number)
         else:
             self._put(number, side, self.system.ended)
-        wire = self.wires[number]
+        connection = self.connections[number]
         gone: dict[str, Any] = {"there": ()} if at else {"back": ()}
-        self.wires[number] = wire._replace(
-            ended=_at(wire.ended, at), dropped=_at(wire.dropped, at), owed=_at(wire.owed, at, False), **gone
+        self.connections[number] = connection._replace(
+            ended=_at(connection.ended, at),
+            dropped=_at(connection.dropped, at),
+            owed=_at(connection.owed, at, False),
+            **gone,
         )
 
     def _stop_listening(self, side: int, ask: i.StopListening) -> None:
-        for number, wire in enumerate(self.wires):
-            if wire.connected and wire.accepted < 0:
+        for number, connection in enumerate(self.connections):
+            if connection.connected and connection.accepted < 0:
                 self._break(number)
 
     def _pause(self, side: int, ask: i.Pause) -> None:
@@ -215,44 +239,48 @@ class Transition:
 
     def _paused(self, side: int, conn: int, value: bool) -> None:
         number = self._find(side, conn)
-        wire = self.wires[number]
-        if wire.paused[side == DESTINATION] != value:
-            self.wires[number] = wire._replace(paused=_at(wire.paused, side == DESTINATION, value))
+        connection = self.connections[number]
+        if connection.paused[side == DESTINATION] != value:
+            self.connections[number] = connection._replace(paused=_at(connection.paused, side == DESTINATION, value))
 
     # --- back-pressure ----------------------------------------------------------------------------------------------
     def _may_drain(self, side: int, conn: int) -> None:
         number, at = self._find(side, conn), side == DESTINATION
-        wire = self.wires[number]
-        queue = wire.back if at else wire.there
-        full = len(queue) > self.system.model.send_buffer_messages and not wire.broken and not wire.dropped[not at]
-        self.wires[number] = wire._replace(owed=_at(wire.owed, at, full))
+        connection = self.connections[number]
+        queue = connection.back if at else connection.there
+        full = (
+            len(queue) > self.system.model.send_buffer_messages
+            and not connection.broken
+            and not connection.dropped[not at]
+        )
+        self.connections[number] = connection._replace(owed=_at(connection.owed, at, full))
         if not full:
             self.tell(side, self.system.input(i.Drained(0)), conn)
 
     def _taken(self, number: int, at: int) -> None:
         """Something was read: who waited for room may go on."""
-        wire = self.wires[number]
-        if wire.owed[at]:
-            self._may_drain(DESTINATION if at else wire.owner, wire.accepted if at else wire.number)
+        connection = self.connections[number]
+        if connection.owed[at]:
+            self._may_drain(DESTINATION if at else connection.owner, connection.accepted if at else connection.number)
 
     # --- the guest, and time ----------------------------------------------------------------------------------------
     def _answer(self, side: int, reply: i.Input) -> None:
-        self.answers = (*self.answers, (side, self.system.input(reply)))
+        self.pending_replies = (*self.pending_replies, (side, self.system.input(reply)))
 
     def _collect_ram(self, side: int, ask: i.CollectRam) -> None:
-        first = side == SOURCE and self.passes == 0
+        first = side == SOURCE and self.ram_passes == 0
         if side == SOURCE:
-            self.passes += 1
+            self.ram_passes += 1
         self._answer(side, i.RamCollected(PASS_BYTES if first else 0, ask.last or not ask.first))
 
     def _stop_guest(self, side: int, ask: i.StopGuest) -> None:
         if side == SOURCE:
-            self.runs = False, self.runs[DESTINATION]
+            self.guest_running = False, self.guest_running[DESTINATION]
         self._answer(side, i.GuestStopped())
 
     def _resume_guest(self, side: int, ask: i.ResumeGuest) -> None:
         if side == SOURCE:
-            self.runs = True, self.runs[DESTINATION]
+            self.guest_running = True, self.guest_running[DESTINATION]
 
     def _apply(self, side: int, ask: i.Apply) -> None:
         there = self.system.model.setup.scenario.destination
@@ -262,7 +290,7 @@ class Transition:
         self._answer(side, i.Loaded(self.system.model.setup.scenario.guest.post_load_error))
 
     def _run_guest(self, side: int, ask: i.RunGuest) -> None:
-        self.runs = self.runs[SOURCE], True
+        self.guest_running = self.guest_running[SOURCE], True
         self._answer(side, i.GuestRunning())
 
     def _set_alarm(self, side: int, ask: i.SetAlarm) -> None:
@@ -277,37 +305,41 @@ class Transition:
     def _finished(self, side: int, ask: i.Finished) -> None:
         """Whatever comes is not heard any more; a process that exits leaves its sockets to the kernel."""
         self.alarms = tuple(a for a in self.alarms if a[0] != side)
-        self.answers = tuple(a for a in self.answers if a[0] != side)
-        for number, wire in enumerate(self.wires):
+        self.pending_replies = tuple(a for a in self.pending_replies if a[0] != side)
+        for number, connection in enumerate(self.connections):
             if side == DESTINATION and ask.exited:
-                self._exit(number, wire)
-            elif side == DESTINATION and wire.accepted < 0 and not wire.broken and not ask.listening:
+                self._exit(number, connection)
+            elif side == DESTINATION and connection.accepted < 0 and not connection.broken and not ask.listening:
                 self._break(number)  # nobody listens any more
             elif side == DESTINATION:
-                self.wires[number] = wire._replace(there=())
-            elif wire.owner == side:
-                self.wires[number] = wire._replace(back=())
+                self.connections[number] = connection._replace(there=())
+            elif connection.owner == side:
+                self.connections[number] = connection._replace(back=())
 
-    def _exit(self, number: int, wire: ConnectionState) -> None:
-        if wire.accepted < 0 and not wire.broken:
+    def _exit(self, number: int, connection: ConnectionState) -> None:
+        if connection.accepted < 0 and not connection.broken:
             self._break(number)
-        elif not wire.dropped[1]:
-            self._drop(DESTINATION, i.Drop(wire.accepted))
-        self.wires[number] = self.wires[number]._replace(there=(), dropped=_at(self.wires[number].dropped, True))
+        elif not connection.dropped[1]:
+            self._drop(DESTINATION, i.Drop(connection.accepted))
+        self.connections[number] = self.connections[number]._replace(
+            there=(), dropped=_at(self.connections[number].dropped, True)
+        )
 
     def _start_tls(self, side: int, ask: i.StartTls) -> None:
         """Both sides are done once the destination takes part, before anything is sent; a stranger can't."""
         if side != DESTINATION:
             return
         number = self._find(side, ask.conn)
-        wire = self.wires[number]
-        if wire.owner != STRANGER:
+        connection = self.connections[number]
+        if connection.owner != INTRUDER:
             asks = self.system.table[self.ends[SOURCE]].offers_alpn  # once, with its first
             input_number = self.system.input(i.Secured(0, b"exporter", ask.alpn if asks else ""))
-            self.wires[number] = wire._replace(there=(input_number, *wire.there), back=(input_number, *wire.back))
-        elif wire.there and not self._too_short(wire.there[0]):
+            self.connections[number] = connection._replace(
+                there=(input_number, *connection.there), back=(input_number, *connection.back)
+            )
+        elif connection.there and not self._too_short(connection.there[0]):
             input_number = self.system.input(i.TlsFailed(0, "An unexpected TLS packet was received."))
-            self.wires[number] = wire._replace(there=(input_number,))
+            self.connections[number] = connection._replace(there=(input_number,))
 
     def _too_short(self, input_number: int) -> bool:
         """Whether TLS waits for more before it judges."""
@@ -329,7 +361,7 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
     "cut": Transition.do_cut,
     "fault": Transition.do_fault,
     "lose": Transition.do_lose,
-    "stranger": Transition.do_stranger,
+    "stranger": Transition.do_intruder,
 }
 EFFECTS: Mapping[type, Callable[..., None]] = {
     i.Open: Transition._open,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .endpoint import Answers, State, Table
+from .endpoint import Answers, ConnectionTable, State
 from .interface import (
     AlarmRang,
     Broken,
@@ -47,7 +47,7 @@ class Adaptive(State, Answers):
         self.settings, self.session_config = settings, session_config
         self.chosen: V1Destination | V2Destination | None = None
         self.pending: tuple[Input, ...] = ()
-        self.first: Table[bytes] = Table()
+        self.first: ConnectionTable[bytes] = ConnectionTable()
         self.numbers: tuple[int, ...] = ()
         self.listening = False
 
@@ -142,7 +142,7 @@ class Adaptive(State, Answers):
         """Hand everything over that was kept, in order. Guards are the handshake's own affair from here on."""
         self.chosen = chosen
         stopped: list[Output] = [StopAlarm(f"guard-{c}") for c in self.first]
-        inputs, self.pending, self.first = self.pending, (), Table()
+        inputs, self.pending, self.first = self.pending, (), ConnectionTable()
         out = [o for t in inputs for o in self._pass_on(t)]
         return stopped + [o for o in out if not isinstance(o, StartTls)]  # TLS was asked for already
 

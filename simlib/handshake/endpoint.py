@@ -67,16 +67,16 @@ class State:
         return other
 
 
-class Table(dict[int, V]):
+class ConnectionTable(dict[int, V]):
     """What a side knows of each connection that it has; a connection that is gone leaves nothing behind."""
 
     def key(self) -> tuple[tuple[int, V], ...]:
         """The connections in the order in which they came, each with its value."""
         return tuple(self.items())
 
-    def fork(self) -> Table[V]:
+    def fork(self) -> ConnectionTable[V]:
         """A copy: the values themselves are never changed."""
-        return Table(self)
+        return ConnectionTable(self)
 
 
 class Decomposition(NamedTuple):

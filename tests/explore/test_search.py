@@ -89,7 +89,7 @@ def test_a_mutant_that_the_plain_search_kills_the_reduced_one_kills_as_soon(muta
 
 
 def test_a_faulty_v2_link_is_the_same_plain_and_reduced() -> None:
-    for faults in (Faults(cuts=1), Faults(losses=1), Faults(strangers=("garbage", "replay"))):
+    for faults in (Faults(cuts=1), Faults(losses=1), Faults(intruders=("garbage", "replay"))):
         plain, reduced = (search(v2("v2", 0, faults), plain=p) for p in (True, False))
         assert plain.complete and not plain.violations and not reduced.violations
         assert set(plain.endings) == set(reduced.endings)
@@ -144,7 +144,7 @@ def test_a_cut_after_go_leaves_the_source_uncertain_and_one_guest_at_most() -> N
 @pytest.mark.parametrize(("channels", "states"), [(3, 44579), (5, 104023), (6, 147996), (7, 203531), (8, 272174)])
 def test_v2_holds_with_a_stranger_a_duplicate_and_a_cut_at_any_moment(channels: int, states: int) -> None:
     """1, 2 and 4 channels are among the models above."""
-    model: Model = replace(v2("v2", channels), faults=Faults(cuts=1, strangers=("garbage", "replay")))
+    model: Model = replace(v2("v2", channels), faults=Faults(cuts=1, intruders=("garbage", "replay")))
     result = search(model)
     assert result.complete and result.violations == {} and result.states == states
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20  # KiB

@@ -16,8 +16,8 @@ from simlib.explore.models import scenario, side, v2
 from simlib.explore.models import v1 as v1_model
 from simlib.explore.state import DESTINATION, SOURCE, State
 from simlib.explore.system import System
+from simlib.handshake.endpoint import ConnectionTable, declared, state_fields
 from simlib.handshake.endpoint import State as Held
-from simlib.handshake.endpoint import Table, declared, state_fields
 from simlib.handshake.names import Name
 from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.messages import ChannelOpen, Go
@@ -42,7 +42,7 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
                     other = value.fork()
                     setattr(other, name, changed)
                     yield f"{cls.__name__}.{name}{at}", other
-    elif isinstance(value, Table):
+    elif isinstance(value, ConnectionTable):
         for key, inner in value.items():
             for at, changed in changes(inner):
                 other = value.fork()
@@ -88,7 +88,7 @@ def stored(value: Any) -> Iterator[tuple[str, Any]]:
         for name in state_fields(cls, tuple(vars(value))):
             if name not in declared(cls, "RANDOM") and name not in CONFIGURATION:
                 yield from ((f"{cls.__name__}.{name}{at}", v) for at, v in stored(getattr(value, name)))
-    elif isinstance(value, Table):
+    elif isinstance(value, ConnectionTable):
         for key, inner in value.items():
             yield from ((f"[{key}]{at}", v) for at, v in stored(inner))
     elif hasattr(value, "_fields") or is_dataclass(value):
@@ -166,12 +166,12 @@ def without_state(endpoint: Any) -> Iterator[Any]:
 
 def outputs(system: System, state: State, at: int, endpoint: Any, action: Any) -> tuple[Any, ...]:
     """What an endpoint in this state's place says to an action."""
-    wire = state.wires[action[1]] if action[0] in ("connect", "accept", "deliver") else None
+    connection = state.connections[action[1]] if action[0] in ("connect", "accept", "deliver") else None
     if action[0] == "guest":
-        input = system.inputs[state.answers[action[1]][1]]
-    elif action[0] == "deliver" and wire is not None:
-        number = (wire.there if at == DESTINATION else wire.back)[0]
-        input = replace(system.inputs[number], conn=wire.accepted if at == DESTINATION else wire.number)
+        input = system.inputs[state.pending_replies[action[1]][1]]
+    elif action[0] == "deliver" and connection is not None:
+        number = (connection.there if at == DESTINATION else connection.back)[0]
+        input = replace(system.inputs[number], conn=connection.accepted if at == DESTINATION else connection.number)
     else:
         return ()
     return tuple(endpoint.fork().handle(input))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..endpoint import Decomposition, Table, declare
+from ..endpoint import ConnectionTable, Decomposition, declare
 from ..loader import Loader, MultifdReader, Position
 from .features import Agreement
 from .session import Session
@@ -86,7 +86,7 @@ class DestinationAnswers(Session):
     agreement: Agreement
     control: int | None
     bound: tuple[tuple[str, int, str], ...]
-    lanes: Table[MultifdReader]
+    lanes: ConnectionTable[MultifdReader]
     main_bytes: int
     _loader: Loader
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from .. import interface as i
-from ..endpoint import Table, reducible
+from ..endpoint import ConnectionTable, reducible
 from ..errors import Code, Error, PeerError, Retry, clean
 from ..loader import Loader, MultifdReader, Position
 from ..machine import Settings
@@ -330,7 +330,7 @@ class Destination(Incoming):
         rows = {name: (conn, nonce) for name, conn, nonce in self.bound}
         channels = tuple((name, rows[name][1]) for name in self.plan)
         mac = binding.mac(self.key_bytes, "READY", *(part for row in channels for part in row))
-        self.lanes = Table({rows[n][0]: MultifdReader() for n in self.plan if n.startswith("multifd")})
+        self.lanes = ConnectionTable({rows[n][0]: MultifdReader() for n in self.plan if n.startswith("multifd")})
         self._set(control, reader=self.links[control].reader._replace(unlimited=True))
         self._report_status(Status.ACTIVE)
         self._say(control, messages.Ready(channels, mac))

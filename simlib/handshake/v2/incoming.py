@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .. import interface as i
 from .. import stream
-from ..endpoint import Table
+from ..endpoint import ConnectionTable
 from ..errors import Code, Error, Retry, clean
 from ..loader import Loader, MultifdReader, StreamError
 from ..machine import Settings
@@ -28,14 +28,14 @@ class Incoming(DestinationAnswers):
 
     def __init__(self, settings: Settings, session_config: SessionConfig) -> None:
         super().__init__(settings, session_config, S.NONE)
-        self.lanes: Table[MultifdReader] = Table()
+        self.lanes: ConnectionTable[MultifdReader] = ConnectionTable()
         self._forget_data()
 
     def _forget_data(self) -> None:
         """Nothing has come yet."""
         self.postcopy = self.running = self.eof = False
         self.main_bytes = self.flushes = 0
-        self.lanes = Table()
+        self.lanes = ConnectionTable()
         self._loader = Loader(self.settings)
 
     # --- the stream -------------------------------------------------------------------------------------------------

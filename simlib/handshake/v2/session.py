@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from ..endpoint import Endpoint, Table, as_overridden, declare
+from ..endpoint import ConnectionTable, Endpoint, as_overridden, declare
 from ..errors import Code, Error, OurMistake, PeerError
 from ..interface import Heard, Said, Send
 from ..machine import Settings
@@ -87,7 +87,7 @@ class Session(Endpoint):
         super().__init__(settings)
         self.session_config = session_config
         self.state = state
-        self.links: Table[Link] = Table()
+        self.links: ConnectionTable[Link] = ConnectionTable()
         self.sent = self.heard = b""  # transcripts, until they become digests
         self.key_bytes = b""
         self.exporter = b""
