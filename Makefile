@@ -67,7 +67,7 @@ bench: $(SET_UP) ## how close to the limit: ratios against anchors in one run; P
 bench-results: $(SET_UP) ## the same, and data/results/bench.md
 	@$(PY) -m tests.bench --results
 
-times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip, and among strangers
+times: $(SET_UP) ## real sockets against the simulated clock, at 0 to 100 ms round trip, and among intruders
 	@$(PY) tests/times.py && $(PY) -m tests.live.test_strangers
 
 agreement: $(SET_UP) ## real sockets and TLS tell the world's stories: TIMES=n in a row, until one does not

@@ -89,7 +89,7 @@ run(find("machine_type_differs_return_path"), protocol="v1", version="10.0")
 run(find("machine_type_differs_return_path"), protocol="v2", version="10.0")
 
 # %% [markdown]
-# ## 5. A stranger connects: it takes a channel's place
+# ## 5. An intruder connects: it takes a channel's place
 #
 # It sends a multifd header with the all-zero UUID, which is what a guest without a UUID has. v1 binds it as channel 0, the
 # real channel 0 is left over, and both sides wait for ever.
@@ -98,7 +98,7 @@ run(find("machine_type_differs_return_path"), protocol="v2", version="10.0")
 run(find("stranger_multifd"), protocol="v1", version="10.0")
 
 # %% [markdown]
-# In v2 a connection must name the session that the handshake made, under a MAC (P8's header, taken further). The stranger is
+# In v2 a connection must name the session that the handshake made, under a MAC (P8's header, taken further). The intruder is
 # refused alone; the migration does not notice.
 
 # %%

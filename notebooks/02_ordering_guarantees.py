@@ -3,7 +3,7 @@
 #
 # A simulation shows some runs. “We'll trivially ensure ordering” and “I don't think it's possible without timeouts” are claims
 # about all of them. Here the very endpoints that the simulated world runs are searched exhaustively: every order of
-# deliveries, accepts and timers, and a cut, a stranger or a cancel at any moment. What breaks is shown by its shortest story.
+# deliveries, accepts and timers, and a cut, an intruder or a cancel at any moment. What breaks is shown by its shortest story.
 
 # %%
 from IPython.display import Markdown
@@ -29,11 +29,11 @@ Story(line.case.model, line.result.violations["S4 no loss"])
 
 # %% [markdown]
 # From 8.0 on the destination peeks at the first bytes, and among friends every order of main and multifd is well (preempt,
-# which says nothing, is still taken by its place). One stranger who knows multifd's first packet is enough again, since
+# which says nothing, is still taken by its place). One intruder who knows multifd's first packet is enough again, since
 # nothing in it says whose it is.
 
 # %%
-line = results["v1 10.0, 1 multifd, stranger"]
+line = results["v1 10.0, 1 multifd, intruder"]
 Story(line.case.model, line.result.violations["S6 same channels"])
 
 # %%
@@ -68,7 +68,7 @@ histories()
 # %% [markdown]
 # ## v2: nothing breaks, unless its manager lies
 #
-# A stranger, a copied CHANNEL_OPEN, a cut, a cancel, a rival source, full buffers, newer peers, each at any moment. The last
+# An intruder, a copied CHANNEL_OPEN, a cut, a cancel, a rival source, full buffers, newer peers, each at any moment. The last
 # two rows are what the handshake can't hold: a manager that told one side v1, and one that called a one-way pipe two-way.
 
 # %%

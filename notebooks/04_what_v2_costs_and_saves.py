@@ -61,7 +61,7 @@ figures.waste(saved)
 # %% [markdown]
 # ## When does the source know?
 #
-# All runs of the library that did not migrate as asked, whatever was wrong: settings, machines, strangers, cuts, dead hosts. A
+# All runs of the library that did not migrate as asked, whatever was wrong: settings, machines, intruders, cuts, dead hosts. A
 # curve that stays below 100 % is of sources that never know.
 
 # %%

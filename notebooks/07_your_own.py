@@ -163,7 +163,7 @@ class ResetOne(lab.Strike):
 two_paths = lab.Delay("two-paths", lambda link: lambda rng: rng.choice((1.0, 9.0)) * link.delay_ms / 1e3, uses=())
 
 situations = {
-    "a mail client comes first": lab.scenario("matched").vary(faults=(lab.Fault("stranger", says=mail, at_s=0.0),)),
+    "a mail client comes first": lab.scenario("matched").vary(faults=(lab.Fault("intruder", payload=mail, at_s=0.0),)),
     "main is reset after 20 ms": lab.scenario("matched_multifd").vary(faults=(ResetOne(at_s=0.02),)),
     "two paths, 2 and 18 ms": lab.scenario("matched_multifd").vary(link__delay_law=two_paths, link__delay_ms=2.0),
 }

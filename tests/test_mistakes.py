@@ -30,6 +30,26 @@ def sweep_file(folder: Path, text: str) -> Entry:
     return lambda: load_sweep(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ('[[faults]]\nkind = "swallow"', "swallow", "blackhole"),
+        ('[[faults]]\nkind = "intruder"\nsays = "silent"', "says", "payload"),
+        ('[[faults]]\nkind = "kill"\nbefore = true', "before", "before-start"),
+        ('[[faults]]\nkind = "order"\norder = ["main"]\ngap-s = 1', "gap-s", "accept-gap-s"),
+    ],
+)
+def test_an_old_name_in_a_file_is_refused_with_the_new_one(text: str, old: str, new: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{old}'.*; it is called '{new}' now"):
+        scenario_file(tmp_path, text)()
+
+
+@pytest.mark.parametrize(("old", "new"), [("--room", "--send-buffer-messages"), ("--stranger", "--intruder")])
+def test_an_old_option_is_refused_with_the_new_one(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=f"{old}: is called {new} now"):
+        command(capsys, "explore", "matched", old, "1")()
+
+
 def command(capsys: pytest.CaptureFixture[str], *words: str) -> Entry:
     """The command line as a call that raises what it prints."""
 

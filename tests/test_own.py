@@ -43,7 +43,7 @@ class Own:
 
 
 def visited(says: Any) -> lab.Scenario:
-    return MATCHED.vary(faults=(lab.Fault("stranger", says=says, at_s=0.0),))
+    return MATCHED.vary(faults=(lab.Fault("intruder", payload=says, at_s=0.0),))
 
 
 MOVED = ("migrated", "v3", True)
@@ -208,7 +208,7 @@ def test_a_manager_that_does_not_know_device_cancels_and_the_guest_stays() -> No
 
 def test_a_fault_that_is_about_time_alone_is_refused_by_a_search_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="about time"):
-        lab.search(MATCHED, "v2", faults=[lab.Fault("late", connection="main")])
+        lab.search(MATCHED, "v2", faults=[lab.Fault("delay-accept", connection="main")])
 
 
 def test_a_hit_is_part_of_the_state() -> None:
@@ -223,8 +223,8 @@ def test_a_hit_is_part_of_the_state() -> None:
         (("run", "matched", "--protocol", "tests.own_parts:MAIL"), "is no protocol"),
         (("run", "matched", "--manager", "bogus"), "there is no manager 'bogus'"),
         (("explore", "matched", "--property", "tests.own_parts:MAIL"), "is no simlib.Property"),
-        (("explore", "matched", "--stranger", "tests.own_parts:V3"), "is no intruder"),
-        (("explore", "matched", "--fault", "late"), "about time"),
+        (("explore", "matched", "--intruder", "tests.own_parts:V3"), "is no intruder"),
+        (("explore", "matched", "--fault", "delay-accept"), "about time"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )

@@ -155,7 +155,7 @@ Markdown(
 
 # %%
 models = order.recorded()
-figures.searched(models, "Models searched: deliveries, accepts, timers, cuts, strangers")
+figures.searched(models, "Models searched: deliveries, accepts, timers, cuts, intruders")
 
 # %%
 future, check = growth.peers(), real.agreement(real.cells()).loc["v1"]

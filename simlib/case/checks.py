@@ -42,7 +42,7 @@ CHOICES: dict[tuple[str, str], Sequence[str]] = {
     ("Side", "on_maybe"): ("warn", "reject"),
     ("Fault", "direction"): ("to-destination", "to-source"),
     ("Fault", "side"): ("source", "destination"),
-    ("Fault", "says"): INTRUDERS,
+    ("Fault", "payload"): INTRUDERS,
 }
 # What is allowed of a number, by the end of its name, unless its own key stands below.
 MOST = {"_ms": 1e9, "_s": 1e5, "_mib": 1 << 24, "_kib": 1 << 24, "_mib_s": 1 << 20}
@@ -55,10 +55,10 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("Link", "buffer_kib"): (1, 1 << 24),
     ("Management", "retries"): (0, 1000),
     ("Management", "observe_s"): (1e-3, 1e5),
-    ("Fault", "retries"): (0, 255),
+    ("Fault", "tcp_retries"): (0, 255),
 }
 VERSION = r"\d{1,3}(\.\d{1,3}){0,3}"
-CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt|control|stranger(\[\d{1,3}\])?"
+CHANNEL = r"main|multifd\[\d{1,3}\]|preempt|postcopy-preempt|control|intruder(\[\d{1,3}\])?"
 PATTERNS = {
     ("Scenario", "name"): (r"(?!\.)[^/\x00-\x1f]{1,100}", "up to 100 characters, none of them a /, the first no dot"),
     ("Scenario", "versions"): (f"{VERSION}(>{VERSION})?", '"7.2" or "7.2>10.0"'),

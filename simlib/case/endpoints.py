@@ -13,7 +13,7 @@ from ..handshake.v2.config import SessionConfig
 from ..handshake.versions import is_modelled, not_modelled
 from . import effects
 from .checks import pair
-from .faults import Stranger
+from .faults import Intrusion
 from .guest import MIB, Guest
 from .protocols import Protocol
 from .registry import MANAGERS, PROTOCOLS, ScenarioError, require, require_whole
@@ -46,7 +46,7 @@ class Case:
             if not is_modelled(version):
                 raise ScenarioError(not_modelled(version))
         transport = self.scenario.link.transport
-        if transport.startswith(POINT_TO_POINT) and any(isinstance(f, Stranger) for f in self.scenario.faults):
+        if transport.startswith(POINT_TO_POINT) and any(isinstance(f, Intrusion) for f in self.scenario.faults):
             raise ScenarioError(f"nobody else can connect where the path is {transport!r}")
         effects.check(self.scenario, (self.protocol,))
         self.definition.check(self)

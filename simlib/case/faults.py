@@ -24,8 +24,8 @@ class LinkEffect(StrEnum):
 
     CUT = "cut"  # every connection is reset
     STALL = "stall"  # a proxy stops reading
-    BLACKHOLE = "swallow"  # a proxy reads and discards
-    PACKET_LOSS = "lose"  # no packet arrives any more
+    BLACKHOLE = "blackhole"  # a proxy reads and discards
+    PACKET_LOSS = "packet-loss"  # no packet arrives any more
 
 
 class Breaks(Protocol):
@@ -161,10 +161,10 @@ class Cut(Shaping):
 
 
 @dataclass(frozen=True)
-class Swallow(Shaping):
+class Blackhole(Shaping):
     """A proxy reads and discards."""
 
-    kind: str = "swallow"
+    kind: str = "blackhole"
 
 
 @dataclass(frozen=True)
@@ -175,19 +175,19 @@ class Stall(Shaping):
 
 
 @dataclass(frozen=True)
-class Lose(Shaping):
+class PacketLoss(Shaping):
     """No packet arrives any more.
 
     Args:
-        retries: of TCP, before it gives up (tcp_retries2).
+        tcp_retries: of TCP, before it gives up (tcp_retries2).
     """
 
-    kind: str = "lose"
-    retries: int = 15
+    kind: str = "packet-loss"
+    tcp_retries: int = 15
     unsupported_on_sockets: ClassVar[str] = "a proxy can't lose packets"
 
     def _begin(self, rig: Rig, after_bytes: int | None) -> None:
-        rig.shape(LinkEffect(self.kind), self.direction, after_bytes, min(924.6, 0.2 * 2 ** (self.retries + 1)))
+        rig.shape(LinkEffect(self.kind), self.direction, after_bytes, min(924.6, 0.2 * 2 ** (self.tcp_retries + 1)))
 
 
 @dataclass(frozen=True)
@@ -196,17 +196,17 @@ class Order(Fault):
 
     Args:
         order: the channels' names, the first one first.
-        gap_s: between two of them.
+        accept_gap_s: between two of them, in seconds.
     """
 
     kind: str = "order"
     order: tuple[str, ...] = ()
-    gap_s: float = 0.3
+    accept_gap_s: float = 0.3
     on_link: ClassVar[bool] = True
 
     def arrange(self, rig: Rig, number: int) -> None:
         for rank, channel in enumerate(self.order):
-            rig.delay_accept(channel, rank * self.gap_s)
+            rig.delay_accept(channel, rank * self.accept_gap_s)
 
 
 @dataclass(frozen=True)
@@ -228,20 +228,20 @@ class Delaying(Fault):
 
 
 @dataclass(frozen=True)
-class Late(Delaying):
+class DelayAccept(Delaying):
     """It reaches the destination late."""
 
-    kind: str = "late"
+    kind: str = "delay-accept"
 
     def arrange(self, rig: Rig, number: int) -> None:
         rig.delay_accept(self.connection, self.delay_s)
 
 
 @dataclass(frozen=True)
-class Hold(Delaying):
+class DelayData(Delaying):
     """Its bytes are held back."""
 
-    kind: str = "hold"
+    kind: str = "delay-data"
 
     def arrange(self, rig: Rig, number: int) -> None:
         rig.delay_data(self.connection, self.delay_s)
@@ -254,17 +254,17 @@ class Stopping(Fault):
 
     Args:
         side: "source" or "destination".
-        before: before the migration starts.
+        before_start: before the migration starts.
     """
 
     side: str = "destination"
     after_mib: float = -1.0
     at_s: float = -1.0
-    before: bool = False
+    before_start: bool = False
 
     def arrange(self, rig: Rig, number: int) -> None:
-        if self.before or self.at_s < 0:
-            rig.stop(self.side, self.kind, None if self.before else int(max(self.after_mib, 0) * MIB))
+        if self.before_start or self.at_s < 0:
+            rig.stop(self.side, self.kind, None if self.before_start else int(max(self.after_mib, 0) * MIB))
         else:
             rig.at(self.at_s, lambda: rig.stop(self.side, self.kind, None))
 
@@ -284,21 +284,21 @@ class Kill(Stopping):
 
 
 @dataclass(frozen=True)
-class Stranger(Fault):
+class Intrusion(Fault):
     """Somebody connects to the destination uninvited.
 
     Args:
-        says: an intruder, or its name.
+        payload: an intruder, or its name.
         at_s: when; up to 0: before the source does.
     """
 
-    kind: str = "stranger"
-    says: str = "silent"
+    kind: str = "intruder"
+    payload: str = "silent"
     at_s: float = -1.0
 
     @property
     def intruder(self) -> Intruder:
-        intruder: Intruder = INTRUDERS.get(self.says)
+        intruder: Intruder = INTRUDERS.get(self.payload)
         return intruder
 
     def arrange(self, rig: Rig, number: int) -> None:

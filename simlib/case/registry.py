@@ -18,18 +18,35 @@ class ScenarioError(ValueError):
     """What is wrong with a scenario or with how it is to be run, in one sentence that names file and key."""
 
 
+RENAMED = {  # names of earlier versions, in files and options
+    "swallow": "blackhole",
+    "lose": "packet-loss",
+    "late": "delay-accept",
+    "hold": "delay-data",
+    "stranger": "intruder",
+    "says": "payload",
+    "before": "before_start",
+    "gap_s": "accept_gap_s",
+    "retries": "tcp_retries",
+}
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with, if a known one is close."""
+    """What a sentence about an unknown word ends with: its new name, or the known one that is close."""
     import difflib  # here: a sweep's workers never need it
 
-    close = difflib.get_close_matches(word, list(known), 1, 0.5)
+    names = list(known)
+    if RENAMED.get(word) in names:
+        return f"; it is called {RENAMED[word].replace('_', '-')!r} now"
+    close = difflib.get_close_matches(word, names, 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def choose(word: str, known: Iterable[str]) -> str:
     """What a sentence about an unknown word ends with: the closest one that is known, and all of them."""
     close, everything = nearest(word, known), ", ".join(map(repr, known))
-    return f"{close} Known are {everything}" if close else f"; known are {everything}"
+    end = "" if close.endswith("?") else "."
+    return f"{close}{end} Known are {everything}" if close else f"; known are {everything}"
 
 
 def require(what: str, word: object, known: Sequence[str]) -> None:
@@ -165,15 +182,15 @@ FAULTS: Registry[Any] = Registry(
     "simlib.case.faults:Fault",
     {
         "cut": "simlib.case.faults:Cut",
-        "swallow": "simlib.case.faults:Swallow",
+        "blackhole": "simlib.case.faults:Blackhole",
         "stall": "simlib.case.faults:Stall",
-        "lose": "simlib.case.faults:Lose",
+        "packet-loss": "simlib.case.faults:PacketLoss",
         "freeze": "simlib.case.faults:Freeze",
         "kill": "simlib.case.faults:Kill",
         "order": "simlib.case.faults:Order",
-        "hold": "simlib.case.faults:Hold",
-        "late": "simlib.case.faults:Late",
-        "stranger": "simlib.case.faults:Stranger",
+        "delay-data": "simlib.case.faults:DelayData",
+        "delay-accept": "simlib.case.faults:DelayAccept",
+        "intruder": "simlib.case.faults:Intrusion",
     },
 )
 INTRUDERS: Registry[Any] = Registry(

@@ -41,7 +41,7 @@ def _one(options: Namespace) -> int:
         options.cuts,
         options.losses,
         tuple(options.order),
-        tuple(options.stranger),
+        tuple(options.intruder),
         tuple(_hit(kind) for kind in options.fault),
     )
     model = model_of(

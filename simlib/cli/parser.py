@@ -52,6 +52,15 @@ def within(least: float, most: float = float("inf"), of: Callable[[str], float] 
     return read
 
 
+def _renamed(new: str) -> Callable[[str], str]:
+    """How argparse reads an option that has another name now."""
+
+    def read(text: str) -> str:
+        raise argparse.ArgumentTypeError(f"is called {new} now")
+
+    return read
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "simlib",
@@ -109,7 +118,7 @@ def _add_explore(verbs: Verbs) -> None:
         description="Searches every interleaving of the real endpoints of a scenario: deliveries, accepts, timers in "
         "any order, and the faults that you allow at any moment. The scenario's own faults and times are left out. "
         "Without a scenario: all models of the lab, every mutant, and the argument about detection.",
-        epilog="simlib explore matched_multifd --protocol v2 --cuts 1 --stranger garbage --stranger replay",
+        epilog="simlib explore matched_multifd --protocol v2 --cuts 1 --intruder garbage --intruder replay",
     )
     explore.add_argument("scenario", nargs="?", help="a name that `simlib list` shows, or a TOML file")
     explore.add_argument("--protocol", default="", help="v1, v2, or a way to detect: a, b, c, d, d', f (default: v1)")
@@ -120,7 +129,7 @@ def _add_explore(verbs: Verbs) -> None:
     explore.add_argument("--losses", type=within(0), default=0, metavar="N", help="times that one connection may be")
     explore.add_argument("--order", action="append", default=[], help="the manager may: cancel, deadline, postcopy")
     explore.add_argument(
-        "--stranger",
+        "--intruder",
         action="append",
         default=[],
         metavar="WORD",
@@ -139,8 +148,14 @@ def _add_explore(verbs: Verbs) -> None:
     explore.add_argument("--rival", action="store_true", help="a second source wants the same destination")
     explore.add_argument("--timers", action="store_true", help="timers ring, at any moment")
     explore.add_argument(
-        "--room", type=within(0), default=0, metavar="N", help="messages that a buffer holds (0: endless)"
+        "--send-buffer-messages",
+        type=within(0),
+        default=0,
+        metavar="N",
+        help="messages that a buffer holds (0: endless)",
     )
+    for old, new in (("--room", "--send-buffer-messages"), ("--stranger", "--intruder")):
+        explore.add_argument(old, type=_renamed(new), help=argparse.SUPPRESS)
     explore.add_argument("--plain", action="store_true", help="without the two reductions")
     explore.add_argument(
         "--limit", type=within(1), default=2_000_000, metavar="N", help="states to visit (%(default)s)"

@@ -34,7 +34,7 @@ KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
 
 
 class StreamingTrace(Trace):
-    """A trace that is told while it grows, and whose packets go to a file at once: strangers, who may come for ever,
+    """A trace that is told while it grows, and whose packets go to a file at once: intruders, who may come for ever,
     don't make it grow for ever. `unheard` is called when nobody reads what it tells any more."""
 
     def __init__(self, shown: bool, pcap: Path | None = None, tls: bool = False) -> None:

@@ -93,7 +93,7 @@ class Interner:
         return isinstance(o, (i.SetAlarm, i.StopAlarm)) and o.name.partition("-")[0] not in self.model.alarms
 
     def overheard(self, state: State, says: str) -> bytes:
-        """What a stranger can say on a plain link because it listens there: a channel's opening once more, while it is
+        """What an intruder can say on a plain link because it listens there: a channel's opening once more, while it is
         under way, or one made up; empty when there is nothing yet."""
         connections = [w for w in state.connections if w.owner == SOURCE and any(self.openings[m] for m in w.there)]
         for connection in connections[:1]:

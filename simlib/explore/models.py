@@ -61,10 +61,10 @@ def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> M
 
 
 def v1_cases() -> list[SearchCase]:
-    """Matched sides: versions, channels, return path, preempt, and a stranger who knows multifd's first packet."""
-    lost = ("S4 no loss", "S6 same channels", "L2 arrives")
+    """Matched sides: versions, channels, return path, preempt, and an intruder who knows multifd's first packet."""
+    lost = ("S4 no loss", "S6 same channels", "L2 eventually migrates")
     mixed = ("S4 no loss", "S6 same channels")
-    stranger = Faults(intruders=("multifd",))
+    intruder = Faults(intruders=("multifd",))
     preempt = side(0, "postcopy-ram", "postcopy-preempt")
     listed = []
     for version in ("5.2", "7.2", "8.2", "10.0", "11.1"):
@@ -78,13 +78,13 @@ def v1_cases() -> list[SearchCase]:
             SearchCase(
                 f"v1 {version}, 2 multifd, return path",
                 v1("v1", version, side(2, *RETURN_PATH)),
-                ("S6 same channels", "L2 arrives") if old else (),
+                ("S6 same channels", "L2 eventually migrates") if old else (),
                 old,
             ),
             SearchCase(
-                f"v1 {version}, 1 multifd, stranger",
-                v1("v1", version, side(1), faults=stranger),
-                (*hurt, "L2 arrives") if old else hurt,
+                f"v1 {version}, 1 multifd, intruder",
+                v1("v1", version, side(1), faults=intruder),
+                (*hurt, "L2 eventually migrates") if old else hurt,
                 True,
             ),
         ]
@@ -94,7 +94,7 @@ def v1_cases() -> list[SearchCase]:
     return [
         *listed,
         SearchCase("v1 10.0, TLS, 1 multifd", v1("v1", "10.0", tls(1))),
-        SearchCase("v1 10.0, TLS, 1 multifd, stranger", v1("v1", "10.0", tls(1), faults=stranger)),
+        SearchCase("v1 10.0, TLS, 1 multifd, intruder", v1("v1", "10.0", tls(1), faults=intruder)),
     ]
 
 
@@ -182,29 +182,33 @@ def variant_cases() -> list[SearchCase]:
     )
     listed = [
         ("(a) new and new, timer", probe("a", True, True, True), (s1, s2, s3, s4, s7, s10)),
-        ("(a) new and new", probe("a", True, True, False), (s1, s2, s3, s4, s7, s10, "L2 arrives")),
+        ("(a) new and new", probe("a", True, True, False), (s1, s2, s3, s4, s7, s10, "L2 eventually migrates")),
         ("(a) old source", probe("a", False, True, True), (s3, s4)),
         ("(a) old destination", probe("a", True, False, True), ()),
-        ("(b) old destination", probe("b", True, False, False, *RETURN_PATH), (s3, s7, "S8 asks gently", "L2 arrives")),
+        (
+            "(b) old destination",
+            probe("b", True, False, False, *RETURN_PATH),
+            (s3, s7, "S8 probe is harmless", "L2 eventually migrates"),
+        ),
         ("(b) new and new", probe("b", True, True, False), ()),
         ("(b) new and new, timer", probe("b", True, True, True), (s1, s2, s4, s10)),
         ("(b) exec:cat", probe("b", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
         ("(b) exec:cat, timer", probe("b", True, True, True, transport="exec-cat"), (s2,)),
         ("(c) new and new, timer", probe("c", True, True, True), (s3, s4, s10)),
         ("(c) old destination", probe("c", True, False, False), ("L1 no deadlock",)),
-        ("(c) old source", probe("c", False, True, False), (s3, s4, "L2 arrives")),
+        ("(c) old source", probe("c", False, True, False), (s3, s4, "L2 eventually migrates")),
         ("(a) old source, return path", probe("a", False, True, True, *RETURN_PATH), (s3, s7, "S5 one guest")),
         (
             "(c) old source, return path",
             probe("c", False, True, False, *RETURN_PATH),
-            (s3, s7, "S5 one guest", "L2 arrives"),
+            (s3, s7, "S5 one guest", "L2 eventually migrates"),
         ),
         ("(d) old destination", probe("d", True, False, False), ()),
         ("(d) new and new", probe("d", True, True, False), (s10,)),
         (
             "(d) machine types differ",
             probe("d", True, False, False, compatible=False, machine=WITH_RNG),
-            (s3, s7, "S8 asks gently"),
+            (s3, s7, "S8 probe is harmless"),
         ),
         ("(d) exec:cat", probe("d", True, True, False, transport="exec-cat"), ("L1 no deadlock",)),
         ("(d) new and new, timer", probe("d", True, True, True), (s3, s4, s10)),
@@ -230,9 +234,9 @@ def v2_cases() -> list[SearchCase]:
     old_source = Case(scenario("v1", side(), side(0, accept="v2-or-v1")), "v1", "10.0")
     one_way = Case(scenario("v2", side(), transport="exec-cat"), "v2", "10.0")
     listed = [SearchCase(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
-    listed += [SearchCase(f"v2, {n} multifd, stranger, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
+    listed += [SearchCase(f"v2, {n} multifd, intruder, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
     listed += [
-        SearchCase(f"v2, 1 multifd, stranger says {says}", v2("v2", 1, Faults(intruders=(says,))))
+        SearchCase(f"v2, 1 multifd, intruder says {says}", v2("v2", 1, Faults(intruders=(says,))))
         for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
     listed += [
@@ -263,7 +267,7 @@ def v2_cases() -> list[SearchCase]:
         SearchCase(
             "v2, destination told v1",
             Model(told_v1, compatible=False),
-            ("S3 truth", "S6 same channels", "S7 listens again", "S8 asks gently"),
+            ("S3 truth", "S6 same channels", "S7 listens again", "S8 probe is harmless"),
         ),
         SearchCase("v2, one-way pipe that was called two-way", Model(one_way, compatible=False), ("L1 no deadlock",)),
     ]

@@ -216,11 +216,11 @@ def mutants() -> list[Mutant]:
         "S4 no loss",
         "S5 one guest",
         "S6 same channels",
-        "L2 arrives",
+        "L2 eventually migrates",
         "L3 ends after faults",
     )
     return [
-        Mutant("a channel proves that it knows the key", (AnyMac,), l2, "a stranger forges an opening", forged),
+        Mutant("a channel proves that it knows the key", (AnyMac,), l2, "an intruder forges an opening", forged),
         Mutant("... and the source waits for the answer too", (AnyMac, ReadyIsEnough), s6, "the same", forged),
         Mutant("of two that open a channel the first is kept", (LastIsKept,), s6, "an opening is copied", copied),
         Mutant("CHANNEL_OK must come on every connection of ours", (ReadyIsEnough,), s6, "the same", copied),

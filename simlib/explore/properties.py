@@ -190,7 +190,7 @@ def _wrongly_bound(
 
 
 def listens_again(system: System, state: State, final: bool) -> str:
-    """S7: an attempt that failed, or a stranger, leaves the destination listening, unless it had begun to load."""
+    """S7: an attempt that failed, or an intruder, leaves the destination listening, unless it had begun to load."""
     source, destination = _sides(system, state)
     if not final or system.link != "two-way" or source.finished is None or state.guest_running[DESTINATION]:
         return ""
@@ -210,7 +210,7 @@ def _held(destination: Any, state: State) -> bool:
     return any(w.accepted == control and w.owner != SOURCE for w in state.connections)
 
 
-def asks_gently(system: System, state: State, final: bool) -> str:
+def probe_is_harmless(system: System, state: State, final: bool) -> str:
     """S8: asking an old peer never kills it."""
     source, destination = (system.endpoint(state, side) for side in (SOURCE, DESTINATION))
     asked = source.handshakes and not destination.handshakes
@@ -236,8 +236,8 @@ def no_deadlock(system: System, state: State, final: bool) -> str:
     return ""
 
 
-def arrives(system: System, state: State, final: bool) -> str:
-    """L2: a compatible pair migrates, in every order, even while v2's destination is visited by strangers who have not
+def eventually_migrates(system: System, state: State, final: bool) -> str:
+    """L2: a compatible pair migrates, in every order, even while v2's destination is visited by intruders who have not
     listened to the conversation."""
     if not final or not system.model.compatible or system.model.alarms:
         return ""
@@ -253,7 +253,7 @@ def arrives(system: System, state: State, final: bool) -> str:
 
 
 def ends_after_faults(system: System, state: State, final: bool) -> str:
-    """L3: every run ends after a cut, a lost connection, a cancel, or a stranger."""
+    """L3: every run ends after a cut, a lost connection, a cancel, or an intruder."""
     if not final or not _disturbed(system, state):
         return ""
     source, destination = _sides(system, state)
@@ -267,7 +267,7 @@ def ends_after_faults(system: System, state: State, final: bool) -> str:
 
 def floods_end(system: System, state: State, final: bool) -> str:
     """L4: ignorable frames can't go on for ever: whoever floods is shown the door."""
-    floods = [w for w in state.connections if w.name == "stranger: flood" and w.accepted >= 0 and not w.there]
+    floods = [w for w in state.connections if w.name == "intruder: flood" and w.accepted >= 0 and not w.there]
     open_floods = [w for w in floods if not w.ended[1] and not w.broken]
     return "a flood of ignorable frames is still listened to" if open_floods else ""
 
@@ -280,10 +280,10 @@ PROPERTIES = (
     Property("S5 one guest", one_guest),
     Property("S6 same channels", same_channels),
     Property("S7 listens again", listens_again, "final"),
-    Property("S8 asks gently", asks_gently),
+    Property("S8 probe is harmless", probe_is_harmless),
     Property("S10 no downgrade", no_downgrade, "final"),
     Property("L1 no deadlock", no_deadlock, "final"),
-    Property("L2 arrives", arrives, "final"),
+    Property("L2 eventually migrates", eventually_migrates, "final"),
     Property("L3 ends after faults", ends_after_faults, "final"),
     Property("L4 floods end", floods_end),
 )

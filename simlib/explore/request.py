@@ -35,7 +35,7 @@ def model_of(
         require("order", order, tuple(ORDERS))
     for intruder in faults.intruders:
         if intruder not in INTRUDERS:
-            require("stranger", intruder, (*INTRUDERS, *OVERHEARD))
+            require("intruder", intruder, (*INTRUDERS, *OVERHEARD))
     for fault in faults.hits:
         if type(fault).strike is Fault.strike:
             raise ScenarioError(f"a {fault.name!r} is about time, which a search leaves out: it has no `strike`")

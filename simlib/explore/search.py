@@ -19,7 +19,7 @@ from .properties import PROPERTIES, Ending, Property, ending
 from .state import SOURCE, Action, Model, State
 from .system import System
 
-FAULTS = ("cut", "lose", "fault", "order", "stranger")  # may happen, need not; an alarm that is set will ring
+FAULTS = ("cut", "lose", "fault", "order", "intruder")  # may happen, need not; an alarm that is set will ring
 
 
 @dataclass(frozen=True, slots=True)

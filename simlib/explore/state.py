@@ -14,7 +14,7 @@ from ..case.registry import PROTOCOLS
 from ..handshake import interface as i
 
 SOURCE, DESTINATION, RIVAL, INTRUDER = 0, 1, 2, 3
-SIDES = ("source", "destination", "rival", "stranger")
+SIDES = ("source", "destination", "rival", "intruder")
 PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
 RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
 OVERHEARD = ("replay", "forge")  # what an intruder says that listens to the conversation

@@ -148,8 +148,8 @@ class _Times:
         elif kind == "order":
             key = {"cancel": "cancel_at_s", "deadline": "deadline_s", "postcopy": "postcopy_at_s"}[action[1]]
             self.orders[key] = at_ms / 1e3
-        elif kind == "stranger":
-            self.faults.append(Fault("stranger", says=action[1], at_s=at_ms / 1e3))
+        elif kind == "intruder":
+            self.faults.append(Fault("intruder", payload=action[1], at_s=at_ms / 1e3))
         elif kind == "fault":
             self.faults.append(replace(action[1], at_s=at_ms / 1e3))
         elif kind == "cut":
@@ -190,5 +190,5 @@ class _Times:
             timing[3] = (*timing[3], NEVER_MS, NEVER_MS)
 
     def _given(self, connection: ConnectionState) -> list[Any]:
-        name = connection.name if connection.owner == SOURCE else f"stranger[{connection.number}]"
+        name = connection.name if connection.owner == SOURCE else f"intruder[{connection.number}]"
         return self.connections.setdefault(name, [-1.0, -1.0, (), (), -1.0, -1.0])

@@ -88,7 +88,7 @@ class System(Interner):
             yield "order", order
         for says in dict.fromkeys(left.intruders):
             if says not in OVERHEARD or self.overheard(state, says):
-                yield "stranger", says
+                yield "intruder", says
 
     def step(self, state: State, action: Action) -> State:
         """The state after an action."""

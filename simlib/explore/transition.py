@@ -138,7 +138,7 @@ class Transition:
         there: tuple[int, ...] = (self.system.input(i.Received(0, sent)),) if sent else ()
         there += (self.system.ended,) if leaves else ()
         number = sum(w.owner == INTRUDER for w in self.connections)
-        self.connections.append(ConnectionState(f"stranger: {says}", INTRUDER, number, connected=True, there=there))
+        self.connections.append(ConnectionState(f"intruder: {says}", INTRUDER, number, connected=True, there=there))
 
     # --- an endpoint is told, and asks ------------------------------------------------------------------------------
     def tell(self, side: int, input_number: int, conn: int = -1) -> None:
@@ -326,7 +326,7 @@ class Transition:
         )
 
     def _start_tls(self, side: int, ask: i.StartTls) -> None:
-        """Both sides are done once the destination takes part, before anything is sent; a stranger can't."""
+        """Both sides are done once the destination takes part, before anything is sent; an intruder can't."""
         if side != DESTINATION:
             return
         number = self._find(side, ask.conn)
@@ -361,7 +361,7 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
     "cut": Transition.do_cut,
     "fault": Transition.do_fault,
     "lose": Transition.do_lose,
-    "stranger": Transition.do_intruder,
+    "intruder": Transition.do_intruder,
 }
 EFFECTS: Mapping[type, Callable[..., None]] = {
     i.Open: Transition._open,

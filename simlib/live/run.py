@@ -72,7 +72,7 @@ class _Run:
         self.one_by_one = asyncio.Lock()
         self.past: list[Host] = []  # processes that were replaced
         self.first: list[tuple[Intruder, int]] = []  # who connect before the source
-        self.strangers: list[socket.socket] = []
+        self.intruders: list[socket.socket] = []
         self.failure: BaseException | None = None
         self.loop.set_exception_handler(self._failed)
 
@@ -117,7 +117,7 @@ class _Run:
         finally:
             for timer in (*self.timers, *self.next):
                 timer.cancel()
-            for closing in (self.source, self.destination, *self.past, self.proxy, *self.strangers):
+            for closing in (self.source, self.destination, *self.past, self.proxy, *self.intruders):
                 if closing is not None:
                     closing.close()
             await asyncio.sleep(0)  # transports close in the next turn
@@ -236,9 +236,9 @@ class _Run:
             self.at(at_s, lambda: self.source._spawn(self._intrude(intruder, number)))
 
     async def _intrude(self, intruder: Intruder, number: int) -> None:
-        name = f"stranger[{number}]"
+        name = f"intruder[{number}]"
         met = await intrude(self.reachable, intruder, lambda own: self.names.__setitem__(own, name))
-        self.strangers.append(met)
+        self.intruders.append(met)
 
     @property
     def _moves(self) -> int:

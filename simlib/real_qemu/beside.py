@@ -11,8 +11,8 @@ from pathlib import Path
 from ..case.endpoints import Case
 from ..case.faults import (
     Freeze,
+    Intrusion,
     Stopping,
-    Stranger,
 )
 from ..case.guest import MIB
 from ..case.scenario import Scenario, Side
@@ -110,8 +110,8 @@ class Beside:
         )
         stack.callback(agent.close)
         self.agents.insert(0, agent)
-        faults = [f for f in self.scenario.faults if isinstance(f, (Stranger, Stopping))]
-        for fault in [f for f in faults if (f.at_s <= 0 if isinstance(f, Stranger) else f.before)]:
+        faults = [f for f in self.scenario.faults if isinstance(f, (Intrusion, Stopping))]
+        for fault in [f for f in faults if (f.at_s <= 0 if isinstance(f, Intrusion) else f.before_start)]:
             faults.remove(fault)
             await self._do(fault, stack)
         agent.feed(Start())
@@ -129,7 +129,7 @@ class Beside:
         return Credentials(credentials.folder, "localhost")
 
     async def _disturb(
-        self, ending: asyncio.Future[Finished | None], faults: list[Stranger | Stopping], stack: AsyncExitStack
+        self, ending: asyncio.Future[Finished | None], faults: list[Intrusion | Stopping], stack: AsyncExitStack
     ) -> None:
         """Until the source has ended, or long enough."""
         management = self.scenario.management
@@ -155,7 +155,7 @@ class Beside:
             while orders and now_s >= orders[0][0]:
                 self.agents[0].feed(orders.pop(0)[1])
 
-    async def _do(self, fault: Stranger | Stopping, stack: AsyncExitStack) -> None:
+    async def _do(self, fault: Intrusion | Stopping, stack: AsyncExitStack) -> None:
         if isinstance(fault, Stopping):
             qemu = self.destination if fault.side == "destination" else self.source
             agent = self.agents[-1 if fault.side == "destination" else 0]
@@ -165,7 +165,7 @@ class Beside:
             else:
                 agent.close()
                 await qemu.stop()
-                if fault.before and agent is self.agents[-1] and self.proxy is not None:
+                if fault.before_start and agent is self.agents[-1] and self.proxy is not None:
                     self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
             return
         stack.callback((await intrude(self.real, fault.intruder)).close)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ..case.endpoints import Case
-from ..case.faults import Delaying, Freeze, Kill, Order, Stopping, Stranger
+from ..case.faults import Delaying, Freeze, Intrusion, Kill, Order, Stopping
 from ..case.registry import USUAL_MANAGER
 from ..case.scenario import Scenario
 from ..handshake.interface import Finished
@@ -62,7 +62,7 @@ class _Run:
         self.proxy: Proxy | None = None
         self.tap = Tap(self.trace, lambda: self.now_s)
         self.real = Address("tcp", "")
-        self.strangers: list[socket.socket] = []
+        self.intruders: list[socket.socket] = []
         self.said: dict[str, Json] = {"source": {}, "destination": {}}
         self.frozen = False
         self.ended_s: float | None = None
@@ -90,7 +90,7 @@ class _Run:
     def _close(self) -> None:
         for timer in self.timers:
             timer.cancel()
-        for closing in (self.proxy, *self.strangers):
+        for closing in (self.proxy, *self.intruders):
             if closing is not None:
                 closing.close()
 
@@ -154,11 +154,11 @@ class _Run:
         self.proxy.seen = self.tap.seen
         near = Address("tcp", "127.0.0.1:0") if kind == "tcp" else Address("unix", f"{self.folder}/out")
         near = await self.proxy.listen(near)
-        before = [f for f in self.scenario.faults if isinstance(f, Stranger) and f.at_s <= 0]
-        for stranger in before:
-            await self._stranger(stranger)
+        before = [f for f in self.scenario.faults if isinstance(f, Intrusion) and f.at_s <= 0]
+        for intruder in before:
+            await self._intruder(intruder)
         for fault in self.scenario.faults:
-            if isinstance(fault, Stopping) and fault.before:
+            if isinstance(fault, Stopping) and fault.before_start:
                 self._stop(fault)
                 if isinstance(fault, Kill) and fault.side == "destination":
                     self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
@@ -166,16 +166,16 @@ class _Run:
             await self.source.ask("migrate", uri=str(near))
         except Refused as error:
             return self._refused("source", error.why)
-        later = [f for f in self.scenario.faults if isinstance(f, Stopping) and not f.before]
-        await self._watch([f for f in self.scenario.faults if f in later or (isinstance(f, Stranger) and f.at_s > 0)])
+        later = [f for f in self.scenario.faults if isinstance(f, Stopping) and not f.before_start]
+        await self._watch([f for f in self.scenario.faults if f in later or (isinstance(f, Intrusion) and f.at_s > 0)])
         return None
 
-    async def _stranger(self, fault: Stranger) -> None:
-        self.note("stranger", "say", fault.says)
+    async def _intruder(self, fault: Intrusion) -> None:
+        self.note("intruder", "say", fault.payload)
         try:
-            self.strangers.append(await intrude(self.real, fault.intruder))
-        except ConnectionError as error:  # who listened may have ended; a stranger stops nobody else
-            self.note("stranger", "link", f"finds nobody: {error.strerror}")
+            self.intruders.append(await intrude(self.real, fault.intruder))
+        except ConnectionError as error:  # who listened may have ended; an intruder stops nobody else
+            self.note("intruder", "link", f"finds nobody: {error.strerror}")
 
     def _stop(self, fault: Stopping) -> None:
         qemu = self.destination if fault.side == "destination" else self.source
@@ -183,14 +183,14 @@ class _Run:
         self.note(qemu.name, "link", f"process is {'frozen' if self.frozen else 'killed'}")
         qemu.signal(signal.SIGSTOP if self.frozen else signal.SIGKILL)
 
-    async def _watch(self, faults: list[Stopping | Stranger]) -> None:
+    async def _watch(self, faults: list[Stopping | Intrusion]) -> None:
         """Look at both sides until the source has ended and the destination has settled, or nothing moves any more."""
         orders = self._orders()
         moved = state = None
         quiet_s, patience_s = self.now_s, OBSERVE_S
         planned_s = max([at for at, _, _ in orders] + [f.at_s for f in faults], default=0.0)
         reordered = [f for f in self.scenario.faults if isinstance(f, Order)]
-        gaps = [f.gap_s * len(f.order) for f in reordered] + [
+        gaps = [f.accept_gap_s * len(f.order) for f in reordered] + [
             f.for_s for f in self.scenario.faults if isinstance(f, Delaying)
         ]
         planned_s = max([planned_s, *gaps])
@@ -199,7 +199,7 @@ class _Run:
             for fault in list(faults):
                 if self._due(fault):
                     faults.remove(fault)
-                    await self._stranger(fault) if isinstance(fault, Stranger) else self._stop(fault)
+                    await self._intruder(fault) if isinstance(fault, Intrusion) else self._stop(fault)
             while orders and self.now_s >= orders[0][0] and self.ended_s is None:
                 await self._order(*orders.pop(0)[1:])
             if await self._look_at_both():
@@ -225,7 +225,7 @@ class _Run:
         with suppress(QemuError):  # a blocked monitor hears nothing; what comes of it is what we watch
             await self.source.ask(command)
 
-    def _due(self, fault: Stopping | Stranger) -> bool:
+    def _due(self, fault: Stopping | Intrusion) -> bool:
         assert self.proxy is not None
         if fault.at_s >= 0:
             return self.now_s >= fault.at_s

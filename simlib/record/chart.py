@@ -36,7 +36,7 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
     at = {
         "source": width * 0.30,
         "destination": width * 0.72,
-        "stranger": width - 10,
+        "intruder": width - 10,
         "manager": 90,
         "link": width * 0.51,
     }
@@ -192,7 +192,7 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
         "source": ("end", -10),
         "destination": ("start", 10),
         "manager": ("start", 0),
-        "stranger": ("end", 0),
+        "intruder": ("end", 0),
     }.get(s.side, ("middle", 0))
     text = f"{s.connection} {s.text}".strip()
     if s.kind == "say":  # what it thinks stands where there is room for it, between the sides

@@ -194,7 +194,7 @@ def groups(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def counts(rows: Iterable[Row]) -> Counts:
     outcomes = list(rows)
-    safe = [r.told_why for r in outcomes if r.outcome in ("failed", "refused")]
+    safe = [r.reason_reported for r in outcomes if r.outcome in ("failed", "refused")]
     return Counts(len(outcomes), sum(r.outcome in BAD for r in outcomes), len(safe), sum(safe))
 
 

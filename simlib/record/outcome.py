@@ -52,7 +52,7 @@ class Row:
     spoken_right: bool | None = None  # whether that is the newest that both know; None if none was spoken
 
     @property
-    def told_why(self) -> bool:
+    def reason_reported(self) -> bool:
         """Whether the source is told more than that something broke: a code, a refusal by QMP, or words of its own that
         are more than an errno. v1's "Sibling indicated error 1" is none: it says that the destination knows."""
         specific = self.reason_at_source == "specific" and not self.source_text.startswith(SHUT_1)

@@ -11,7 +11,7 @@ class Step(NamedTuple):
     """One thing that happened. `kind`: say, hear, state, print, link, guest, management, end."""
 
     time_s: float
-    side: str  # source, destination, stranger, link, manager
+    side: str  # source, destination, intruder, link, manager
     kind: str
     connection: str
     text: str

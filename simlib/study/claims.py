@@ -72,7 +72,7 @@ class ExperimentContext:
 
 
 def bad(rows: Iterable[Row]) -> list[Row]:
-    """Those that hang, lose, corrupt or mislead, though nobody lied."""
+    """Those that hang, lose, corrupt or are misconfigured, though nobody lied."""
     return [r for r in rows if r.outcome in BAD and not r.lied]
 
 

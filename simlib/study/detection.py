@@ -275,7 +275,7 @@ def told_by_the_manager(lab: ExperimentContext) -> Verdict:
     silent = bad(r for _, r in wrong)
     numbers = (
         f"{moved} of {len(right)} cells that are set alike migrate",
-        f"{len(silent)} of {len(wrong)} that are not hang, lose, corrupt or mislead ({', '.join(ends)}); "
+        f"{len(silent)} of {len(wrong)} that are not hang, lose, corrupt or are misconfigured ({', '.join(ends)}); "
         f"{sum(r.guest_bytes_sent for _, r in wrong)} guest bytes are sent in them",
     )
     return Verdict(

@@ -119,7 +119,7 @@ def nothing_set_there(lab: ExperimentContext) -> Verdict:
     numbers = (
         f"{sum(r.outcome == 'migrated' for _, r in ours)} of {len(ours)} mismatches migrate under v2, "
         f"{len(bad(r for _, r in ours))} end badly; under v1 {wrong} of {len(today)} do not migrate as asked, "
-        f"{len(bad(today))} of them hang, lose, corrupt or mislead",
+        f"{len(bad(today))} of them hang, lose, corrupt or are misconfigured",
         "refused by v2, with the reason: " + (", ".join(needs) or "none"),
         "must be set before HELLO: "
         + ", ".join(f"{name} ({outcome})" for name, outcome in first.items() if outcome != "migrated"),
@@ -257,13 +257,13 @@ def fails_with_a_reason(lab: ExperimentContext) -> Verdict:
     ended = ("migrated", "gone")  # a source that is gone can be told nothing
     ours = [r for r in lab.of("v2") if r.outcome not in ended and not r.lied]
     today = [r for r in lab.of("v1") if r.outcome not in ended and not r.lied and r.manager == USUAL_MANAGER]
-    explained = [r for r in ours if r.told_why]
+    explained = [r for r in ours if r.reason_reported]
     if len(explained) < len(ours):
         silent = sorted({r.scenario for r in ours if r not in explained})
         return Verdict("refuted", "", (f"the source is not told why in {', '.join(silent)}",), "simlib compare")
     codes = {code for r in ours for code in r.error_codes.split()}
     early = [r for r in ours if r.outcome == "refused"]
-    known = [r for r in today if r.told_why]
+    known = [r for r in today if r.reason_reported]
     late = sorted({r.scenario for r in ours if r.outcome == "failed" and r.guest_bytes_sent})
     numbers = (
         f"{len(explained)} of {len(ours)} v2 runs that do not migrate tell the source a reason ({len(codes)} of "
@@ -271,7 +271,7 @@ def fails_with_a_reason(lab: ExperimentContext) -> Verdict:
         f"{len(early)} are refused before the guest stops, {sum(r.guest_bytes_sent == 0 for r in early)} of them "
         f"before the first guest byte, after {_ms(median(r.time_to_outcome_s or 0 for r in early))} (median; v1 "
         f"{_ms(median(r.time_to_outcome_s or 0 for r in today))})",
-        f"{len(bad(ours))} hang, lose, corrupt or mislead; v1: {len(bad(today))}",
+        f"{len(bad(ours))} hang, lose, corrupt or are misconfigured; v1: {len(bad(today))}",
         f"fail after guest memory has moved, with a code: {', '.join(late)}",
     )
     if bad(ours):
@@ -358,11 +358,11 @@ def handshake_grows(lab: ExperimentContext) -> Verdict:
 
 
 def channels_are_named(lab: ExperimentContext) -> Verdict:
-    """Every order of arrival, with strangers, copies, losses and cuts."""
+    """Every order of arrival, with intruders, copies, losses and cuts."""
     prefixes = (
         "v1 7.2",
         "v1 10.0",
-        "v2, 1 multifd, stranger",
+        "v2, 1 multifd, intruder",
         "v2, 1 multifd, a connection lost",
         "v2, 2 multifd, buffers",
     )
@@ -386,15 +386,15 @@ def channels_are_named(lab: ExperimentContext) -> Verdict:
         "holds" if ok else "refuted",
         "",
         numbers,
-        "simlib explore matched_multifd --protocol v2 --cuts 1 --stranger garbage --stranger replay",
-        "strangers at other QEMUs than 7.2 and 10.0",
+        "simlib explore matched_multifd --protocol v2 --cuts 1 --intruder garbage --intruder replay",
+        "intruders at other QEMUs than 7.2 and 10.0",
     )
 
 
 def order_alone(lab: ExperimentContext) -> Verdict:
     """Whether order after a handshake is enough, or names are needed too: the rules taken out one at a time."""
     plain = {n: _searched(n) for n in ("v2, 1 multifd", "v2, 2 multifd")}
-    tls = {n: _searched(n) for n in ("v1 10.0, TLS, 1 multifd", "v1 10.0, TLS, 1 multifd, stranger")}
+    tls = {n: _searched(n) for n in ("v1 10.0, TLS, 1 multifd", "v1 10.0, TLS, 1 multifd, intruder")}
     rules = (
         "a channel proves that it knows the key",
         "of two that open a channel the first is kept",
@@ -407,14 +407,14 @@ def order_alone(lab: ExperimentContext) -> Verdict:
             caught[mutant.rule] = mutant.killed_by in violations
     clean = not any(plain.values()) and not any(tls.values())
     numbers = (
-        f"{sum(bool(v) for v in plain.values())} of {len(plain)} models of v2 without strangers break a property, and "
-        f"{sum(bool(v) for v in tls.values())} of {len(tls)} of v1 over TLS (one with a stranger)",
-        f"without TLS, {sum(caught.values())} of {len(caught)} rules that bind a channel to its session let a stranger "
-        "or a copy in when they are taken out",
+        f"{sum(bool(v) for v in plain.values())} of {len(plain)} models of v2 without intruders break a property, and "
+        f"{sum(bool(v) for v in tls.values())} of {len(tls)} of v1 over TLS (one with an intruder)",
+        f"without TLS, {sum(caught.values())} of {len(caught)} rules that bind a channel to its session let an "
+        "intruder or a copy in when they are taken out",
     )
     if not clean:
         return Verdict("refuted", "", numbers, "simlib explore --out build/ordering")
     if any(caught.values()):
-        exception = "on plain TCP, order alone accepts a stranger's connection; names with a MAC do not"
+        exception = "on plain TCP, order alone accepts an intruder's connection; names with a MAC do not"
         return Verdict("holds except", exception, numbers, "simlib explore --out build/ordering")
     return Verdict("holds", "", numbers, "simlib explore --out build/ordering")

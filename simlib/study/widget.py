@@ -34,14 +34,14 @@ LAWS = {
 }
 FAULTS = {
     "nothing more": None,
-    "a silent stranger comes first": Fault("stranger", says="silent", at_s=0.0),
-    "a stranger sends multifd's header": Fault("stranger", says="multifd", at_s=0.0005),
-    "a stranger sends garbage": Fault("stranger", says="garbage", at_s=0.0),
+    "a silent intruder comes first": Fault("intruder", payload="silent", at_s=0.0),
+    "an intruder sends multifd's header": Fault("intruder", payload="multifd", at_s=0.0005),
+    "an intruder sends garbage": Fault("intruder", payload="garbage", at_s=0.0),
     "cut at the first bytes": Fault("cut", after_mib=0.0001),
     "cut after 20 MiB": Fault("cut", after_mib=20),
     "destination killed after 8 MiB": Fault("kill", after_mib=8),
-    "destination frozen": Fault("freeze", before=True),
-    "nothing comes back": Fault("swallow", direction="to-source", after_mib=0),
+    "destination frozen": Fault("freeze", before_start=True),
+    "nothing comes back": Fault("blackhole", direction="to-source", after_mib=0),
 }
 PIPED_MIB = 2.0
 LOCAL = ("unix", "exec", "file", "fd")  # no network between the two

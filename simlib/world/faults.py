@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from ..case.faults import LinkEffect
 from ..case.intruders import Intruder
+from .intruders import IntruderConnection
 from .net import Connection
-from .strangers import Stranger
 from .world import World
 
 
@@ -78,4 +78,4 @@ class Rig:
         self.net.hold[connection] = for_s
 
     def intrude(self, intruder: Intruder, number: int, at_s: float) -> None:
-        Stranger(self.world, intruder, number, at_s)
+        IntruderConnection(self.world, intruder, number, at_s)

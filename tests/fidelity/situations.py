@@ -137,33 +137,37 @@ def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
         all_of_them = ["main", *(["preempt"] if caps.get("postcopy-preempt") else []), *multifd]
         return (Fault("order", order=tuple(all_of_them[i] for i in st["order"])),)
     if name.startswith("J"):
-        late = [] if "control" in text else [Fault("late", connection="main", for_s=0.05 if "50 ms" in text else 0.6)]
+        late = (
+            []
+            if "control" in text
+            else [Fault("delay-accept", connection="main", for_s=0.05 if "50 ms" in text else 0.6)]
+        )
         return tuple(late)
     mib = re.search(r"after (\d+) MB", text)
     after = float(mib[1]) if mib else 0.0
     if "held for ever" in text or "silent" in text:
         return _held(text, multifd)
     if "held 3 s" in text:
-        return (Fault("hold", connection="main", for_s=3.0),)
+        return (Fault("delay-data", connection="main", for_s=3.0),)
     if "preempt connection never" in text:
-        return (Fault("late", connection="preempt"),)
+        return (Fault("delay-accept", connection="preempt"),)
     if (
         "nothing dst->src" in text
         or "dst->src swallowed" in text
         or "swallows everything dst->src" in text
         or ("d2s-swallowed" in text)
     ):
-        return (Fault("swallow", direction="to-source", after_mib=0.0),)
+        return (Fault("blackhole", direction="to-source", after_mib=0.0),)
     if "aborted" in text:
         return (Fault("cut", after_mib=after if mib else 1e-6),)
     if "discard" in text:
-        return (Fault("swallow", after_mib=after),)
+        return (Fault("blackhole", after_mib=after),)
     if "stops reading" in text:
         return (Fault("stall", after_mib=after if mib else 0.01),)
     if "packets lost" in text:
-        return (Fault("lose", after_mib=after, retries=int(st.get("tcp_retries2", 15))),)
+        return (Fault("packet-loss", after_mib=after, tcp_retries=int(st.get("tcp_retries2", 15))),)
     if "SIGSTOP" in text or "frozen" in text:
-        return (Fault("freeze", before="before" in text, after_mib=after),)
+        return (Fault("freeze", before_start="before" in text, after_mib=after),)
     if "SIGKILL" in text:
         return (Fault("kill", after_mib=after),)
     sequence = next((order for word, order in words.items() if word in text), None)
@@ -175,7 +179,7 @@ def _held(text: str, multifd: list[str]) -> tuple[Fault, ...]:
     silent = "main" if "main's bytes" in text or "main connected first" in text else "multifd"
     order = ["main", *multifd] if silent == "main" or "connected in order" in text else [*multifd, "main"]
     names = ["main"] if silent == "main" else multifd
-    return (Fault("order", order=tuple(order)), *(Fault("hold", connection=n) for n in names))
+    return (Fault("order", order=tuple(order)), *(Fault("delay-data", connection=n) for n in names))
 
 
 def _transport(situation: Scenario, st: dict[str, Any]) -> Scenario:

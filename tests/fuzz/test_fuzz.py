@@ -218,7 +218,7 @@ class Between:
         if self.target == SOURCE:
             self.tell(SOURCE, (i.Cancel(), i.Cancel("deadline"), i.SwitchToPostcopy())[program.number(3)])
 
-    def stranger(self, program: Program) -> None:
+    def intruder(self, program: Program) -> None:
         if self.target == DESTINATION and self.ends[DESTINATION].accepting:
             number, self.accepted = self.accepted, self.accepted + 1
             self.tell(DESTINATION, i.Opened(number))
@@ -261,7 +261,7 @@ ACTS: tuple[Callable[[Between, Program], None], ...] = (
     Between.tear,
     Between.ring,
     Between.order,
-    Between.stranger,
+    Between.intruder,
 )
 
 

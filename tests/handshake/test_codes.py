@@ -286,7 +286,7 @@ def channel_codes() -> dict[str, tuple[Callable[[Destination], None], str]]:
 
 @pytest.mark.parametrize("code", channel_codes())
 def test_a_refused_channel_tells_the_source_why(code: str) -> None:
-    """The destination's state is bent after ACCEPT, as a source's mistake or a stranger's would look to it."""
+    """The destination's state is bent after ACCEPT, as a source's mistake or an intruder's would look to it."""
     bend, item = channel_codes()[code]
     pair = Pair()
 

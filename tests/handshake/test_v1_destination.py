@@ -26,5 +26,5 @@ def test_a_postcopy_completes_only_when_the_devices_are_loaded_however_early_its
 
 @pytest.mark.parametrize("version", PREEMPT_VERSIONS)
 def test_a_postcopy_waits_for_a_preempt_channel_that_is_late(version: str) -> None:
-    late = Fault("late", connection="preempt", for_s=5.0)
+    late = Fault("delay-accept", connection="preempt", for_s=5.0)
     assert_migrates(find("matched_preempt").vary(faults=(late,)), version, 5)

@@ -310,7 +310,7 @@ def test_a_stranger_holds_up_tls_with_fewer_bytes_than_a_record_s_header(says: s
     scenario = find("stranger_garbage").vary(
         source__parameters={"tls-creds": "psk"}, destination__parameters={"tls-creds": "psk"}
     )
-    scenario = replace(scenario, faults=(replace(scenario.faults[0], says=says, at_s=0.0),))
+    scenario = replace(scenario, faults=(replace(scenario.faults[0], payload=says, at_s=0.0),))
     assert play(World(scenario, "v1", version, "naive", 1)).row.outcome == outcome
 
 

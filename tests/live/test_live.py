@@ -186,8 +186,8 @@ def test_a_listener_whose_reader_is_gone_ends(both_streams: bool) -> None:
         while "listening" not in (server.stdout if both_streams else server.stderr).readline():
             pass
         server.stdout.close()
-        with socket.create_connection(("127.0.0.1", port)) as stranger:
-            stranger.sendall(b"hello, this is no handshake at all")
+        with socket.create_connection(("127.0.0.1", port)) as intruder:
+            intruder.sendall(b"hello, this is no handshake at all")
             server.wait(timeout=60)
         err = "" if both_streams else server.stderr.read()
     assert server.returncode == 1 and err == "simlib: output: Broken pipe: nothing more is told\n" * (not both_streams)
@@ -201,13 +201,13 @@ def test_who_asks_and_never_reads_is_not_read_any_more(tmp_path: Path) -> None:
     command = simlib("serve", f"unix:{tmp_path}/s", "--protocol", "v1", "--json")
     with killed(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)) as server:
         assert server.stderr is not None and server.stderr.readline()
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(f"{tmp_path}/s")
-            stranger.settimeout(5)
-            stranger.sendall(head)
+        with socket.socket(socket.AF_UNIX) as intruder:
+            intruder.connect(f"{tmp_path}/s")
+            intruder.settimeout(5)
+            intruder.sendall(head)
             with pytest.raises(TimeoutError):
                 for _ in range(64):
-                    stranger.sendall(ping * (1 << 17))
+                    intruder.sendall(ping * (1 << 17))
             pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
             server.send_signal(signal.SIGINT)
             server.wait(timeout=60)
@@ -331,7 +331,7 @@ ENDINGS: dict[str, Scenario] = {
     "refusal": find("device_only_at_source"),
     "cut": find("cut_midway"),
     "cancel": find("cancelled"),
-    "stranger": find("stranger_garbage"),
+    "intruder": find("stranger_garbage"),
     "tls": MATCHED.vary(source=Side(parameters={"tls-creds": "a"}), destination=Side(parameters={"tls-creds": "a"})),
     "stall": MATCHED.vary(faults=(Fault("stall", after_mib=1.0),), management__deadline_s=0.5),
 }

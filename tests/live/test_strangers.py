@@ -25,7 +25,7 @@ from simlib.record.trace import Trace
 
 STRANGERS = 1000
 SIDE = Side(capabilities=("multifd",), parameters={"multifd-channels": 4})
-SCENARIO = Scenario(name="strangers", title="strangers", source=SIDE, destination=SIDE).vary(guest__ram_mib=1.0)
+SCENARIO = Scenario(name="intruders", title="intruders", source=SIDE, destination=SIDE).vary(guest__ram_mib=1.0)
 COMING_PER_S = 500  # those who were thrown out come back, but no faster than half of what the first rush was served at
 SETTLED_S = 1.0  # the first rush is over: who waits behind it in the kernel's queue waits, whatever we do
 
@@ -41,12 +41,12 @@ class Seen:
 
 
 def crowd(address: Address, count: int) -> None:
-    """In a process of its own, as strangers are: all connect and say their word; whoever was thrown out comes again
+    """In a process of its own, as intruders are: all connect and say their word; whoever was thrown out comes again
     after a while."""
 
     begun_s, served = time.monotonic(), 0
 
-    async def stranger(said: bytes) -> None:
+    async def intruder(said: bytes) -> None:
         nonlocal served
         while True:
             with suppress(OSError):
@@ -62,12 +62,12 @@ def crowd(address: Address, count: int) -> None:
 
     async def all_of_them() -> None:
         words = itertools.cycle(INTRUDERS.get(n).payload for n in INTRUDERS if not INTRUDERS.get(n).leaves)
-        await asyncio.gather(*(stranger(next(words)) for _ in range(count)))
+        await asyncio.gather(*(intruder(next(words)) for _ in range(count)))
 
     asyncio.run(all_of_them())
 
 
-async def handshake(strangers: int, measured: bool = False) -> Seen:
+async def handshake(intruders: int, measured: bool = False) -> Seen:
     setup = Case(SCENARIO, "v2", "10.0")
     trace = Trace()
     there = Host("destination", setup.destination(), trace, setup.guest(False))
@@ -77,11 +77,11 @@ async def handshake(strangers: int, measured: bool = False) -> Seen:
     there.feed(Start())
     if measured:
         tracemalloc.start()
-    process = multiprocessing.get_context("spawn").Process(target=crowd, args=(where, strangers), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=crowd, args=(where, intruders), daemon=True)
     process.start()
-    while there.accepted < strangers:
+    while there.accepted < intruders:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(SETTLED_S if strangers else 0.0)
+    await asyncio.sleep(SETTLED_S if intruders else 0.0)
     here = Host("source", setup.source(), trace, setup.guest(True), peer=where)
     here.feed(Start())
     begun_s, links = here.now_s, 0
@@ -102,26 +102,26 @@ async def handshake(strangers: int, measured: bool = False) -> Seen:
     return Seen(ready_s, there.accepted, links, peak)
 
 
-@pytest.mark.parametrize("strangers", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_an_honest_handshake_ends_well_among_thousands_of_strangers_and_few_of_them_are_kept(strangers: int) -> None:
+@pytest.mark.parametrize("intruders", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_an_honest_handshake_ends_well_among_thousands_of_strangers_and_few_of_them_are_kept(intruders: int) -> None:
     room, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most < strangers + 1000:
-        pytest.skip(f"{strangers} strangers need as many descriptors; ulimit -Hn says {most}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(room, strangers + 1000), most))
-    seen = asyncio.run(handshake(strangers, measured=True))
+    if most < intruders + 1000:
+        pytest.skip(f"{intruders} intruders need as many descriptors; ulimit -Hn says {most}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(room, intruders + 1000), most))
+    seen = asyncio.run(handshake(intruders, measured=True))
     limits = Limits()
-    assert seen.came >= strangers
+    assert seen.came >= intruders
     assert seen.links <= 2 * limits.unauthenticated + 5 + 1  # control and lanes; as many again may be about to close
     # every connection that is kept may hold a frame: the bound does not know how many came
     assert seen.peak_bytes < (2 * limits.unauthenticated + 6) * limits.frame_bytes + (4 << 20)
 
 
 if __name__ == "__main__":
-    for strangers in (0, STRANGERS, 10 * STRANGERS):
+    for intruders in (0, STRANGERS, 10 * STRANGERS):
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-        seen = [asyncio.run(handshake(strangers)) for _ in range(5)]
+        seen = [asyncio.run(handshake(intruders)) for _ in range(5)]
         times_ms = sorted(s.ready_s * 1e3 for s in seen)
         print(
-            f"{strangers} strangers: to READY {times_ms[2]:.1f} ms ({times_ms[0]:.1f} to {times_ms[-1]:.1f} ms), "
+            f"{intruders} intruders: to READY {times_ms[2]:.1f} ms ({times_ms[0]:.1f} to {times_ms[-1]:.1f} ms), "
             f"{max(s.links for s in seen)} connections kept"
         )

@@ -50,10 +50,10 @@ ODD = (
     "memory",
     "cpu",
     "order",
-    "stranger",
+    "intruder",
     "cut",
     "freeze",
-    "hold",
+    "delay-data",
 )
 BUSY = GuestFacts(ram_mib=64, dirty_mib_s=2000, working_set_mib=32)
 
@@ -85,7 +85,7 @@ def situation(number: int, versions: list[str]) -> Work:
     faults: list[Fault] = []
     for _ in range(chance.choice((0, 1, 1, 1, 2, 2))):
         odd = chance.choice(ODD)
-        if odd in ("order", "stranger", "cut", "freeze", "hold"):
+        if odd in ("order", "intruder", "cut", "freeze", "delay-data"):
             if link.transport == "tcp" and not faults:
                 faults += _fault(chance, odd, channels if "multifd" in words else 0)
         else:
@@ -109,17 +109,17 @@ def situation(number: int, versions: list[str]) -> Work:
 
 
 def _fault(chance: random.Random, odd: str, channels: int) -> Iterable[Fault]:
-    if odd == "stranger":
-        yield Fault("stranger", at_s=0.0, says=chance.choice(("silent", "garbage", "scan", "half-magic", "multifd")))
+    if odd == "intruder":
+        yield Fault("intruder", at_s=0.0, payload=chance.choice(("silent", "garbage", "scan", "half-magic", "multifd")))
     elif odd == "cut":
         yield Fault("cut", after_mib=chance.choice((0.0001, 0.01)))
     elif odd == "freeze":
-        yield Fault("freeze", before=True)
+        yield Fault("freeze", before_start=True)
     elif channels:
         names = ["main", *(f"multifd[{n}]" for n in range(channels))]
         chance.shuffle(names)
-        hold = Fault("hold", connection=names[0], for_s=1.5)
-        yield hold if odd == "hold" else Fault("order", order=tuple(names))
+        hold = Fault("delay-data", connection=names[0], for_s=1.5)
+        yield hold if odd == "delay-data" else Fault("order", order=tuple(names))
 
 
 def _change(chance: random.Random, odd: str, side: _Made, version: str) -> None:

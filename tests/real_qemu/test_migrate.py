@@ -212,7 +212,7 @@ def test_channels_in_a_wrong_order_and_strangers_make_no_difference(
         async with two(versions) as pair:
             for word in ("silent", "multifd", "qevm", "v2-hello", "bad-channel"):
                 pair.stack.callback((await intrude(pair.at, INTRUDERS.get(word))).close)
-            await pair.through(Scenario(name="order", faults=(Fault("order", order=order, gap_s=0.05),)))
+            await pair.through(Scenario(name="order", faults=(Fault("order", order=order, accept_gap_s=0.05),)))
             end = await pair.migrate(wish=MigrationRequest(len(order) - 1))
             assert end.status == "completed", end
             assert await pair.arrived_whole()

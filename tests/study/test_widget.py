@@ -85,7 +85,7 @@ def test_a_situation_brings_its_own_path_and_nothing_else_is_changed() -> None:
     ("situation", "values", "expected"),
     [
         ("matched", {"protocol": "a", "channels": 4}, "detection by (a) is played with main alone"),
-        ("exec_cat", {"fault": "a stranger sends garbage"}, "nobody else can connect where the path is 'exec-cat'"),
+        ("exec_cat", {"fault": "an intruder sends garbage"}, "nobody else can connect where the path is 'exec-cat'"),
     ],
 )
 def test_what_can_not_be_run_is_one_sentence_and_no_stale_chart(

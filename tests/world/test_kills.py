@@ -13,7 +13,7 @@ from simlib.live.run import run as on_sockets
 
 RUNNERS = {"world": world.run, "sockets": on_sockets}
 MOMENTS = {
-    "before": Fault("kill", before=True),
+    "before": Fault("kill", before_start=True),
     "by time": Fault("kill", at_s=0.02),
     "by byte": Fault("kill", after_mib=8),
 }

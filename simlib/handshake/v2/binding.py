@@ -1,7 +1,7 @@
 """What ties channels to their session: the transcript's digests, the key, the MACs (SPEC section 5).
 
 On TLS or with a pre-shared key that is authentication and protection against downgrade. On bare TCP the secret
-crosses in the clear: it keeps out strangers and mix-ups, and no more.
+crosses in the clear: it keeps out intruders and mix-ups, and no more.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Reader(NamedTuple):
         return self._frame() if self.got_preface else self._preface()
 
     def _preface(self) -> tuple[Reader, Preface | None]:
-        """The magic is checked byte by byte as it comes, so that a stranger is noticed at its first wrong one; a
+        """The magic is checked byte by byte as it comes, so that an intruder is noticed at its first wrong one; a
         longer preface of a later version is passed over (SPEC 2.2, I2)."""
         data = self.buffer.peek(PREFACE_BYTES)
         _check_magic(data[:8], self.expected)

@@ -7,12 +7,12 @@ from .net import End
 from .world import World
 
 
-class Stranger:
+class IntruderConnection:
     """An intruder's one connection to the destination."""
 
     def __init__(self, world: World, intruder: Intruder, number: int, at_s: float) -> None:
         self.world, self.intruder = world, intruder
-        self.name = f"stranger[{number}]"
+        self.name = f"intruder[{number}]"
         if at_s > 0:
             world.env.call(at_s, self._connect)
         else:
@@ -44,7 +44,7 @@ class Stranger:
             self.world.net.close(end)
 
     def _note(self, text: str) -> None:
-        self.world.trace.note(self.world.env.now, "stranger", "link", self.name, text)
+        self.world.trace.note(self.world.env.now, "intruder", "link", self.name, text)
 
     def arrived(self, end: End, data: bytes, fill: int) -> None:
         self._note(f"hears {len(data)} bytes")
