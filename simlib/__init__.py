@@ -14,7 +14,6 @@ take, and that `protocol`, `manager` and `fault` give a name: notebook 07. Impor
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -39,7 +38,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]  # their names, which linters can't read here
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

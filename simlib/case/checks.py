@@ -126,7 +126,7 @@ def pair(version: str) -> tuple[str, str]:
     return source, destination or source
 
 
-def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
+def _checked(part: type, key: str, hint: object, value: object) -> object:
     """The value as the field holds it: a tuple for a list, a float for a whole number. Raises FieldError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     name = key.partition("[")[0]
@@ -153,7 +153,7 @@ def _checked(part: type, key: str, hint: Any, value: Any) -> Any:
     return _checked_single(part, key, inner if origin is types.UnionType else (hint,), value, allowed)
 
 
-def _checked_single(part: type, key: str, wanted: tuple[type, ...], value: Any, allowed: Any) -> Any:
+def _checked_single(part: type, key: str, wanted: tuple[type, ...], value: Any, allowed: Any) -> object:
     """A value that is no part, list or table: type, choice, range, pattern. Raises FieldError."""
     name = key.partition("[")[0]
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
@@ -192,7 +192,7 @@ def _check_range(part: type, key: str, value: float) -> None:
         raise FieldError(part, key, f"must be a number from {least:,g} to {most:,g}; it is {value}")
 
 
-def _check_parameter(part: type, name: str, value: Any) -> None:
+def _check_parameter(part: type, name: str, value: object) -> None:
     """A migration parameter. Those that the engines read are checked as QMP would."""
     key = f"parameters.{name}"
     if name == "multifd-channels" and not (type(value) is int and 1 <= value <= 255):
@@ -206,5 +206,5 @@ def _check_parameter(part: type, name: str, value: Any) -> None:
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return f"{_NAMES.get(type(value), 'a table' if isinstance(value, dict) else 'a list')} ({str(value)[:40]})"

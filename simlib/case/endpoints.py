@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Any
 
+from ..handshake.endpoint import Endpoint
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings
 from ..handshake.v2.config import SessionConfig
@@ -110,11 +110,11 @@ class Case:
             bidirectional=self.scenario.link.told_bidirectional,
         )
 
-    def source(self, role: str = "source") -> Any:
+    def source(self, role: str = "source") -> Endpoint:
         """A fresh source."""
         return self.definition.source(self, role)
 
-    def destination(self) -> Any:
+    def destination(self) -> Endpoint:
         """A fresh destination."""
         return self.definition.destination(self)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from .checks import FieldError, Part
 from .guest import MIB
@@ -80,7 +80,7 @@ class Fault(Part):
     def __init_subclass__(cls) -> None:
         cls.name = str(vars(cls).get("kind", cls.name))
 
-    def __new__(cls, kind: str = "", *values: Any, **keys: Any) -> Fault:
+    def __new__(cls, kind: str = "", *values: object, **keys: object) -> Fault:
         if cls is Fault:
             if kind not in FAULTS:
                 raise FieldError(Fault, "kind", f"is {kind!r}{choose(str(kind), FAULTS)}")
@@ -91,7 +91,7 @@ class Fault(Part):
                 raise FieldError(Fault, key, f"has no effect on the kind {cls.name!r}{nearest(key, known)}")
         return object.__new__(cls)
 
-    def __init__(self, kind: str, *values: Any, **keys: Any) -> None:
+    def __init__(self, kind: str, *values: object, **keys: object) -> None:
         """Never called: each kind has an initialiser of its own."""
 
     def __post_init__(self) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from . import effects
-from .checks import FieldError, changed_fields, field_names, pair, typed_fields
+from .checks import FieldError, Part, changed_fields, field_names, pair, typed_fields
 from .faults import Fault
 from .profiles import DATA, is_file
 from .registry import FAULTS, ScenarioError, choose, nearest
 from .scenario import Scenario, Side
 
 SIZE_LIMIT_BYTES = 8 << 20
+TomlTable = dict[str, Any]
 
 
 def load(path: Path) -> Scenario:
@@ -49,7 +50,7 @@ def _beside(path: Path, side: Side) -> Side:
     return replace(side, machine=str(path.parent / side.machine))
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> TomlTable:
     """What a TOML file holds. Raises ScenarioError."""
     import tomllib  # here, and difflib below: a sweep's workers need neither
 
@@ -96,18 +97,18 @@ def dumps(scenario: Scenario) -> str:
     return tomli_w.dumps({k: v for k, v in _changed(scenario).items() if k != "name"})
 
 
-def _changed(part: Any) -> dict[str, Any]:
+def _changed(part: Part) -> TomlTable:
     kind = {"kind": part.kind} if isinstance(part, Fault) else {}
-    return kind | {name: _told(value) for name, value in changed_fields(part).items()}
+    return kind | {name: _as_toml(value) for name, value in changed_fields(part).items()}
 
 
-def _told(value: Any) -> Any:
-    if is_dataclass(value):
+def _as_toml(value: object) -> object:
+    if isinstance(value, Part):
         return _changed(value)
-    return [_told(v) for v in value] if isinstance(value, tuple) else value
+    return [_as_toml(v) for v in value] if isinstance(value, tuple) else value
 
 
-def with_key(scenario: Scenario, path: str, value: Any, file: str) -> Scenario:
+def with_key(scenario: Scenario, path: str, value: object, file: str) -> Scenario:
     """A copy with one key changed, as a TOML file would write it: `link.delay-ms`, `faults.0.at-s`,
     `source.parameters.multifd-channels`; `both.` stands for source and destination. Raises ScenarioError."""
     first, _, rest = path.partition(".")
@@ -118,7 +119,7 @@ def with_key(scenario: Scenario, path: str, value: Any, file: str) -> Scenario:
     return changed
 
 
-def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
+def _with(part: object, words: list[str], value: object, file: str, path: str) -> object:
     word, rest = words[0], words[1:]
     if isinstance(part, dict):
         if rest:
@@ -140,7 +141,7 @@ def _with(part: Any, words: list[str], value: Any, file: str, path: str) -> Any:
         raise ScenarioError(f"{file}: '{path}' {error.text}") from None
 
 
-def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
+def _read(part: type, table: TomlTable, file: str, where: str) -> object:
     """A part from a table. Keys may be written with hyphens or underscores."""
     if part is Fault:
         part = _kind_of(table, file, where)
@@ -164,7 +165,7 @@ def _read(part: type, table: dict[str, Any], file: str, where: str) -> Any:
         raise ScenarioError(f"{file}: '{at}' {error.text}") from None
 
 
-def _kind_of(table: dict[str, Any], file: str, where: str) -> type[Fault]:
+def _kind_of(table: TomlTable, file: str, where: str) -> type[Fault]:
     kind = table.get("kind")
     if kind is None:
         raise ScenarioError(f"{file}: lacks the key '{where}kind'")
@@ -176,7 +177,7 @@ def _kind_of(table: dict[str, Any], file: str, where: str) -> type[Fault]:
     return cls
 
 
-def _part(hint: Any, value: Any, file: str, at: str) -> Any:
+def _part(hint: object, value: object, file: str, at: str) -> object:
     """The parts that a value of a file holds; any other value as it is."""
     if is_dataclass(hint):
         if not isinstance(value, dict):

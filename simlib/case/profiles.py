@@ -19,6 +19,7 @@ from .failure import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data" if (ROOT / "data").is_dir() else ROOT.parent / "data"
+Json = dict[str, Any]  # of a profile, as real_qemu/profile.py writes it
 SIZE_LIMIT_BYTES = 64 << 20
 
 
@@ -27,13 +28,13 @@ class ProfileError(Failure):
 
 
 @lru_cache(maxsize=8)
-def profile(version: str) -> dict[str, Any]:
+def profile(version: str) -> Json:
     """The profile for a QEMU version. Raises ProfileError."""
     paths = {version_number(p.stem.removeprefix("qemu-")): p for p in (DATA / "profiles").glob("qemu-*.json")}
     if not paths:
         raise ProfileError(f"no profiles in {DATA / 'profiles'}; data/profiles/README.md says how to make them")
     best = max((n for n in paths if n <= version_number(version)), default=min(paths))
-    content: dict[str, Any] = json.loads(paths[best].read_text())
+    content: Json = json.loads(paths[best].read_text())
     return content
 
 
@@ -89,7 +90,7 @@ def _as_of(version: str, machine: Machine) -> Machine:
     return replace(machine, devices=tuple(devices))
 
 
-def described(content: dict[str, Any], configuration: str, whose: str) -> Machine:
+def described(content: Json, configuration: str, whose: str) -> Machine:
     """One of a profile's machines; the only one if no name is given. Raises ProfileError."""
     try:
         machines = {m["name"]: m for m in content["machines"]}
@@ -102,7 +103,7 @@ def described(content: dict[str, Any], configuration: str, whose: str) -> Machin
         raise ProfileError(f"{whose}: is no profile as `simlib qemu profile` writes it ({error!r})") from None
 
 
-def _machine(content: dict[str, Any], entry: dict[str, Any]) -> Machine:
+def _machine(content: Json, entry: Json) -> Machine:
     """What the profiles of data/profiles leave out has its default."""
     devices = tuple(_device(d) for d in entry["devices"] if d["id"] != "ram")
     blocks = tuple(RamBlock(b["name"], b["size"], resizable=b.get("resizable", False)) for b in entry["ram-blocks"])
@@ -125,7 +126,7 @@ def _machine(content: dict[str, Any], entry: dict[str, Any]) -> Machine:
     )
 
 
-def _device(entry: dict[str, Any]) -> Device:
+def _device(entry: Json) -> Device:
     sent = set(entry["sent-subsections"])
     return Device(
         entry["id"],
@@ -143,7 +144,7 @@ def _device(entry: dict[str, Any]) -> Device:
     )
 
 
-def edited(machine: Machine, edits: tuple[dict[str, Any], ...]) -> Machine:
+def edited(machine: Machine, edits: tuple[Json, ...]) -> Machine:
     """The machine with some devices changed: {device = "id", version = 3, ...}. Raises ProfileError."""
     devices = list(machine.devices)
     for edit in edits:
@@ -170,7 +171,7 @@ _EXAMPLE = {f.name: f.default for f in fields(Device)} | {
 }
 
 
-def _fits(value: Any, example: Any) -> bool:
+def _fits(value: object, example: object) -> bool:
     """Whether it is made as the example is: a list of any length of such things, numbers of 32 bits."""
     if isinstance(value, list) and isinstance(example, list):
         if len(example) > 1:  # one of three things

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from ..handshake.detect import Adaptive
+from ..handshake.endpoint import Endpoint
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings
 from ..handshake.names import Reason, Status
@@ -23,9 +23,7 @@ from ..handshake.variants import ProbingDestination, ProbingSource
 from .facts import RunFacts
 from .registry import ScenarioError
 
-Make = Callable[
-    [Settings, SessionConfig], Any
-]  # an endpoint: handshake.endpoint.Endpoint, or whatever answers as it does
+Make = Callable[[Settings, SessionConfig], Endpoint]
 MAIN_ALONE = ("multifd", "postcopy-preempt", "switchover-ack", "mapped-ram")
 
 
@@ -57,11 +55,11 @@ class Protocol:
     color: str = "#555555"
     make_adaptive: Make = Adaptive
 
-    def source(self, setup: RunFacts, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Endpoint:
         """A fresh source; another `role` gives it other random bytes."""
         raise NotImplementedError
 
-    def destination(self, setup: RunFacts) -> Any:
+    def destination(self, setup: RunFacts) -> Endpoint:
         """A fresh destination."""
         raise NotImplementedError
 
@@ -101,13 +99,13 @@ class Stream(Protocol):
         make_source, make_destination: make an endpoint of a side's settings.
     """
 
-    make_source: Callable[[Settings], Any] = V1Source
-    make_destination: Callable[[Settings], Any] = V1Destination
+    make_source: Callable[[Settings], Endpoint] = V1Source
+    make_destination: Callable[[Settings], Endpoint] = V1Destination
 
-    def source(self, setup: RunFacts, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Endpoint:
         return self.make_source(setup.settings(True))
 
-    def destination(self, setup: RunFacts) -> Any:
+    def destination(self, setup: RunFacts) -> Endpoint:
         if setup.scenario.destination.accepts_both:
             return self.make_adaptive(setup.settings(False), setup.session_config(False))
         return self.make_destination(setup.settings(False))
@@ -127,12 +125,12 @@ class Told(Protocol):
     make_source: Make = V2Source
     make_destination: Make = V2Destination
 
-    def source(self, setup: RunFacts, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Endpoint:
         if setup.saved:
             return V1Source(setup.settings(True))
         return self.make_source(setup.settings(True), setup.session_config(True, role))
 
-    def destination(self, setup: RunFacts) -> Any:
+    def destination(self, setup: RunFacts) -> Endpoint:
         side, settings = setup.scenario.destination, setup.settings(False)
         if setup.saved or side.accepts_stream_alone:
             return V1Destination(settings)
@@ -159,19 +157,19 @@ class Probing(Protocol):
     probes: bool = True
     source_decides: bool = True
 
-    def source(self, setup: RunFacts, role: str = "source") -> Any:
+    def source(self, setup: RunFacts, role: str = "source") -> Endpoint:
         settings = setup.settings(True)
         if setup.saved or not setup.scenario.source.knows_v2:
             return V1Source(settings)
         return ProbingSource(settings, setup.session_config(True, role), self.name, setup.detect_timeout_s(True))
 
-    def destination(self, setup: RunFacts) -> Any:
+    def destination(self, setup: RunFacts) -> Endpoint:
         settings = setup.settings(False)
         if not setup.scenario.destination.knows_v2:
             return V1Destination(settings)
         return self._probing(settings, setup.session_config(False), setup.detect_timeout_s(False))
 
-    def _probing(self, settings: Settings, session_config: SessionConfig, timeout_s: float) -> Any:
+    def _probing(self, settings: Settings, session_config: SessionConfig, timeout_s: float) -> Endpoint:
         return ProbingDestination(settings, session_config, self.name, timeout_s)
 
     def check(self, setup: RunFacts) -> None:
@@ -194,7 +192,7 @@ class AskingTls(Probing):
 
     needs_tls: bool = True
 
-    def _probing(self, settings: Settings, session_config: SessionConfig, timeout_s: float) -> Any:
+    def _probing(self, settings: Settings, session_config: SessionConfig, timeout_s: float) -> Endpoint:
         return self.make_adaptive(settings, session_config)
 
     def check(self, setup: RunFacts) -> None:

@@ -39,14 +39,14 @@ def _listen(model: Model, answers: bool) -> tuple[tuple[str, ...], str]:
     """What the source hears until it decides, if nothing that the destination says arrives (unless it `answers`)."""
     system = System(model)
     state, heard = system.initial(), ["Start()"]
-    while not system.endpoint(state, SOURCE).mode:
+    while not system.endpoint(state, SOURCE).speaks:
         action = _next(system, state, answers)
         if action is None:
             return tuple(heard), "waits for ever"
         system.observed = []
         state = system.step(state, action)
         heard += [str(event) for side, event in system.observed if side == SOURCE and isinstance(event, i.Input)]
-    return tuple(heard), str(system.endpoint(state, SOURCE).mode)
+    return tuple(heard), str(system.endpoint(state, SOURCE).speaks)
 
 
 def _next(system: System, state: State, answers: bool) -> Action | None:

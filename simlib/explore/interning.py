@@ -4,12 +4,13 @@ endpoint and an input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from ..handshake import interface as i
+from ..handshake.endpoint import Endpoint
 from . import symmetry
 from .state import REPORTS, RESET, SOURCE, ConnectionState, Effect, Model, State, Step
 
@@ -25,9 +26,9 @@ class Interner:
     def __init__(self, model: Model, effects: Mapping[type, Callable[..., None]]) -> None:
         self.model, self.effects = model, effects
         self.link = model.link
-        self.table: list[Any] = []  # endpoints by number
+        self.table: list[Endpoint] = []  # endpoints by number
         self.inputs: list[i.Input] = []
-        self.sides: list[Any] = []  # the same, or whom a prober has chosen
+        self.sides: list[Endpoint] = []  # the same, or whom a prober has chosen
         self.shapes: list[tuple[Any, symmetry.Atoms]] = []  # of each input
         self.openings: list[bool] = []  # whether it opens a channel
         self._endpoints: dict[tuple[int, Any], int] = {}
@@ -37,17 +38,17 @@ class Interner:
         self.opened, self.ended, self.reset = (self.input(t) for t in (i.Opened(0), i.Ended(0), i.Broken(0, RESET)))
         self.observed: list[tuple[int, i.Input | i.Output]] | None = None  # a replay listens
 
-    def endpoint(self, state: State, side: int) -> Any:
+    def endpoint(self, state: State, side: int) -> Endpoint:
         return self.table[state.ends[side]]
 
-    def intern(self, side: int, endpoint: Any) -> int:
+    def intern(self, side: int, endpoint: Endpoint) -> int:
         number = self._endpoints.setdefault((side, endpoint.key()), len(self.table))
         if number == len(self.table):
             self.table.append(endpoint)
             self.sides.append(getattr(endpoint, "chosen", None) or endpoint)
         return number
 
-    def key(self, state: State) -> Any:
+    def key(self, state: State) -> Hashable:
         """Equal for equal states: small numbers, since hashing every field of every connection is slow."""
         return (state.ends, *map(id, state.connections), state[2:])
 

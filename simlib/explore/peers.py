@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ..handshake.endpoint import reducible
 from ..handshake.v2 import frames
 from ..handshake.v2.answers import CONTROL
+from ..handshake.v2.body import Json
 from ..handshake.v2.destination import Destination
 from ..handshake.v2.messages import Accept, Message, Offer
 from ..handshake.v2.source import Source
@@ -15,7 +15,7 @@ from ..handshake.v2.source import Source
 LATER_FRAME = frames.frame(0x70, b"later", flags=0)
 
 
-def _with_more(content: dict[str, Any]) -> dict[str, Any]:
+def _with_more(content: Json) -> Json:
     """A key that others may ignore, and a feature that they don't know."""
     return content | {"?power": 1, "features": [*content["features"], {"name": "warm-cache", "need": "prefer"}]}
 
@@ -24,7 +24,7 @@ def _with_more(content: dict[str, Any]) -> dict[str, Any]:
 class NewerSource(Source):
     """Of v2.N: a key that others may ignore, a feature that they don't know, a frame that they may skip (P6)."""
 
-    def _content(self, message: Message) -> dict[str, Any]:
+    def _content(self, message: Message) -> Json:
         content = super()._content(message)
         return _with_more(content) if isinstance(message, Offer) else content
 
@@ -36,7 +36,7 @@ class NewerSource(Source):
 class NewerDestination(Destination):
     """Of v2.N (P7)."""
 
-    def _content(self, message: Message) -> dict[str, Any]:
+    def _content(self, message: Message) -> Json:
         content = super()._content(message)
         return _with_more(content) if isinstance(message, Accept) else content
 
@@ -50,7 +50,7 @@ class Future(Source):
 
     extensions = ("encrypt",)
 
-    def _content(self, message: Message) -> dict[str, Any]:
+    def _content(self, message: Message) -> Json:
         return super()._content(message) | ({"encrypt": True} if isinstance(message, Offer) else {})
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from ..handshake.endpoint import Endpoint
 from ..handshake.stream import MAGIC
 from ..handshake.variants import HEADER_4
 from .state import DESTINATION, INTRUDER, PASS_BYTES, RIVAL, SOURCE, ConnectionState, State
@@ -36,7 +37,7 @@ class Property:
             raise ValueError(f"property {self.name!r}: when is {self.when!r}; write 'always' or 'final'")
 
 
-def _sides(system: System, state: State) -> tuple[Any, Any]:
+def _sides(system: System, state: State) -> tuple[Endpoint, Endpoint]:
     """Source and destination as they are now: whom a prober has chosen, or the prober while it has not."""
     return system.sides[state.ends[SOURCE]], system.sides[state.ends[DESTINATION]]
 
@@ -204,7 +205,7 @@ def listens_again(system: System, state: State, final: bool) -> str:
     return ""
 
 
-def _held(destination: Any, state: State) -> bool:
+def _held(destination: Endpoint, state: State) -> bool:
     """Whether somebody else than the source keeps the destination busy."""
     control = getattr(destination, "control", -1)
     return any(w.accepted == control and w.owner != SOURCE for w in state.connections)

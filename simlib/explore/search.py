@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +105,7 @@ class Search:
     def _enough(self) -> bool:
         return bool(self.stop_at) and self.stop_at in self.result.violations
 
-    def _add(self, key: Any, state: State, parent: int, action: Action) -> None:
+    def _add(self, key: Hashable, state: State, parent: int, action: Action) -> None:
         """A state that was not seen before."""
         self.numbers[key] = len(self.parents)
         self.parents.append(parent)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from ..handshake import interface as i
 from ..handshake.buffer import Buffer
-from ..handshake.endpoint import declared, is_reducible, state_fields
+from ..handshake.endpoint import Endpoint, declared, is_reducible, state_fields
 from ..handshake.errors import PeerError
 from ..handshake.stream import MULTIFD_MAGIC, MULTIFD_PACKET_BYTES
 from ..handshake.v2 import frames
@@ -41,7 +41,7 @@ GREASE_BIT = 0x80  # of a frame's type: random, and skipped by everybody (SPEC s
 class Atoms(list[Any]):
     """The names of channels and the random values of a value, in their order; only their equality counts."""
 
-    def random(self, value: Any) -> Structure:
+    def random(self, value: object) -> Structure:
         """Whether there is one: the length of a transcript is random too, by its GREASE."""
         if value:
             self.append(value)
@@ -55,7 +55,7 @@ class Atoms(list[Any]):
         self.extend(parts[1::2])
         return tuple(parts[::2])
 
-    def value(self, value: Any) -> Structure:
+    def value(self, value: object) -> Structure:
         """Any value that an endpoint holds."""
         if isinstance(value, str):
             return self.text(value)
@@ -66,7 +66,7 @@ class Atoms(list[Any]):
         names = getattr(value, "_fields", ()) or ([f.name for f in fields(value)] if is_dataclass(value) else ())
         return (type(value).__name__, *self.fields(value, names)) if names else value
 
-    def fields(self, value: Any, names: Iterable[str]) -> Iterator[Structure]:
+    def fields(self, value: object, names: Iterable[str]) -> Iterator[Structure]:
         """Each field that is part of the state."""
         cls = cast(Hashable, type(value))
         random, left_out = declared(cls, "RANDOM"), declared(cls, "NON_STATE")
@@ -96,7 +96,7 @@ class Numbered(Protocol):
     table: list[Any]
     shapes: list[tuple[Structure, Atoms]]
 
-    def key(self, state: State) -> Any:
+    def key(self, state: State) -> Hashable:
         """Equal for equal states."""
 
 
@@ -111,7 +111,7 @@ class Canonical:
         self.items: dict[Any, Part] = {}
         self.locals: dict[Any, Part] = {}
 
-    def _part(self, structure: Structure, atoms: Iterable[Any]) -> Part:
+    def _part(self, structure: Structure, atoms: Iterable[object]) -> Part:
         number = self.structures.setdefault(structure, len(self.structures))
         return Part(number, tuple(self.atoms.setdefault(a, len(self.atoms)) for a in atoms))
 
@@ -123,14 +123,14 @@ class Canonical:
             parts = self.parts_of[number] = self._parts(self.system.table[number])
         return parts
 
-    def _parts(self, endpoint: Any) -> Decomposed:
+    def _parts(self, endpoint: Endpoint) -> Decomposed:
         apart = endpoint.decomposition() if is_reducible(type(endpoint)) else None
         if apart is None:
             return Decomposed(self._part(endpoint.key(), ()), None)
         per_connection = {conn: self._local(value) for conn, value in apart.per_connection.items()}
         return Decomposed(self._rest(endpoint, apart.fields, apart.shared), per_connection)
 
-    def _rest(self, endpoint: Any, apart: tuple[str, ...], shared: Structure) -> Part:
+    def _rest(self, endpoint: Endpoint, apart: tuple[str, ...], shared: Structure) -> Part:
         atoms, cls = Atoms(), cast(Hashable, type(endpoint))
         random = declared(cls, "RANDOM")
         values: list[Structure] = [type(endpoint).__name__, shared]
@@ -146,7 +146,7 @@ class Canonical:
                 values.append((name, content.key() if hasattr(content, "key") else content))
         return self._part(tuple(values), atoms)
 
-    def _local(self, value: Any) -> Part:
+    def _local(self, value: object) -> Part:
         part = self.locals.get(value)
         if part is None:
             atoms = Atoms()
@@ -154,7 +154,7 @@ class Canonical:
         return part
 
     # --- states -----------------------------------------------------------------------------------------------------
-    def key(self, state: State) -> Any:
+    def key(self, state: State) -> Hashable:
         """Equal for states that are the same but for names; where an endpoint is not taken apart, for equal ones."""
         taken = [self.parts(n) for n in state.ends]
         if any(part.per_connection is None for part in taken):

@@ -5,7 +5,6 @@ speaks first. Like `variants`, this file may see both versions.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from .endpoint import Answers, ConnectionTable, State
 from .interface import (
@@ -77,7 +76,7 @@ class Adaptive(State, Answers):
         return self.chosen.accepting if self.chosen else self.listening
 
     @property
-    def blocked(self) -> Any:
+    def blocked(self) -> object:
         """What blocks the chosen endpoint's main loop; waiting for first bytes blocks nothing."""
         return self.chosen.blocked if self.chosen else None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache, lru_cache
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, cast
 
 from .errors import Error
 from .interface import Entered, Finished, Input, Output
@@ -120,6 +120,16 @@ class Answers:
     postcopy: bool = False
 
     @property
+    def accepting(self) -> bool:
+        """Of a destination: it would take one more connection from the listening socket now."""
+        return False
+
+    @property
+    def ram_bytes(self) -> int:
+        """Of a destination: bytes of guest memory that have come."""
+        return 0
+
+    @property
     def closed(self) -> bool:
         """Of a destination: its listening socket is closed although it goes on."""
         return False
@@ -154,12 +164,76 @@ class Answers:
         return None
 
 
+class Endpoint(Protocol):
+    """One side of a migration, as runners and searches see it: `BaseEndpoint`, or whatever answers as it does.
+
+    Attributes:
+        settings: of the side's QEMU, as agreed.
+        status: what `query-migrate` shows.
+        finished: how it has ended, once it has.
+        speaks: the protocol, by name; empty while a side that finds out has not decided.
+        blocked: what holds the process's main loop, so that its monitor is silent.
+        accepting: of a destination, whether it would take one more connection now.
+        closed: of a destination, whether its listening socket is closed although it goes on.
+        ended_as: of a destination that listens again, how the last attempt failed.
+        offers_alpn: whether it asks in the TLS handshake what its peer speaks.
+        ram_bytes: of a destination, bytes of guest memory that have come.
+
+    The other members are explained in `Answers`, which has a default for each.
+    """
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def finished(self) -> Finished | None: ...
+    @property
+    def speaks(self) -> str: ...
+    @property
+    def blocked(self) -> object: ...
+    @property
+    def accepting(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def ended_as(self) -> tuple[Error, ...]: ...
+    @property
+    def offers_alpn(self) -> bool: ...
+    @property
+    def ram_bytes(self) -> int: ...
+
+    @property
+    def handshakes(self) -> bool: ...
+    @property
+    def authenticates(self) -> bool: ...
+    @property
+    def postcopy(self) -> bool: ...
+
+    def handle(self, input: Input) -> list[Output]:
+        """What it asks and reports after one input, in order. Never raises for what a peer does."""
+
+    def key(self) -> tuple[object, ...]:
+        """Its state as a value: endpoints with equal keys are bisimilar."""
+
+    def fork(self) -> Self:
+        """A copy that goes its own way."""
+
+    def negotiated(self) -> Mapping[str, object]: ...
+    def bound_channels(self) -> tuple[tuple[str, int], ...]: ...
+    def sends_guest(self) -> bool: ...
+    def unready(self) -> bool: ...
+    def hears_itself(self) -> bool: ...
+    def occupied(self) -> str: ...
+    def decomposition(self) -> Decomposition | None: ...
+
+
 def as_overridden(cls: type, functions: Mapping[Any, Callable[..., Any]]) -> dict[Any, Callable[..., Any]]:
     """The functions of a table, each as the class has it: a subclass may override what its base's table lists."""
     return {key: getattr(cls, function.__name__) for key, function in functions.items()}
 
 
-class Endpoint(State, Answers):
+class BaseEndpoint(State, Answers):
     """One side of a migration: `handle(input)` returns what it asks and reports.
 
     A class lists in `HANDLERS` the methods that handle inputs; an input without one has no effect on this side. A
@@ -184,16 +258,6 @@ class Endpoint(State, Answers):
     def blocked(self) -> object:
         """What holds the process's main loop, so that its monitor is silent; None or False when nothing does."""
         return None
-
-    @property
-    def accepting(self) -> bool:
-        """Of a destination: it would take one more connection from the listening socket now."""
-        return False
-
-    @property
-    def ram_bytes(self) -> int:
-        """Of a destination: bytes of guest memory that have come."""
-        return 0
 
     def handle(self, input: Input) -> list[Output]:
         """Handle one input.

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from . import interface as i
+from .endpoint import Endpoint
 
 ANSWERS: dict[type, Any] = {
     i.StopGuest: i.GuestStopped(),
@@ -23,7 +24,7 @@ class Heard(NamedTuple):
     outputs: tuple[i.Output, ...]
 
 
-def pump(source: Any, destination: Any, ram_bytes: int = 1 << 20, limit: int = 100_000) -> list[Heard]:
+def pump(source: Endpoint, destination: Endpoint, ram_bytes: int = 1 << 20, limit: int = 100_000) -> list[Heard]:
     """Deliver at once, and in order, whatever two endpoints say to each other, until neither has anything to say.
 
     Args:

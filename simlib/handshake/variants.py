@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import stream
-from .endpoint import Answers, State
+from .endpoint import Answers, Endpoint, State
 from .interface import (
     AlarmRang,
     Drained,
@@ -100,7 +100,7 @@ class _Prober(State, Answers):
         return str(self.chosen.status) if self.chosen else "setup" if self.started else "none"
 
     @property
-    def blocked(self) -> Any:
+    def blocked(self) -> object:
         """What blocks the chosen endpoint's main loop; probing blocks nothing."""
         return self.chosen.blocked if self.chosen else None
 
@@ -108,11 +108,12 @@ class _Prober(State, Answers):
         """The timer within which an answer must come, if there is one."""
         return [SetAlarm("detect", self.timeout_s)] if self.timeout_s else []
 
-    def _choose(self, chosen: Any, mode: str, conn: int, data: bytes, why: str) -> list[Output]:
+    def _choose(self, chosen: Endpoint, mode: str, conn: int, data: bytes, why: str) -> list[Output]:
         """Hand over the open connection, and what was read of it."""
         self.chosen, self.mode = chosen, mode
         out: list[Output] = [StopAlarm("detect"), Said(conn, f"(takes it for {mode}: {why})")]
-        for input in (Start(), Opened(conn), *([Received(conn, data)] if data else [])):
+        inputs: list[Input] = [Start(), Opened(conn), *([Received(conn, data)] if data else [])]
+        for input in inputs:
             out += [o for o in chosen.handle(input) if not (isinstance(o, (Open, StartTls)) and o.conn == conn)]
         return out
 

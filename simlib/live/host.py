@@ -13,8 +13,8 @@ from OpenSSL import SSL
 
 from ..case.guest import Guest
 from ..handshake import interface as i
+from ..handshake.endpoint import Endpoint
 from ..process import host
-from ..process.host import Endpoint
 from ..record.trace import Packet, Trace
 from .address import Address, AddressError, connect, inline_socket, listen
 from .link import Link, words

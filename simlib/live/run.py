@@ -16,9 +16,9 @@ from ..case.faults import LinkEffect
 from ..case.intruders import Intruder
 from ..case.registry import ScenarioError
 from ..case.scenario import Scenario
+from ..handshake.endpoint import Endpoint
 from ..handshake.interface import Start
 from ..process.ending import row
-from ..process.host import Endpoint
 from ..process.management import Management
 from ..record.result import Result
 from ..record.trace import Trace

@@ -7,39 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from ..case.guest import Guest
 from ..handshake import interface as i
-from ..handshake.endpoint import as_overridden
-from ..handshake.machine import Settings
+from ..handshake.endpoint import Endpoint, as_overridden
 from ..record.trace import Trace
 
 PASS_S = 0.1  # QEMU's rate-limit tick (migration.c, BUFFER_DELAY)
-
-
-class Endpoint(Protocol):
-    """What a runner asks of an endpoint: `handshake.endpoint.Endpoint`, or one that answers as it does."""
-
-    @property
-    def finished(self) -> i.Finished | None: ...
-
-    @property
-    def status(self) -> str: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def ram_bytes(self) -> int: ...  # of guest memory that has arrived (destination)
-
-    @property
-    def speaks(self) -> str: ...
-
-    @property
-    def blocked(self) -> object: ...
-
-    def handle(self, input: i.Input) -> list[i.Output]: ...
 
 
 class Host:

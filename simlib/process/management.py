@@ -25,9 +25,10 @@ from ..case.managers import (
 from ..case.registry import MANAGERS, ScenarioError
 from ..handshake import interface as i
 from ..handshake.capabilities import known_capabilities
+from ..handshake.endpoint import Endpoint
 from ..handshake.machine import Settings
 from ..record.trace import Trace
-from .host import Endpoint, Host
+from .host import Host
 
 SILENT = "it does not answer"
 Reply = tuple[object, str]  # what QMP returns, or its error

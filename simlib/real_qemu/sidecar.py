@@ -17,10 +17,10 @@ from qemu.qmp import EventListener
 
 from ..case.guest import Guest
 from ..handshake import interface as i
+from ..handshake.endpoint import Endpoint
 from ..live.address import Address
 from ..live.host import Host, HostOptions
 from ..live.link import ZEROS
-from ..process.host import Endpoint
 from ..record.trace import Trace
 from .monitor import Monitor, QemuError, Refused
 from .shapes import Json

@@ -15,8 +15,8 @@ from typing import ClassVar
 from ..case.guest import Guest
 from ..case.intruders import TLS_HEADER_BYTES
 from ..handshake import interface as i
+from ..handshake.endpoint import Endpoint
 from ..process import host
-from ..process.host import Endpoint
 from ..record.trace import Trace
 from .clock import Alarm
 from .net import End, Net

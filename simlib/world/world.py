@@ -9,9 +9,9 @@ from ..case.endpoints import Case
 from ..case.guest import MIB
 from ..case.registry import DELAYS
 from ..case.scenario import Link, Scenario
+from ..handshake.endpoint import Endpoint
 from ..handshake.interface import Start
 from ..process.ending import facts, row
-from ..process.host import Endpoint
 from ..process.management import Management
 from ..record.outcome import Facts, Row
 from ..record.trace import Packet, Trace

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..endpoint import Decomposition, Endpoint
+from ..endpoint import BaseEndpoint, Decomposition
 from .channels import Connection
 from .states import Kind
 
 
-class SourceAnswers(Endpoint):
+class SourceAnswers(BaseEndpoint):
     """The answers of a source, from the fields of its subclass."""
 
     speaks, handshakes = "v1", False
@@ -30,7 +30,7 @@ class SourceAnswers(Endpoint):
         return Decomposition(("channels", "ready", "undrained", "broken"), shared, local)
 
 
-class DestinationAnswers(Endpoint):
+class DestinationAnswers(BaseEndpoint):
     """Those of a destination."""
 
     speaks, handshakes = "v1", False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ..machine import Settings
 from . import features
+from .body import Json
 from .features import Agreement
 
 
@@ -19,7 +19,7 @@ def channel_plan(agreement: Agreement, inline: bool) -> tuple[str, ...]:
     return ("main", *(f"multifd[{i}]" for i in range(lanes)), *preempt)
 
 
-def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str) -> dict[str, Any]:
+def agreement_body(agreement: Agreement, plan: tuple[str, ...], session_id: str) -> Json:
     """What both sides digest: features with their parameters, channels, session."""
     return {"features": agreement.body(), "channels": list(plan), "session-id": session_id}
 

@@ -22,21 +22,23 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|([\[\]{}])', re.DOTALL)  # strings are passed over
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
-Shape = Any
+Shape = Any  # see above
+Json = dict[str, Any]  # an object
+JsonValue = Any  # what a body may hold: an object, a list, a string, an integer, true, false or null
 
 
-def dump(body: dict[str, Any]) -> bytes:
+def dump(body: Json) -> bytes:
     """The canonical form: sorted keys, no spaces, ASCII escapes. Used for digests, and on the wire because it is
     as good as any."""
     return _encode(body).encode()
 
 
-def digest(body: dict[str, Any]) -> str:
+def digest(body: Json) -> str:
     """SHA-256 of the canonical form, as 64 hexadecimal digits (SPEC 4.4)."""
     return hashlib.sha256(dump(body)).hexdigest()
 
 
-def load(payload: bytes, shape: Shape, what: str) -> dict[str, Any]:
+def load(payload: bytes, shape: Shape, what: str) -> Json:
     """A body that fits `shape`, marks stripped and ignorable keys gone. Raises PeerError."""
     fast_path = _takes_fast_path(payload)
     if not fast_path:
@@ -86,7 +88,7 @@ def _check_depth(payload: bytes, what: str) -> None:
             raise PeerError(Code.ENCODING, f"{what} is nested deeper than {DEPTH}", item=what)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, JsonValue]]) -> Json:
     """An object's keys must differ: parsers disagree on which of two equal ones counts (RFC 8259, section 4)."""
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -94,7 +96,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse(text: str) -> Any:
+def _refuse(text: str) -> JsonValue:
     """Floats are not allowed: their texts differ between implementations, and digests with them (SPEC 3.1)."""
     raise PeerError(Code.ENCODING, f"{text[:40]} is not an integer; floats are not allowed")
 
@@ -113,7 +115,7 @@ _FAST_DECODER, _SLOW_DECODER = (
 )
 
 
-def _is_exact(value: Any, shape: Shape) -> bool:
+def _is_exact(value: JsonValue, shape: Shape) -> bool:
     """Whether a value of a tame body has its shape to the letter: no marks, and nothing unknown or left out."""
     kind = type(value)
     if kind is shape:
@@ -135,7 +137,7 @@ def _is_exact(value: Any, shape: Shape) -> bool:
     return shape is None
 
 
-def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
+def _fit(value: JsonValue, shape: Shape, path: str, reading: _Reading) -> JsonValue:
     """Check a value against its shape, and return it without marks and ignorable keys (SPEC 3.3)."""
     if reading.fast_path and _is_exact(value, shape):
         return value
@@ -162,7 +164,7 @@ def _fit(value: Any, shape: Shape, path: str, reading: _Reading) -> Any:
     return value
 
 
-def _fit_object(value: Any, shape: dict[str, Shape], path: str, reading: _Reading) -> dict[str, Any]:
+def _fit_object(value: JsonValue, shape: dict[str, Shape], path: str, reading: _Reading) -> Json:
     """The keys of one object: known ones are checked, ignorable ones are counted and dropped, and any other is
     refused, since its sender may count on it (SPEC 3.3)."""
     if not isinstance(value, dict):
@@ -191,7 +193,7 @@ def _fit_object(value: Any, shape: dict[str, Shape], path: str, reading: _Readin
     return fitted
 
 
-def _anything(value: Any, path: str, reading: _Reading) -> Any:
+def _anything(value: JsonValue, path: str, reading: _Reading) -> JsonValue:
     """A value that no shape describes is still limited in its items, strings and nesting."""
     if isinstance(value, dict):
         return {k: _fit(v, None, f"{path}.{clean(k, 80)}", reading) for k, v in value.items()}

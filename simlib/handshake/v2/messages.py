@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 from ..errors import CODES, Code, Error, PeerError, Retry, clean
 from ..machine import Device, Machine, RamBlock, Settings
 from . import frames, wire
+from .body import Json, JsonValue
 from .config import SessionConfig
 from .features import NEEDS, FeatureOffer
 from .frames import Limits
@@ -28,7 +29,7 @@ class Message:
     NAME: ClassVar[str]
 
     @classmethod
-    def check(cls, body: dict[str, Any]) -> None:
+    def check(cls, body: Json) -> None:
         """Raises PeerError for values that make no sense, of a body that has the shape."""
 
 
@@ -49,7 +50,7 @@ def message(type: int, name: str) -> Callable[[M], M]:
     return declared
 
 
-def read(type: int, body: dict[str, Any]) -> Message:
+def read(type: int, body: Json) -> Message:
     """The message of a body that has its shape. Raises PeerError for values that make no sense."""
     cls = MESSAGES[type]
     cls.check(body)
@@ -57,7 +58,7 @@ def read(type: int, body: dict[str, Any]) -> Message:
 
 
 # --- values inside messages -----------------------------------------------------------------------------------------
-def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[FeatureOffer, ...]:
+def read_stances(bodies: list[Json], path: str = "") -> tuple[FeatureOffer, ...]:
     """Unknown features stay (nobody else will want them); an unknown need is refused."""
     if len(bodies) > FEATURES_LIMIT:
         raise PeerError(Code.TOO_MUCH, f"{len(bodies)} features; {FEATURES_LIMIT} are allowed", item="features")
@@ -66,7 +67,7 @@ def read_stances(bodies: list[dict[str, Any]], path: str = "") -> tuple[FeatureO
     return tuple(map(_read_stance, bodies))
 
 
-def _read_stance(body: dict[str, Any]) -> FeatureOffer:
+def _read_stance(body: Json) -> FeatureOffer:
     """One feature with its need and its parameters: ranges of two integers, or choices (SPEC 4.1)."""
     name, need, parameters = body["name"], body["need"], body.get("parameters", {})
     item = f"feature[{clean(name, 80)}]"
@@ -79,25 +80,25 @@ def _read_stance(body: dict[str, Any]) -> FeatureOffer:
     return FeatureOffer(name, need, tuple(sorted((k, tuple(v)) for k, v in parameters.items())))
 
 
-def _is_range(value: Any) -> bool:
+def _is_range(value: JsonValue) -> bool:
     """A list of strings is a choice, two integers are a range."""
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(v, str) for v in value) or (len(value) == 2 and all(isinstance(v, int) for v in value))
 
 
-def _write_stances(stances: tuple[FeatureOffer, ...]) -> list[dict[str, Any]]:
+def _write_stances(stances: tuple[FeatureOffer, ...]) -> list[Json]:
     """A feature without parameters has no such key."""
     bodies = []
     for offered in stances:
-        body: dict[str, Any] = {"name": offered.feature, "need": offered.need}
+        body: Json = {"name": offered.feature, "need": offered.need}
         bodies.append(
             body | ({"parameters": {k: list(v) for k, v in offered.parameters}} if offered.parameters else {})
         )
     return bodies
 
 
-def read_errors(bodies: list[dict[str, Any]], path: str = "") -> tuple[Error, ...]:
+def read_errors(bodies: list[Json], path: str = "") -> tuple[Error, ...]:
     """Errors from the peer: shown to people, so cleaned and capped; an unknown code stays what it is."""
     errors = []
     for body in bodies[:ERRORS_LIMIT]:
@@ -154,7 +155,7 @@ class Offer(Message):
     devices: tuple[Device, ...]
 
     @classmethod
-    def check(cls, body: dict[str, Any]) -> None:
+    def check(cls, body: Json) -> None:
         """An unknown value of on-maybe is refused: its sender counts on what it means."""
         if body["on-maybe"] not in ("warn", "reject"):
             text = f"on-maybe is {clean(body['on-maybe'], 40)!r}"
@@ -167,7 +168,7 @@ class Accept(Message):
     """What the destination has, and the agreement that it has computed."""
 
     features: tuple[FeatureOffer, ...] = field(metadata={"codec": STANCES})
-    agreement: dict[str, Any]
+    agreement: Json
     session_id: str
     secret: str
     channels: tuple[str, ...]
@@ -319,12 +320,12 @@ def offer(settings: Settings, session_config: SessionConfig, stances: tuple[Feat
     return Offer(session_config.on_maybe, stances, config, machine, machine.ram_blocks, machine.devices)
 
 
-def public(parameters: tuple[tuple[str, int | str], ...]) -> dict[str, Any]:
+def public(parameters: tuple[tuple[str, int | str], ...]) -> Json:
     """The parameters that the peer may see: those for TLS name local objects."""
     return {k: v for k, v in parameters if not k.startswith("tls-")}
 
 
-def check_facts(body: dict[str, Any]) -> None:
+def check_facts(body: Json) -> None:
     """Raises PeerError for too many devices or memory blocks, and for negative numbers (OFFER, manifest)."""
     if len(body["devices"]) > DEVICES_LIMIT or len(body["ram-blocks"]) > BLOCKS_LIMIT:
         text = f"more than {DEVICES_LIMIT} devices or {BLOCKS_LIMIT} memory blocks"

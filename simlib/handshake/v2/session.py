@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from ..endpoint import ConnectionTable, Endpoint, as_overridden, declare
+from ..endpoint import BaseEndpoint, ConnectionTable, as_overridden, declare
 from ..errors import Code, Error, OurMistake, PeerError
 from ..interface import Heard, Said, Send
 from ..machine import Settings
 from . import binding, body, frames, messages, states, wire
+from .body import Json
 from .config import SessionConfig
 from .frames import Frame, Preface, Reader
 from .messages import Message
@@ -53,7 +54,7 @@ class Receive(NamedTuple):
     handler: Callable[..., None]
 
 
-class Session(Endpoint):
+class Session(BaseEndpoint):
     """Fields are values, replaced and never mutated; `handle` is the only entrance.
 
     RECEIVES, SENDS and EVENTS are all legal transitions of `state`: by a message that is received, by one that is sent
@@ -132,7 +133,7 @@ class Session(Endpoint):
             data += frames.frame(0x80 | bits[2] & 0x7F, bits[3 : 3 + bits[3] % 16], flags=bits[4] & 0xFC)
         return data
 
-    def _content(self, message: Message) -> dict[str, Any]:
+    def _content(self, message: Message) -> Json:
         """The body of a message that is sent."""
         return wire.to_body(message)
 

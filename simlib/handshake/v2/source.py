@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .. import interface as i
 from ..capabilities import refusal
@@ -19,6 +19,7 @@ from ..names import Reason, Status
 from . import binding, body, features, frames, messages, states
 from .agreement import agreement_body, as_config, channel_plan
 from .answers import CONTROL
+from .body import Json
 from .config import SessionConfig
 from .features import FeatureOffer
 from .messages import Message
@@ -475,7 +476,7 @@ class Source(Outgoing):
     }
 
 
-def _mismatch(ours: dict[str, Any], theirs: dict[str, Any]) -> Error:
+def _mismatch(ours: Json, theirs: Json) -> Error:
     """Both digests, shortened."""
     return Error(
         Code.AGREEMENT_MISMATCH,

@@ -22,9 +22,9 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ..errors import Code, PeerError, clean
+from .body import Json
 
 M = TypeVar("M")
-Body = dict[str, Any]
 
 
 class Codec(NamedTuple):
@@ -57,12 +57,12 @@ class _Plan(NamedTuple):
     reads: tuple[tuple[str, Callable[[Any, str], Any] | None, Any], ...]  # key (empty: not sent), how, value if unsent
 
 
-def shape(cls: type) -> dict[str, Any]:
+def shape(cls: type) -> Json:
     """The shape of a message's body, as `body.load` takes it."""
     return {f"{f.key}?" if f.optional else f.key: f.codec.shape for f in _fields(cls) if f.codec is not None}
 
 
-def to_body(message: Any) -> Body:
+def to_body(message: object) -> Json:
     """The body of a message: what is None is left out."""
     plan = _plan(cast(Hashable, type(message)))
     body = dict(zip(plan.keys, plan.values(message), strict=True))
@@ -75,7 +75,7 @@ def to_body(message: Any) -> Body:
     return body
 
 
-def from_body(cls: type[M], body: Mapping[str, Any], path: str) -> M:
+def from_body(cls: type[M], body: Json, path: str) -> M:
     """A message from a body that has its shape. Raises PeerError for what a codec refuses."""
     values = []
     for key, read, unsent in _plan(cast(Hashable, cls)).reads:
@@ -116,7 +116,7 @@ def _plan(cls: Any) -> _Plan:
     )
 
 
-def _codec(hint: Any, metadata: Mapping[str, Any]) -> Codec:
+def _codec(hint: object, metadata: Mapping[str, Any]) -> Codec:
     """The codec that follows from a type."""
     if "codec" in metadata:
         codec: Codec = metadata["codec"]
@@ -138,7 +138,7 @@ def _codec(hint: Any, metadata: Mapping[str, Any]) -> Codec:
     return Codec(None if hint is object or typing.get_origin(hint) is dict else hint)
 
 
-def _list(hint: Any) -> Codec:
+def _list(hint: object) -> Codec:
     """A list whose items have one type."""
     item = _codec(hint, {})
     write, read = item.write, item.read
@@ -151,10 +151,12 @@ def _list(hint: Any) -> Codec:
     )
 
 
-def _row(kinds: tuple[type, ...], values_of: Callable[[Any], list[Any]], make: Callable[[Any], Any]) -> Codec:
+def _row(
+    kinds: tuple[type, ...], values_of: Callable[[Any], list[object]], make: Callable[[list[object]], object]
+) -> Codec:
     """A list with one value of each type, in order; rows of another form are refused."""
 
-    def read(values: Any, path: str) -> Any:
+    def read(values: object, path: str) -> object:
         if not isinstance(values, list) or tuple(map(type, values)) != kinds:
             at = path.rpartition("[")[0]
             text = f"{at} holds something that is not {len(kinds)} values"
