@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..case.profiles import ProfileError
-from ..real_qemu.again import Running, of_process, profiled
 from ..real_qemu.preflight import (
     Answer,
     HostProfile,
@@ -21,6 +20,7 @@ from ..real_qemu.preflight import (
     party,
 )
 from ..real_qemu.profile import Monitor
+from ..real_qemu.reprofile import Running, of_process, profiled
 from ..real_qemu.save import ROOM_BYTES, load_uri, save
 from ..real_qemu.saved import Saved, read
 from ..real_qemu.shapes import Json

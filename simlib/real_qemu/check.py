@@ -21,7 +21,7 @@ from ..case.scenario import Scenario
 from ..handshake.errors import clean
 from ..record.outcome import SHUT_1, Row
 from ..record.result import Result
-from . import beside
+from . import agent_run
 from .machine import unsupported_reason
 from .monitor import QemuError, Unavailable
 from .run import play
@@ -154,7 +154,7 @@ def left_out(scenario: Scenario, protocol: str) -> str:
     definition = PROTOCOLS.get(protocol)
     if definition.negotiates and not definition.beside_qemu:
         return f"neither QEMU nor the agents beside it speak {protocol}"
-    return unsupported_reason(scenario) or (beside.unsupported_reason(scenario) if definition.negotiates else "")
+    return unsupported_reason(scenario) or (agent_run.unsupported_reason(scenario) if definition.negotiates else "")
 
 
 def _forget(name: str, result: Result) -> None:

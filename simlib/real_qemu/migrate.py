@@ -17,9 +17,9 @@ from ..handshake.v2.source import Source
 from ..live.address import Address, bound
 from ..live.host import HostOptions
 from ..record.trace import Trace
-from .again import of_monitor
 from .monitor import Monitor, QemuError
 from .preflight import party
+from .reprofile import of_monitor
 from .sidecar import Agent
 
 

@@ -424,7 +424,7 @@ def collected(binary: Binary, command: str) -> Json:
 def of_command_line(
     binary: Binary, arguments: Sequence[str], name: str, command: str, original: Monitor | None = None
 ) -> Json:
-    """A profile of the one machine that a command line makes (see `again.harmless`). Raises ProfileError.
+    """A profile of the one machine that a command line makes (see `reprofile.harmless`). Raises ProfileError.
 
     `original` is the monitor of a guest that runs with this command line: what it says of itself goes first.
     """

@@ -28,7 +28,7 @@ from ..process.ending import as_asked
 from ..record.outcome import Facts, Row, classify, guest_at
 from ..record.result import Result
 from ..record.trace import Trace
-from . import beside
+from . import agent_run
 from .guest import BASE, PAGE, count
 from .machine import arguments, migration_settings, unsupported_reason, whole
 from .monitor import QemuError, Refused, Unavailable
@@ -341,14 +341,14 @@ class _Run:
 async def play(setup: Case, binaries: dict[str, str]) -> Result:
     """v1 between the two QEMUs, or v2 by agents beside them. Raises QemuError, ValueError where they can't play it."""
     beside_them = setup.definition.negotiates
-    why = unsupported_reason(setup.scenario) or (beside_them and beside.unsupported_reason(setup.scenario))
+    why = unsupported_reason(setup.scenario) or (beside_them and agent_run.unsupported_reason(setup.scenario))
     if why:
         raise ValueError(f"{setup.scenario.name} can't run on real QEMU: {why}")
     for version in setup.versions:
         if version not in binaries:
             raise Unavailable(f"QEMU {version} is not here; `make qemu` brings 7.2 and 10.0")
     with tempfile.TemporaryDirectory(prefix="simlib-") as folder:
-        player = beside.Beside if beside_them else _Run
+        player = agent_run.AgentRun if beside_them else _Run
         return await player(setup, binaries, Path(folder)).run()
 
 

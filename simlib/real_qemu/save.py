@@ -18,8 +18,8 @@ from ..handshake.machine import Machine, Settings
 from ..handshake.stream import VALIDATED
 from ..handshake.v2 import manifest
 from ..handshake.versions import version_number
-from .again import of_process
 from .profile import Binary, Monitor, binary_profile, cpu_flags, guest_facts, profile_from_stream
+from .reprofile import of_process
 from .saved import SavedError, read
 from .shapes import Dump, Json
 

@@ -35,7 +35,7 @@ ENDED = ("completed", "failed", "cancelled", "postcopy-paused")  # nobody here r
 OWN = (("return-path", True), ("events", True))  # capabilities that an agent needs; nobody's business but its QEMU's
 
 
-class Pipe:
+class RelayChannel:
     """Bytes between one channel and one connection to the QEMU beside, both ways, as fast as the slower takes them."""
 
     def __init__(self, agent: Agent, conn: int) -> None:
@@ -112,7 +112,7 @@ class Agent(Host):
     ) -> None:
         super().__init__(side, endpoint, trace, guest, peer=peer, **more)
         self.qemu, self.path = qemu, folder / f"{self.side}.pipe"
-        self.pipes: dict[int, Pipe] = {}
+        self.pipes: dict[int, RelayChannel] = {}
         self.server: asyncio.Server | None = None
         self.moved_bytes = 0  # of the stream, that have come here
         self.hung_up_s: float | None = None  # when QEMU closed the first of its connections
@@ -285,7 +285,7 @@ class Agent(Host):
 
     # --- both -------------------------------------------------------------------------------------------------------
     def _move_guest(self, o: i.MoveGuest) -> None:
-        self.pipes = {conn: Pipe(self, conn) for _, conn in o.channels}
+        self.pipes = {conn: RelayChannel(self, conn) for _, conn in o.channels}
 
         async def moved() -> None:
             try:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from simlib.case.profiles import DATA, ProfileError
-from simlib.real_qemu.again import Running, harmless, of_process
 from simlib.real_qemu.preflight import answers, party
 from simlib.real_qemu.profile import Binary, Monitor, collected, of_command_line
+from simlib.real_qemu.reprofile import Running, harmless, of_process
 
 ARGUMENTS = ("-M", "pc-q35-7.2", "-m", "64M", "-accel", "tcg", "-nodefaults")
 HERE = Path("/nowhere")

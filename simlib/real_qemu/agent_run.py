@@ -45,7 +45,7 @@ def unsupported_reason(scenario: Scenario) -> str:
     return "" if expressible else "the agents speak v2 and nothing else"
 
 
-class Beside:
+class AgentRun:
     """One scenario under way."""
 
     def __init__(self, setup: Case, binaries: dict[str, str], folder: Path) -> None:
@@ -76,10 +76,10 @@ class Beside:
 
     async def _migrate(self, stack: AsyncExitStack) -> Finished | None:
         ours, theirs = self.scenario.source, self.scenario.destination
-        there = await settings(self.destination, self.setup.settings(False).machine, _wish(theirs))
+        there = await settings(self.destination, self.setup.settings(False).machine, _request(theirs))
         to = destination_agent(
             there,
-            _wish(theirs),
+            _request(theirs),
             secrets.token_bytes(32),
             self.trace,
             self.destination,
@@ -95,10 +95,10 @@ class Beside:
         self.proxy.arrange(self.scenario.faults)
         stack.callback(self.proxy.close)
         near = await self.proxy.listen(Address("tcp", "127.0.0.1:0"))
-        here = await settings(self.source, self.setup.settings(True).machine, _wish(ours))
+        here = await settings(self.source, self.setup.settings(True).machine, _request(ours))
         agent = source_agent(
             here,
-            _wish(ours),
+            _request(ours),
             secrets.token_bytes(32),
             self.trace,
             self.source,
@@ -206,7 +206,7 @@ class Beside:
         )
 
 
-def _wish(side: Side) -> MigrationRequest:
+def _request(side: Side) -> MigrationRequest:
     capabilities = tuple(c for c in side.capabilities if c != "multifd")
     parameters = tuple((k, v) for k, v in side.parameters.items() if k not in ("tls-creds", "multifd-channels"))
     channels = int(side.parameters.get("multifd-channels", 2)) if "multifd" in side.capabilities else 0
