@@ -415,6 +415,6 @@ def order_alone(lab: ExperimentContext) -> Verdict:
     if not clean:
         return Verdict("refuted", "", numbers, "simlib explore --out build/ordering")
     if any(caught.values()):
-        exception = "on plain TCP, order alone accepts an intruder's connection; names with a MAC do not"
+        exception = "on plain TCP, order alone lets an intruder in; names with a MAC do not"
         return Verdict("holds except", exception, numbers, "simlib explore --out build/ordering")
     return Verdict("holds", "", numbers, "simlib explore --out build/ordering")
