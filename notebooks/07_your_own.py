@@ -179,7 +179,9 @@ pandas.DataFrame(ends).T
 # %%
 never_stops = lab.Property(
     "U1 never stops",
-    lambda system, state, final: "the guest stands still on both sides" if state.guest_running == (False, False) else "",
+    lambda system, state, final: (
+        "the guest stands still on both sides" if state.guest_running == (False, False) else ""
+    ),
 )
 result = lab.search("matched", "v2", version="10.0", properties=[never_stops], intruders=[mail], faults=[ResetOne()])
 result
