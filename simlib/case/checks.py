@@ -1,4 +1,6 @@
-"""What the fields of a scenario may hold: types, units, ranges, names. One place, whoever makes a scenario."""
+"""What the fields of a scenario may hold: types, units, ranges, names. Files, Python, the command line and
+widgets all come through here.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ Draw = Callable[[random.Random], float]  # one delay, in seconds
 
 
 class DelayKeys(Protocol):
-    """What a distribution is told: these keys of `scenario.Link`, with its units."""
+    """What a distribution depends on: these keys of `scenario.Link`, with its units."""
 
     @property
     def delay_ms(self) -> float: ...

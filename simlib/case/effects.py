@@ -1,4 +1,4 @@
-"""Keys of a scenario that have no effect: what nobody reads is a mistake of whoever wrote it."""
+"""Keys of a scenario that have no effect: a key that nothing reads is a mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a protocol and a manager are told of a run. `endpoints.Case` is it."""
+"""What a protocol and a manager know of a run. `endpoints.Case` is it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What goes wrong in a run: one dataclass for each kind, with the keys that have an effect on it.
 
-A kind says what it does to a `Rig`; the simulated world and the runner on real sockets each are one, so that a fault is
-defined once. `FAULTS` in registry.py lists the lab's own kinds; a user's is a subclass of `Strike`, or of `Fault`.
+A kind defines what it does to a `Rig`; the simulated world and the runner on real sockets each are one, so that a fault
+is defined once. `FAULTS` in registry.py lists the lab's own kinds; a user's is a subclass of `Strike`, or of `Fault`.
 """
 
 from __future__ import annotations

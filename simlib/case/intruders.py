@@ -11,7 +11,7 @@ from ..handshake.v2.frames import Limits
 from ..handshake.v2.messages import ChannelOpen
 from .registry import ScenarioError
 
-TLS_HEADER_BYTES = 5  # of a record (RFC 8446, 5.1): a peer that has sent less can't be told from a slow one
+TLS_HEADER_BYTES = 5  # of a record (RFC 8446, 5.1): a peer that has sent less can't be distinguished from a slow one
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Be told `Rang(name)` after so many seconds."""
+    """Receive `Rang(name)` after so many seconds."""
 
     name: str
     for_s: float
@@ -61,7 +61,7 @@ class Say:
 Act = Command | Spawn | Wait | Say
 
 
-# --- what a manager is told -----------------------------------------------------------------------------------------
+# --- events of a manager -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Begun:
     """The user wants the guest moved; both processes are there."""
@@ -108,7 +108,7 @@ Event = Begun | Answered | Reported | Exited | Rang | Over
 
 
 class Manager(State):
-    """Starts both sides, does what the scenario's management says, and believes what the source reports.
+    """Starts both sides, does what the scenario's management section asks for, and believes what the source reports.
 
     A subclass overrides `handle`, or one of the methods that it calls for each event.
     """

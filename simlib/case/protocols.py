@@ -35,7 +35,7 @@ class Protocol:
         name: what files, rows and the command line call it.
         label: one line for people.
         negotiates: the sides agree on their settings themselves; otherwise their managers must make them fit.
-        probes: the sides find out what the other speaks, instead of being told by their managers.
+        probes: the sides find out what the other speaks, instead of being configured by their managers.
         source_decides: the source finds it out; in (a) the destination asks.
         needs_tls: it works between sides that have TLS alone.
         beside_qemu: agents beside real QEMUs can speak it; what does not negotiate, QEMU speaks itself.
@@ -215,7 +215,7 @@ def told(name: str, source: Make, destination: Make, label: str = "") -> Protoco
         label: one line for people.
 
     Raises:
-        ScenarioError: for an endpoint that says it speaks something else.
+        ScenarioError: for an endpoint whose `speaks` is another name.
 
     >>> from simlib.handshake.v2.source import Source
     >>> class Quick(Source):

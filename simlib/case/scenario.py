@@ -1,7 +1,7 @@
 """A scenario: all that a run is given, read from a TOML file that people write or made in Python.
 
-Every part checks its own fields when it is made, so that a wrong name, type or number never reaches a run, whoever
-wrote it; `load(path)` adds the file and the key as it is spelt there. Units are part of the names.
+Every part checks its own fields when it is made, so that a wrong name, type or number never reaches a run;
+`files.load` adds the file and the key as it is spelt there. Units are part of the names.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Link(Part):
     loss: float = 0.0
     syn_loss: float = 0.0
     buffer_kib: int = 4096
-    told_bidirectional: bool = True  # what the manager says of exec:
+    told_bidirectional: bool = True  # whether the manager declares exec: as bidirectional
     load_transport: str = ""  # saved files: how the destination reads them; empty: as they were written
 
     @property
@@ -108,8 +108,8 @@ class Management(Part):
     postcopy_at_s: float = -1.0
     retries: int = 0  # further attempts at the same destination, while it listens; faults hit the first only
     observe_s: float = 60.0  # what has not ended by then counts as hung
-    loads_anyway: bool = False  # loads a saved file even if the source says that saving failed
-    lies: bool = False  # the manager told the sides something untrue: v2's properties do not cover it
+    loads_anyway: bool = False  # loads a saved file even if the source reports that saving failed
+    lies: bool = False  # the manager configured the sides wrongly: v2's properties do not cover that
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Pair:
 
 
 def _listen(model: Model, answers: bool) -> tuple[tuple[str, ...], str]:
-    """What the source hears until it decides, if nothing that the destination says arrives (unless it `answers`)."""
+    """What the source hears until it decides, if nothing that the destination sends arrives (unless it `answers`)."""
     system = System(model)
     state, heard = system.initial(), ["Start()"]
     while not system.endpoint(state, SOURCE).speaks:

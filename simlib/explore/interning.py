@@ -28,7 +28,7 @@ class Interner:
         self.link = model.link
         self.table: list[Endpoint] = []  # endpoints by number
         self.inputs: list[i.Input] = []
-        self.sides: list[Endpoint] = []  # the same, or whom a prober has chosen
+        self.sides: list[Endpoint] = []  # the same, or the endpoint that a prober has chosen
         self.shapes: list[tuple[Any, symmetry.Atoms]] = []  # of each input
         self.openings: list[bool] = []  # whether it opens a channel
         self._endpoints: dict[tuple[int, Any], int] = {}
@@ -93,7 +93,7 @@ class Interner:
         """An alarm that does not ring in this model."""
         return isinstance(o, (i.SetAlarm, i.StopAlarm)) and o.name.partition("-")[0] not in self.model.alarms
 
-    def overheard(self, state: State, says: str) -> bytes:
+    def overheard(self, state: State, payload: str) -> bytes:
         """What an intruder can say on a plain link because it listens there: a channel's opening once more, while it is
         under way, or one made up; empty when there is nothing yet."""
         connections = [w for w in state.connections if w.owner == SOURCE and any(self.openings[m] for m in w.there)]
@@ -101,7 +101,7 @@ class Interner:
             opening = next(m for m in connection.there if self.openings[m])
             copied = self.inputs[opening]
             assert isinstance(copied, i.Received)
-            if says == "replay":
+            if payload == "replay":
                 return copied.data
             return symmetry.forged(copied.data)
         return b""

@@ -225,7 +225,7 @@ def variant_cases() -> list[SearchCase]:
 
 
 def v2_cases() -> list[SearchCase]:
-    """v2 breaks nothing, whoever comes and whatever is lost; the last ones are those in which it was lied to."""
+    """v2 breaks nothing under any of these faults; the last ones are those whose configuration is wrong."""
     twice = Case(scenario("v2", side(1, machine=WITH_RNG), side(1)), "v2", "10.0")
     loads_badly = Case(scenario("v2", side(1), guest=GuestFacts(post_load_error="bad feature bits")), "v2", "10.0")
     will_not_apply = Case(scenario("v2", side(1), side(1, apply_error="no memory for it")), "v2", "10.0")
@@ -236,8 +236,8 @@ def v2_cases() -> list[SearchCase]:
     listed = [SearchCase(f"v2, {n} multifd", v2("v2", n)) for n in (0, 1, 2, 4, 8)]
     listed += [SearchCase(f"v2, {n} multifd, intruder, duplicate and cut", v2("v2", n, ALL_AT_ONCE)) for n in (1, 2, 4)]
     listed += [
-        SearchCase(f"v2, 1 multifd, intruder says {says}", v2("v2", 1, Faults(intruders=(says,))))
-        for says in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
+        SearchCase(f"v2, 1 multifd, intruder sends {payload}", v2("v2", 1, Faults(intruders=(payload,))))
+        for payload in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
     listed += [
         SearchCase("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),

@@ -65,7 +65,7 @@ class Drifted(Destination):
 
 @reducible
 class Overheard(Source):
-    """Somebody on the way changes an ignorable bit of what it says."""
+    """Somebody on the way changes an ignorable bit of what it sends."""
 
     def _connected(self, conn: int) -> None:
         super()._connected(conn)

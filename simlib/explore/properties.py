@@ -38,7 +38,7 @@ class Property:
 
 
 def _sides(system: System, state: State) -> tuple[Endpoint, Endpoint]:
-    """Source and destination as they are now: whom a prober has chosen, or the prober while it has not."""
+    """Source and destination as they are now: the endpoint that a prober has chosen, or the prober before."""
     return system.sides[state.ends[SOURCE]], system.sides[state.ends[DESTINATION]]
 
 
@@ -222,7 +222,7 @@ def probe_is_harmless(system: System, state: State, final: bool) -> str:
 
 
 def no_downgrade(system: System, state: State, final: bool) -> str:
-    """S10: two sides that both know v2 never end up with v1 without being told to."""
+    """S10: two sides that both know v2 never end up with v1 unless they are configured so."""
     both = all(system.endpoint(state, side).handshakes for side in (SOURCE, DESTINATION))
     chosen = _sides(system, state)[0]
     if final and both and not chosen.handshakes and system.link == "two-way" and state.connections:
@@ -243,7 +243,7 @@ def eventually_migrates(system: System, state: State, final: bool) -> str:
     if not final or not system.model.compatible or system.model.alarms:
         return ""
     left, came = state.faults.intruders, list(system.model.faults.intruders)
-    known = any(came.count(says) > left.count(says) for says in ("replay", "v2-hello"))
+    known = any(came.count(payload) > left.count(payload) for payload in ("replay", "v2-hello"))
     visited = came != list(left) and not system.endpoint(state, DESTINATION).authenticates
     if state.faults != system.model.faults._replace(intruders=left) or known or visited:
         return ""
@@ -267,7 +267,7 @@ def ends_after_faults(system: System, state: State, final: bool) -> str:
 
 
 def floods_end(system: System, state: State, final: bool) -> str:
-    """L4: ignorable frames can't go on for ever: whoever floods is shown the door."""
+    """L4: ignorable frames can't go on for ever: a flooding peer is disconnected."""
     floods = [w for w in state.connections if w.name == "intruder: flood" and w.accepted >= 0 and not w.there]
     open_floods = [w for w in floods if not w.ended[1] and not w.broken]
     return "a flood of ignorable frames is still listened to" if open_floods else ""

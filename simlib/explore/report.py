@@ -64,7 +64,7 @@ def mutants_table(results: list[tuple[Mutant, SearchResult]]) -> list[str]:
 
 
 def findings(results: list[tuple[Mutant, SearchResult]]) -> list[str]:
-    """Markdown: the stories of the rules that the design lacked, as the search first told them."""
+    """Markdown: the stories of the rules that the design lacked, as the search first found them."""
     lines = []
     for mutant, result in results:
         if mutant.rule in FOUND_HERE:

@@ -47,7 +47,7 @@ ProgressCallback = Callable[[SearchResult, int], None]
 
 
 class Search:
-    """One search of a model. `run` may be interrupted: `result` then says what was covered."""
+    """One search of a model. `run` may be interrupted: `result` then has what was covered."""
 
     def __init__(
         self, model: Model, plain: bool = False, stop_at: str = "", properties: Sequence[Property] = PROPERTIES

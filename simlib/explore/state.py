@@ -17,7 +17,7 @@ SOURCE, DESTINATION, RIVAL, INTRUDER = 0, 1, 2, 3
 SIDES = ("source", "destination", "rival", "intruder")
 PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
 RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
-OVERHEARD = ("replay", "forge")  # what an intruder says that listens to the conversation
+OVERHEARD = ("replay", "forge")  # payloads of an intruder that listens to the conversation
 ORDERS: dict[str, i.Input] = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
 
 
@@ -31,10 +31,10 @@ class ConnectionState(NamedTuple):
     accepted: int = -1  # what the destination calls it
     there: tuple[int, ...] = ()
     back: tuple[int, ...] = ()
-    ended: tuple[bool, bool] = (False, False)  # says no more
+    ended: tuple[bool, bool] = (False, False)  # has sent its last
     dropped: tuple[bool, bool] = (False, False)  # closed both ways
     paused: tuple[bool, bool] = (False, False)
-    owed: tuple[bool, bool] = (False, False)  # waits to be told that what it sent was taken
+    owed: tuple[bool, bool] = (False, False)  # waits for the report that its data was taken
     broken: bool = False  # nothing moves on it any more
 
 
@@ -53,7 +53,7 @@ class Faults(NamedTuple):
     cuts: int = 0  # of all connections at once
     losses: int = 0  # of one connection
     orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
-    intruders: tuple[str, ...] = ()  # what each says: an intruder's name, or one of OVERHEARD
+    intruders: tuple[str, ...] = ()  # the payload of each: an intruder's name, or one of OVERHEARD
     hits: tuple[Fault, ...] = ()  # faults that `strike`, each once
 
 

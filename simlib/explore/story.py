@@ -101,7 +101,8 @@ def as_scenario(model: Model, path: Path, name: str, title: str) -> Scenario:
 
 
 class Story:
-    """A violation, told: the shortest way there, and on to the end. A notebook shows it as a sequence chart."""
+    """A violation as a sequence of steps: the shortest way there, and on to the end. A notebook shows it as a
+    sequence chart."""
 
     def __init__(self, model: Model, violation: Violation) -> None:
         self.violation = violation

@@ -173,7 +173,7 @@ class Canonical:
         count = Counter(a for item in items for a in item.atoms)
         rests = [a for part in taken for a in part.shared.atoms]
         count.update(rests)
-        # like connections are told apart by how often others refer to them
+        # like connections are distinguished by how often others refer to them
         items.sort(key=lambda item: (item.structure, [count[a] for a in item.atoms]))
         first: dict[int, int] = {}
         order = [first.setdefault(a, len(first)) for item in items for a in item.atoms]

@@ -86,9 +86,9 @@ class System(Interner):
             yield "fault", fault
         for order in dict.fromkeys(left.orders):
             yield "order", order
-        for says in dict.fromkeys(left.intruders):
-            if says not in OVERHEARD or self.overheard(state, says):
-                yield "intruder", says
+        for intruder in dict.fromkeys(left.intruders):
+            if intruder not in OVERHEARD or self.overheard(state, intruder):
+                yield "intruder", intruder
 
     def step(self, state: State, action: Action) -> State:
         """The state after an action."""
@@ -97,7 +97,7 @@ class System(Interner):
         return transition.state()
 
     def acting_side(self, state: State, action: Action) -> int:
-        """The side that an action is told to; -1 for those that concern all."""
+        """The side that receives an action; -1 for those that concern all."""
         if action[0] in ("connect", "accept"):
             return state.connections[action[1]].owner if action[0] == "connect" else DESTINATION
         if action[0] in ("deliver", "guest"):

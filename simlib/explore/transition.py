@@ -129,18 +129,18 @@ class Transition:
             broken=True, back=here, there=() if connection.dropped[1] else (reset,)
         )
 
-    def do_intruder(self, says: str) -> None:
+    def do_intruder(self, payload: str) -> None:
         left = list(self.faults.intruders)
-        left.remove(says)
+        left.remove(payload)
         self.faults = self.faults._replace(intruders=tuple(left))
-        leaves = says not in OVERHEARD and INTRUDERS.get(says).leaves
-        sent = self.system.overheard(self.state(), says) if says in OVERHEARD else INTRUDERS.get(says).payload
+        leaves = payload not in OVERHEARD and INTRUDERS.get(payload).leaves
+        sent = self.system.overheard(self.state(), payload) if payload in OVERHEARD else INTRUDERS.get(payload).payload
         there: tuple[int, ...] = (self.system.input(i.Received(0, sent)),) if sent else ()
         there += (self.system.ended,) if leaves else ()
         number = sum(w.owner == INTRUDER for w in self.connections)
-        self.connections.append(ConnectionState(f"intruder: {says}", INTRUDER, number, connected=True, there=there))
+        self.connections.append(ConnectionState(f"intruder: {payload}", INTRUDER, number, connected=True, there=there))
 
-    # --- an endpoint is told, and asks ------------------------------------------------------------------------------
+    # --- inputs and outputs of an endpoint --------------------------------------------------------------------------
     def tell(self, side: int, input_number: int, conn: int = -1) -> None:
         step = self.system.run(side, self.ends[side], input_number, conn)
         self.ends[side] = step.after
@@ -343,8 +343,8 @@ class Transition:
 
     def _too_short(self, input_number: int) -> bool:
         """Whether TLS waits for more before it judges."""
-        said = self.system.inputs[input_number]
-        return isinstance(said, i.Received) and len(said.data) < TLS_HEADER_BYTES
+        input_value = self.system.inputs[input_number]
+        return isinstance(input_value, i.Received) and len(input_value.data) < TLS_HEADER_BYTES
 
 
 def _at(pair: tuple[bool, bool], at: bool, value: bool = True) -> tuple[bool, bool]:

@@ -16,7 +16,7 @@ class Buffer:
     rest: tuple[int | bytes, ...] = ()
 
     def __len__(self) -> int:
-        """How many bytes, up to MOST: whoever takes that many finds the others behind them."""
+        """How many bytes, up to MOST: a reader that takes that many finds the others behind them."""
         if not self.rest:
             return len(self.head)
         return min(len(self.head) + sum(r if isinstance(r, int) else len(r) for r in self.rest), MOST)

@@ -47,7 +47,7 @@ def known_capabilities(version: str) -> tuple[str, ...]:
 
 
 # In the order in which migrate_caps_check (options.c, 11.1) looks: a capability, another that it can't do with or (!)
-# without, what QMP says then, the first version that looks, and the first that no longer does.
+# without, QMP's error text, the first version that looks, and the first that no longer does.
 SNAPSHOT_EXCLUDES = (
     "postcopy-ram",
     "dirty-bitmaps",

@@ -1,4 +1,4 @@
-"""The destination that is told `accept: v2-or-v1`: it reads eight bytes, and needs no clock, because the source always
+"""The destination with `accept: v2-or-v1`: it reads eight bytes, and needs no clock, because the source always
 speaks first. Like `variants`, this file may see both versions.
 """
 

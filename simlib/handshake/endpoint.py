@@ -135,8 +135,8 @@ class Answers:
         return False
 
     def negotiated(self) -> Mapping[str, object]:
-        """What this side counts on, by name; empty before it has agreed. `session` says of which attempt: where that is
-        the same on both sides, everything else must be, too (S1)."""
+        """What this side counts on, by name; empty before it has agreed. `session` identifies the attempt: where
+        that is the same on both sides, everything else must be, too (S1)."""
         return {}
 
     def bound_channels(self) -> tuple[tuple[str, int], ...]:
@@ -152,7 +152,7 @@ class Answers:
         return False
 
     def hears_itself(self) -> bool:
-        """It takes what it said itself for its peer's words."""
+        """It takes its own messages for its peer's."""
         return False
 
     def occupied(self) -> str:

@@ -1,8 +1,8 @@
-"""All that passes between an endpoint and whoever runs it.
+"""All that passes between an endpoint and its runner.
 
 An endpoint has three neighbours: *management* above (QMP, libvirt's part), the *link* beside (connections, which are
-anonymous until known), the *guest* below. Each input below says who tells it; each output, who is asked. Reports ask
-nobody: a runner may ignore them, a trace keeps them.
+anonymous until known), the *guest* below. Inputs and outputs are grouped below by
+neighbour. Reports are informational: a runner may ignore them, a trace keeps them.
 
 A connection is a small integer that the endpoint (source) or the runner (destination) has chosen. `fill` counts
 stand-in bytes that follow `data`: they mean that many zero bytes and are never made, so that a guest of 128 GiB costs
@@ -126,8 +126,8 @@ class GuestStopped(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GuestMoved(_Value):
-    """The source's guest stands still and its whole stream was handed over; `error` says why that failed. `postcopy`:
-    all but its memory was, which follows until this is told again."""
+    """The source's guest stands still and its whole stream was handed over; `error` is why that failed. `postcopy`:
+    all but its memory was, which follows until this is reported again."""
 
     error: str = ""
     postcopy: bool = False
@@ -135,7 +135,7 @@ class GuestMoved(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Applied(_Value):
-    """The agreed configuration was set; `error` says why it was not, `code` what kind of reason (apply-failed, port,
+    """The agreed configuration was set; `error` is why it was not, `code` what kind of reason (apply-failed, port,
     memory)."""
 
     error: str = ""
@@ -144,8 +144,8 @@ class Applied(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Loaded(_Value):
-    """Every device ran its post_load; `error` says which one would not. `postcopy`, of a stream that is not ours: its
-    memory follows until this is told again."""
+    """Every device ran its post_load; `error` is the reason of the one that would not. `postcopy`, of a stream that is
+    not ours: its memory follows until this is reported again."""
 
     error: str = ""
     postcopy: bool = False
@@ -215,7 +215,7 @@ class End(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Drop(_Value):
-    """Close both ways. Over unread bytes TCP sends RST and forgets what was not yet sent; `unread` says that the
+    """Close both ways. Over unread bytes TCP sends RST and forgets what was not yet sent; `unread` means that the
     endpoint itself was given bytes that QEMU would have left with the kernel."""
 
     conn: int
@@ -245,7 +245,7 @@ class StopGuest(_Value):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MoveGuest(_Value):
-    """The channels stand, as (name, connection): whoever runs this side carries the guest's own stream over them, with
+    """The channels stand, as (name, connection): the runner of this side carries the guest's own stream over them, with
     these capabilities and parameters at the source."""
 
     channels: tuple[tuple[str, int], ...]

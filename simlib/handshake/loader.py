@@ -126,7 +126,7 @@ class Loader(State):
         self.state: Position = Position.HEADER
         self.section = (0, "")  # id and name of the one being read
         self.ram_section = -1  # its number, once it has begun
-        self.ram_left = self.ram_blocks = 0  # bytes of memory whose blocks are still to be told; blocks told
+        self.ram_left = self.ram_blocks = 0  # bytes of memory whose blocks are still to be listed; blocks listed
         self.capabilities: tuple[str, ...] | None = None
         self.left = 0  # stand-in bytes still to pass over
         self.device_bytes = 0
@@ -152,7 +152,7 @@ class Loader(State):
         self.buffer = self.buffer.add(data, fill)
 
     def next_event(self) -> tuple[object, ...] | None:
-        """The next thing that the stream says, or None until more has been fed."""
+        """The next event of the stream, or None until more has been fed."""
         try:
             while True:
                 before = self.buffer, self._at

@@ -1,7 +1,7 @@
 """What one side is and holds: machine, memory blocks, devices, migration settings. Values only.
 
 A device's facts are those of its VMState description (`-dump-vmstate`, and the JSON at the end of a v1 stream). The
-metadata of fields says how v2 sends them (`v2/wire.py`).
+metadata of fields declares how v2 sends them (`v2/wire.py`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ vmstate.c, 7.2 to 10.2. All integers are big-endian.
 
 Two stand-ins, both after their real framing. Guest memory: a ram record's 8 bytes carry the flags in their low bits as
 in life, and above them the number of bytes that follow instead of one page's address. Device state: as many bytes as
-the inventory says. Both are counted, not made (`fill`).
+the inventory lists. Both are counted, not made (`fill`).
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _flush(flush: bool) -> bytes:
 
 def device_state(first_section: int, machine: Machine) -> Iterator[Piece]:
     """One section for each device, with the subsections that it always sends (vmstate_save, savevm.c). The state
-    itself is a stand-in of the length that the inventory says."""
+    itself is a stand-in of the length that the inventory lists."""
     for section, device in enumerate(machine.devices, first_section):
         yield _full(FULL, section, device.id, device.instance, device.version), device.size_bytes
         for sent in device.subsections:

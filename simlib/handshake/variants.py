@@ -1,4 +1,4 @@
-"""The detection variants: ways to find v2 by asking instead of being told. Never ship (a) to (d').
+"""The detection variants: ways to detect v2 instead of having it configured. Never ship (a) to (d').
 
 Each side is a wrapper that plays its trick on the first connection and then hands over to the real v1 or v2 endpoint;
 an old peer is the v1 endpoint itself. Like `detect`, this file may see both versions.
@@ -69,7 +69,7 @@ def _pong(value: int) -> bytes:
 
 
 class _Prober(State, Answers):
-    """One side while it has not decided, and the door to whom it decided for."""
+    """One side while it has not decided, and the wrapper of the endpoint that it has chosen."""
 
     def __init__(self, settings: Settings, session_config: SessionConfig, variant: str, timeout_s: float) -> None:
         self.settings, self.session_config = settings, session_config
@@ -144,7 +144,7 @@ class ProbingSource(_Prober):
             return self._decide()
         if isinstance(input, Drained):
             return []
-        lost = V1Source(self.settings)  # the connection failed: v1 says how
+        lost = V1Source(self.settings)  # the connection failed: v1 reports how
         return self._choose(lost, "v1", MAIN, b"", "no connection") + list(lost.handle(input))
 
     def _opened(self) -> list[Output]:
@@ -185,7 +185,8 @@ class ProbingSource(_Prober):
         return list(self.chosen.handle(Received(MAIN, data, received.fill)))
 
     def _v1(self, why: str, answered: bool = False) -> list[Output]:
-        """On with today's stream; what the probe has said of it is not said again. Who answered has a return path."""
+        """On with today's stream; what the probe has sent of it is not sent again. A peer that answered has a return
+        path."""
         settings = self.settings
         if answered and not settings.return_path:
             settings = replace(settings, capabilities=(*settings.capabilities, "return-path"))

@@ -29,7 +29,7 @@ class Behaviour:
     waits_for_channels: bool = False  # source connects all multifd channels before it writes the header
     keeps_listening: bool = False  # 6.0 closes its listener once all channels are in
     checks_number: bool = False  # a multifd channel's number must be below their count; before 11.1, at most that
-    sends_shut: bool = False  # destination says SHUT(1) on the return path before it goes
+    sends_shut: bool = False  # destination sends SHUT(1) on the return path before it exits
     exits_on_channel_error: bool = False  # a connection that makes no sense ends the destination; 9.2 only prints
     says_device: bool = False  # status `device` while the last bytes go, without pause-before-switchover too
     loads_first: bool = False  # until a postcopy's package is loaded there, a failure gives the guest back

@@ -67,7 +67,7 @@ def parse(text: str) -> Address:
 async def connect(
     address: Address, named: Callable[[object], None] = lambda _: None
 ) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
-    """One connection, and the process at its other end if that was asked for. `named` is told the socket's own name
+    """One connection, and the process at its other end if that was asked for. `named` receives the socket's own name
     before the peer can see it. Raises OSError."""
     if address.inline:
         named(address.kind)

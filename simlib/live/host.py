@@ -20,7 +20,7 @@ from .address import Address, AddressError, connect, inline_socket, listen
 from .link import Link, words
 from .tls import Credentials, Tls
 
-EXEC_ENDS_S = 2.0  # a command that was told to end; then it is killed
+EXEC_ENDS_S = 2.0  # for a command to end after SIGTERM; then it is killed
 RETRY_ACCEPT_S = 0.1  # after the process ran out of descriptors
 Names = dict[object, str]  # a socket's own name -> what it is for; both sides of a run in one process share it
 
@@ -65,7 +65,7 @@ class Host(host.Host):
         self.tasks: set[asyncio.Task[None]] = set()
         self.timers: dict[int, asyncio.TimerHandle] = {}
         self.contexts: SSL.Context | None = None
-        self.changed = asyncio.Event()  # it was told something
+        self.changed = asyncio.Event()  # it has received an input
         self.passed_bytes = 0  # from the source to the destination: as they leave the one, as they reach the other
         self.calls: list[tuple[int, Callable[[], object]]] = []  # each after so many of them, once
 

@@ -1,4 +1,4 @@
-"""One real connection, TCP, unix or a pair of pipes: what asyncio tells about it as inputs, outputs as what it does.
+"""One real connection, TCP, unix or a pair of pipes: asyncio's events as inputs, outputs as its actions.
 
 Half-close is kept, and so is back-pressure: nothing is read that the endpoint does not want, nothing more is written
 than the transport takes, and stand-in bytes become zeros only then.
@@ -45,7 +45,7 @@ class Link(asyncio.Protocol):
         self.full = self.draining = self.ending = self.said_end = self.heard_end = False
         self.gone = self.lost = False  # dropped by us or broken; its transport is no more
 
-    # --- what asyncio tells -----------------------------------------------------------------------------------------
+    # --- events of asyncio -----------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
@@ -248,7 +248,7 @@ class Link(asyncio.Protocol):
 
 
 def _counted(data: bytes) -> tuple[bytes, int]:
-    """Guest memory is zeros here: many of them are told as a number."""
+    """Guest memory is zeros here: many of them are reported as a number."""
     return (b"", len(data)) if len(data) >= 4096 and data == bytes(len(data)) else (data, 0)
 
 

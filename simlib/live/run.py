@@ -270,7 +270,7 @@ class _Run:
                 await asyncio.sleep(GRACE_S)  # a busy machine may have slept over what was under way
             if moves == self._moves and not any(host.changed.is_set() for host in both):
                 break
-        await asyncio.sleep(0.01 + pause_s)  # what closing still says
+        await asyncio.sleep(0.01 + pause_s)  # what closing still sends
 
 
 class Punctual(selectors.DefaultSelector):

@@ -25,7 +25,7 @@ from ..record.capture import open_private
 
 EXPORTER = b"EXPORTER-Channel-Binding"  # RFC 9266 section 4.2
 CHUNK = 1 << 16
-UNEXPECTED = "An unexpected TLS packet was received."  # as GnuTLS, and so QEMU, says it
+UNEXPECTED = "An unexpected TLS packet was received."  # GnuTLS's text, and so QEMU's
 CUT_SHORT = "The TLS connection was non-properly terminated."
 # OpenSSL's names for a peer that does not speak TLS at all
 _NOT_TLS = {
@@ -43,7 +43,7 @@ _NOT_TLS = {
 
 
 class TlsError(Exception):
-    """Why there is no TLS connection, in the words that the endpoint is told."""
+    """Why there is no TLS connection, in the words that the endpoint receives."""
 
 
 class CredentialsError(ValueError):
@@ -52,13 +52,13 @@ class CredentialsError(ValueError):
 
 @dataclass(frozen=True)
 class Credentials:
-    """One side's certificates. `hostname` is whom the source expects; empty: anybody whom the CA knows."""
+    """One side's certificates. `hostname` is the name that the source expects; empty: any that the CA has signed."""
 
     folder: Path
     hostname: str = ""
 
     def context(self, server: bool, secrets: Callable[[bytes], None] = lambda _: None) -> SSL.Context:
-        """Raises CredentialsError. `secrets` is told each line of the key log (NSS format)."""
+        """Raises CredentialsError. `secrets` receives each line of the key log (NSS format)."""
         name = "server" if server else "client"
         context = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -109,7 +109,7 @@ def _write(path: Path, data: bytes, private: bool = False) -> None:
 
 
 class Tls:
-    """One connection. `wire` holds what must go to the peer; whoever calls takes it away."""
+    """One connection. `wire` holds what must go to the peer; the caller takes it away."""
 
     def __init__(self, context: SSL.Context, server: bool, hostname: str = "", alpn: str = "") -> None:
         self.connection = SSL.Connection(context, None)
@@ -148,7 +148,7 @@ class Tls:
 
     @property
     def awaits_tickets(self) -> bool:
-        """OpenSSL's server sends session tickets behind the handshake, whatever it is told (RFC 8446 section 4.6.1)."""
+        """OpenSSL's server sends session tickets behind the handshake, whatever its settings (RFC 8446, 4.6.1)."""
         return self.secured and not self.server
 
     @property
@@ -172,8 +172,8 @@ class Tls:
         self.connection.bio_write(data)
 
     def read(self) -> bytes:
-        """Plain bytes that are there now. `ended` says that the peer has said its last, `failed` why no more can come;
-        both may stand behind bytes."""
+        """Plain bytes that are there now. `ended` is set when the peer has sent its last, `failed` to the
+        reason why no more can come; both may stand behind bytes."""
         pieces = []
         try:
             while True:

@@ -34,7 +34,7 @@ def _spoken(source: str, destination: str) -> str:
 
 
 def as_asked(setup: Case, ours: Settings, theirs: Settings) -> bool:
-    """Whether what completed is what was asked for, or somebody was told that it isn't (v2 warns)."""
+    """Whether what completed is what was asked for, or the difference was reported (v2 warns)."""
     if setup.definition.negotiates:
         return True
     both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")

@@ -99,7 +99,7 @@ class Host:
             self.alarms.pop(o.name)()
 
     def _guest_answers(self, delay_s: float, call: Callable[[], None]) -> None:
-        """After its time, or when an exact replay says so."""
+        """After its time, or at the time that an exact replay gives."""
         delay_s += self.guest.late_s()
         if self.guest.answers_ms:
             at_ms, *rest = self.guest.answers_ms

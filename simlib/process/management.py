@@ -1,4 +1,4 @@
-"""Carries out what a manager commands on two simulated QEMUs, whoever runs them, and tells it what they answer."""
+"""Carries out a manager's commands on two simulated QEMUs, under any runner, and gives it their answers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Management:
         self.tell(Begun())
 
     def end(self) -> None:
-        """The run is over: whatever hangs now is told to hang."""
+        """The run is over: what has not ended counts as hung."""
         self.over = True
         self.tell(Over())
 

@@ -1,6 +1,6 @@
 """What faults do to the data of one direction of a link, in the simulated network and in the proxy before real sockets.
 
-It knows bytes and no time: the runner says what has passed, and decides when things happen.
+It knows bytes and no time: the runner reports what has passed, and decides when things happen.
 """
 
 from __future__ import annotations

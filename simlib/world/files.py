@@ -57,7 +57,7 @@ class File:
         self.world.net.read(end)
 
     def _manifest_refuses(self) -> bool:
-        """The manifest stands before the stream: what is wrong is known before a page is read, and told by name."""
+        """The manifest stands before the stream: what is wrong is known before a page is read, and reported by name."""
         world = self.world
         data = manifest.write(world.source.endpoint.settings)
         errors = manifest.check(data, world.destination.endpoint.settings)

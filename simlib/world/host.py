@@ -102,7 +102,7 @@ class Host(host.Host):
                 self.feed(i.Broken(end.number, "Connection reset by peer"))
             self.taking = False
 
-    # --- what the net tells -----------------------------------------------------------------------------------------
+    # --- events of the network ----------------------------------------------------------------------------------------
     def arrived(self, end: End, data: bytes, fill: int) -> None:
         self.causal_hops = max(self.causal_hops, end.causal_hops)
         for watch in tuple(self.watches):

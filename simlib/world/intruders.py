@@ -56,4 +56,4 @@ class IntruderConnection:
         self._note(f"is thrown out: {why}")
 
     def drained(self, end: End) -> None:
-        """What it said is on its way."""
+        """Its payload is on its way."""

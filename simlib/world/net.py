@@ -50,7 +50,7 @@ class Path:
 
 
 class Listener(Protocol):
-    """Who is told of what arrives at one end."""
+    """The receiver of what arrives at one end."""
 
     def arrived(self, end: End, data: bytes, fill: int) -> None: ...
     def ended(self, end: End) -> None: ...
@@ -134,7 +134,7 @@ class Net:
     def connect(
         self, name: str, client: Listener, server: Listener, done: Callable[[End, str], None], start_s: float = 0.0
     ) -> End:
-        """A connection attempt after `start_s`; `done(end, "")` or `done(end, error)` tells the client how it went."""
+        """A connection attempt after `start_s`; `done(end, "")` or `done(end, error)` reports to the client."""
         connection = Connection(len(self.connections), name, client, server)
         self.connections.append(connection)
         self.env.call(start_s, lambda: self._syn(connection, 0, done))
@@ -394,7 +394,7 @@ class Net:
             end.owner.ended(end)
 
     def _swallowed(self, end: End) -> bool:
-        """A proxy that swallows what the destination says closes only when the source does."""
+        """A proxy that discards what the destination sends closes only when the source does."""
         shaper = self.shapers[end.peer.from_source]
         return not end.peer.from_source and shaper.has_begun(BLACKHOLE)
 

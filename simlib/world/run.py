@@ -1,4 +1,4 @@
-"""Runs a scenario in the simulated world until nothing more happens, and says how it ended."""
+"""Runs a scenario in the simulated world until nothing more happens, and returns how it ended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def arrange(world: World) -> File | None:
 
 
 def _watch(world: World, file: File | None) -> None:
-    """As long after each `migrate` as the scenario says; who reads a file begins after that."""
+    """As long after each `migrate` as the scenario sets; a reader of a file begins after that."""
     while world.env.now < world.watched_until_s:
         world.env.run(until=world.watched_until_s)
     if file is not None:

@@ -222,7 +222,7 @@ def a_millisecond(scenario: Scenario, **named: Any) -> Result:
 def peak_mib(rows: int) -> float:
     """Of a process that sweeps so many rows in itself, so that all of a sweep's memory is its own."""
     with tempfile.TemporaryDirectory() as folder:
-        swept(nothing, Path(folder), rows, engine.Pool(engine.Here(), 1))
+        swept(nothing, Path(folder), rows, engine.Pool(engine.InlineExecutor(), 1))
     # not getrusage's: that one begins with what the process that started us had
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 

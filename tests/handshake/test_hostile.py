@@ -111,7 +111,7 @@ def test_a_peer_that_never_completes_anything_is_not_stored_without_end() -> Non
             endpoint.handle(i.Received(0, b"\0\0\xff\xff\x01\x01" + bytes(limit // 4)))
         buffered = sum(len(link.reader.buffer) + len(link.heard) for link in endpoint.links.values())
         assert buffered + len(getattr(endpoint, "heard", b"")) <= 2 * SessionConfig().limits.handshake_bytes
-        assert endpoint.finished if name == "v2 source" else endpoint.links[0].kind == "leaving"
+        assert endpoint.finished if name == "v2 source" else endpoint.links[0].kind == "draining"
 
 
 @pytest.mark.parametrize("role", [states.SOURCE, states.DESTINATION])

@@ -64,7 +64,7 @@ def swept(design: Design, out: Path, place: engine.Pool, run: Any = world.run) -
     return rows(out)
 
 
-HERE = engine.Pool(engine.Here(), 1)
+HERE = engine.Pool(engine.InlineExecutor(), 1)
 
 
 def test_each_run_is_a_row_with_its_point_and_a_seed_that_runs_it_again(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_what_is_under_way_is_bounded_by_the_workers(tmp_path: Path) -> None:
     row = world.run(design.base).row
     most: list[int] = []
 
-    class Counting(engine.Here):
+    class Counting(engine.InlineExecutor):
         def submit(self, call: Any, /, *arguments: Any, **named: Any) -> Any:
             most.append(sum(len(b.repetitions) for b in arguments[1].batches))
             return super().submit(call, *arguments, **named)

@@ -252,7 +252,7 @@ class Destination(DestinationAnswers):
 
     # --- bytes ------------------------------------------------------------------------------------------------------
     def _received(self, received: i.Received) -> None:
-        """Bytes go to whoever reads that connection now; of one that nobody reads they wait."""
+        """Bytes go to the current reader of that connection; where there is none they wait."""
         conn, connection = received.conn, self.connections[received.conn]
         if connection.kind == Kind.CLOSED:
             return
@@ -297,7 +297,7 @@ class Destination(DestinationAnswers):
                 self._try_sync()
 
     def _try_sync(self) -> bool:
-        """multifd_recv_sync_main: the main thread waits here, monitor and all, until every channel says SYNC."""
+        """multifd_recv_sync_main: the main thread waits here, monitor and all, until every channel has sent SYNC."""
         if any(c.lane.syncs <= self.syncs for c in self.connections if c.kind == Kind.MULTIFD):
             self.waiting_for_sync, self.held_by = True, self.main
             return False
@@ -398,7 +398,7 @@ class Destination(DestinationAnswers):
 
     def _at_end_of_bytes(self, main: int) -> None:
         """The source has gone. In postcopy the guest waits for a recovery (postcopy_pause_incoming, savevm.c); else
-        the load has failed with EIO, of which only stderr is told."""
+        the load has failed with EIO, which is reported on stderr alone."""
         ended = self.connections[main].ended
         if not ended or self._loader.state in AT_THE_END:
             return
@@ -451,7 +451,7 @@ class Destination(DestinationAnswers):
     def _complete_when_running(self) -> None:
         """In postcopy the listen thread, which has read all memory, waits for the main thread, which loads the devices
         (postcopy_ram_listen_thread waits for main_thread_load_event, savevm.c), and for the pages that are still on the
-        preempt channel (postcopy_ram_incoming_cleanup waits for page_requested_count), before it says SHUT."""
+        preempt channel (postcopy_ram_incoming_cleanup waits for page_requested_count), before it sends SHUT."""
         urgent = any(c.kind == Kind.PREEMPT and c.left and not c.ended for c in self.connections)
         if self.finished is not None or not (self.running and self.read_all) or urgent:
             return
@@ -472,7 +472,7 @@ class Destination(DestinationAnswers):
 
     def _fail_channel(self, conn: int, text: str) -> None:
         """An incoming connection that makes no sense: 9.2 prints, lets go of it, and leaves the others open and unread:
-        nobody is told."""
+        nothing is reported."""
         self._close(conn)
         if self.rules.exits_on_channel_error:
             self._fail(text)

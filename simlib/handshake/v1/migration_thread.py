@@ -176,7 +176,7 @@ class MigrationThread(SourceAnswers):
             self._out.append(i.StopGuest())
 
     def _at_wait_ack(self) -> None:
-        """switchover-ack has no timeout: a destination without it never says it."""
+        """switchover-ack has no timeout: a destination without it never sends ACK."""
         if self.acked or self.postcopy:
             self._to(Stage.PASS)
 
@@ -367,7 +367,7 @@ class MigrationThread(SourceAnswers):
 
     def _close_all(self) -> None:
         """All connections; but after a failure 7.2 keeps main while its return-path thread reads on (measured: the
-        destination is not told)."""
+        destination does not notice)."""
         keeps_main = self.status == Status.FAILED and not self.rules.tells_manager and self.settings.return_path
         keeps_main = keeps_main and self.return_path_error is None
         self._out += [i.Drop(conn) for conn in range(len(self.channels)) if conn != MAIN or not keeps_main]

@@ -27,7 +27,7 @@ PACKAGE_LOADED = 0x42  # the PING at a package's end (QEMU_VM_PING_PACKAGED_LOAD
 
 
 def wrong(kind: int, size: int) -> str:
-    """What QEMU says of such a message's head; empty if it is in order."""
+    """QEMU's error text for such a message's head; empty if it is in order."""
     if kind not in NAMES or size > LIMIT:
         return f"Received invalid message 0x{kind:04x} length 0x{size:04x}"
     name, expected = NAMES[kind], LENGTH[kind]
@@ -37,7 +37,7 @@ def wrong(kind: int, size: int) -> str:
 
 
 def ended(tls: bool) -> tuple[str, Reason]:
-    """What is kept, and how much that says, of an end that no SHUT announced."""
+    """The error text, and its reason, of an end that no SHUT announced."""
     if tls:
         return "Cannot read from TLS channel: The TLS connection was non-properly terminated.", Reason.SPECIFIC
     return "Channel error: Input/output error", Reason.GENERIC

@@ -117,7 +117,7 @@ class DestinationAnswers(Session):
     def occupied(self) -> str:
         """The state of an attempt that blocks others; one that has begun to load is over, and reported as `needs-
         restart`."""
-        dirty = self.finished is not None and self._loader.state != Position.HEADER  # it says `needs-restart`
+        dirty = self.finished is not None and self._loader.state != Position.HEADER  # it reports `needs-restart`
         return "" if dirty or self.state == S.LISTENING else self.state
 
     def decomposition(self) -> Decomposition:

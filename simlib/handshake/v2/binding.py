@@ -21,7 +21,7 @@ def transcript(sent: bytes) -> bytes:
 
 
 def session_key(secret: bytes, psk: bytes, exporter: bytes, source: bytes, destination: bytes) -> bytes:
-    """HMAC(secret || psk || exporter, h_S || h_D): whoever changes a byte of the conversation, or does not know the
+    """HMAC(secret || psk || exporter, h_S || h_D): a peer that changes a byte of the conversation, or does not know the
     pre-shared key, or sits between two TLS connections, has another key (SPEC 5.5)."""
     return hmac.digest(secret + psk + exporter, source + destination, "sha256")
 

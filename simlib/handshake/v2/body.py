@@ -1,6 +1,6 @@
 """Message bodies: strict JSON in, canonical JSON out, and the rule for what is unknown (SPEC section 3).
 
-A shape says what a body may hold: `str`, `int`, `bool`, `[shape]`, a dict of key -> shape (`key?` may be absent), or
+A shape is what a body may hold: `str`, `int`, `bool`, `[shape]`, a dict of key -> shape (`key?` may be absent), or
 `None` for anything. A key that starts with `?` may be ignored by who doesn't know it; any other unknown key is refused.
 """
 

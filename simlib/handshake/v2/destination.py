@@ -28,7 +28,7 @@ from .session import ANY_STATE, Receive
 from .states import DestinationState as S
 from .states import Event
 
-UNAUTHENTICATED = ("new", "leaving")  # connections of nobody that is known
+UNAUTHENTICATED = ("new", "draining")  # connections of nobody that is known
 TRANSFERRING = (S.READY, S.LOADING, S.LOADED)  # a failure is answered with ERROR
 
 
@@ -96,7 +96,7 @@ class Destination(Incoming):
         unknown = [c for c, link in self.links.items() if link.kind in UNAUTHENTICATED]
         awaited = len(self.plan) - len(self.bound)  # its own channels may all be here before their first bytes
         if len(unknown) > self.session_config.limits.unauthenticated + awaited:
-            self._close(unknown[0])  # the oldest that has not said who it is
+            self._close(unknown[0])  # the oldest that has not authenticated
         if self.session_config.limits.guard_s:
             self._out.append(i.SetAlarm(f"guard-{conn}", self.session_config.limits.guard_s))
         if self.settings.tls:
@@ -121,8 +121,8 @@ class Destination(Incoming):
         if kind == "new":
             self._out.append(i.Printed(late))
             self._close(conn)
-        elif kind == "leaving":
-            self._close(conn)  # it was told why and would not go
+        elif kind == "draining":
+            self._close(conn)  # it was refused and has not closed
         elif conn == self.control and self.state in (S.GREETED, S.ACCEPTED):
             self._out.append(i.Printed(late))
             self._attempt_over((Error(Code.CONNECTION_LOST, item="control", text=late, retry=Retry.LATER),))
@@ -137,7 +137,7 @@ class Destination(Incoming):
         """Bytes of a bound channel are the stream's. Before that they are frames, of which those up to OFFER belong
         to the transcript (SPEC 5.5)."""
         conn, link = received.conn, self.links.get(received.conn)
-        if link is None or link.kind == "leaving":
+        if link is None or link.kind == "draining":
             return
         if link.kind not in ("new", "control"):
             self._stream(conn, received.data, received.fill)
@@ -431,7 +431,7 @@ class Destination(Incoming):
     def _half_close(self, conn: int) -> None:
         """Read on until the peer has gone: a close over unread bytes would be a reset (RFC 1122, 4.2.2.13), and a reset
         may overtake the reason."""
-        self._set(conn, kind="leaving", reader=frames.Reader(self.peer_magic, self.session_config.limits), heard=b"")
+        self._set(conn, kind="draining", reader=frames.Reader(self.peer_magic, self.session_config.limits), heard=b"")
         self._out.append(i.End(conn))
         if self.session_config.limits.guard_s:
             self._out.append(i.SetAlarm(f"guard-{conn}", self.session_config.limits.guard_s))

@@ -22,7 +22,7 @@ Parameters = tuple[tuple[str, Range | Choice], ...]
 
 @dataclass(frozen=True, slots=True)
 class FeatureOffer:
-    """What one side says of a feature, with `need` one of NEEDS, and its parameters."""
+    """One side's position on a feature, with `need` one of NEEDS, and its parameters."""
 
     feature: str
     need: str
@@ -100,7 +100,7 @@ CHANNEL_LIMIT = 64
 def stances(
     settings: Settings, at_source: bool, require: tuple[str, ...] = (), forbid: tuple[str, ...] = ()
 ) -> tuple[FeatureOffer, ...]:
-    """What a QEMU with these settings says of each feature that both sides must have alike (SPEC 4.1).
+    """The position of a QEMU with these settings on each feature that both sides must have alike (SPEC 4.1).
 
     What was set it prefers, what it knows and could do it allows, the rest it forbids; `require` and `forbid` are the
     user's and win.

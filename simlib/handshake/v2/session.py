@@ -26,7 +26,9 @@ class Link(NamedTuple):
     """One connection as this side knows it."""
 
     reader: Reader
-    kind: str = "new"  # new, control, a channel's name, or leaving: it was told why, and is read until it goes
+    kind: str = (
+        "new"  # new, control, a channel's name, or draining: it was refused, and is read until the peer closes it
+    )
     nonce: bytes = b""  # ours
     peer_nonce: bytes = b""
     exporter: bytes = b""  # of its TLS connection
@@ -110,7 +112,7 @@ class Session(BaseEndpoint):
     def _to(self, state: str | None, cause: str) -> None:
         """The one writer of `state`."""
         if state is None:
-            raise OurMistake(f"the {self.role} is {self.state}, where nothing is said of {cause}")
+            raise OurMistake(f"the {self.role} is {self.state}, where {cause} is not expected")
         self.state = state
 
     # --- out --------------------------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ class Session(BaseEndpoint):
             raise PeerError(Code.BAD_STATE, text, item=name)
 
     def _got_message(self, conn: int, frame: Frame) -> None:
-        """Shape first, then state, then values: what a message says of itself counts only where it is legal (SPEC
+        """Shape first, then state, then values: the content of a message counts only where the message is legal (SPEC
         section 9)."""
         name = frames.name(frame.type)
         if frame.type == frames.DATA:

@@ -48,7 +48,7 @@ class Source(Outgoing):
         self.warnings: tuple[Error, ...] = ()
         self.peer_version = ""
         self.session_id = ""
-        self.agreed: tuple[str, ...] = ()  # channels that have said CHANNEL_OK
+        self.agreed: tuple[str, ...] = ()  # channels whose CHANNEL_OK has come
         self.lost: tuple[Error, ...] = ()  # a channel, while control has yet to say why
 
     # --- management -------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Messages as dataclasses: the shape of a body, reading it and writing it follow from the fields (SPEC section 3).
 
-A field `page_bits` is the key `page-bits`. Metadata of a field says what does not follow from its type:
+A field `page_bits` is the key `page-bits`. Metadata of a field declares what does not follow from its type:
 
     key     another key on the wire
     unsent  the field is not on the wire; a message that is read has this value there
