@@ -17,7 +17,7 @@ from .case import files
 from .case.faults import Fault
 from .case.intruders import Intruder
 from .case.managers import Manager
-from .case.protocols import Make, Protocol, told
+from .case.protocols import Make, Protocol, from_endpoints
 from .case.registry import FAULTS, INTRUDERS, MANAGERS, PROTOCOLS, USUAL_MANAGER, ScenarioError, require, require_whole
 from .case.scenario import Scenario
 from .record.result import Result
@@ -277,7 +277,7 @@ def protocol(
 
     Args:
         name: what it is to be called, or a whole `protocols.Protocol`.
-        source, destination, label: as for `protocols.told`.
+        source, destination, label: as for `protocols.from_endpoints`.
 
     Returns:
         The protocol, which every function here takes as well.
@@ -289,7 +289,7 @@ def protocol(
         raise ScenarioError(f"the protocol {name!r} is the lab's own; give yours another name")
     if source is None or destination is None:
         raise ScenarioError(f"protocol {name!r}: give both its source and its destination")
-    named = told(name, source, destination, label)
+    named = from_endpoints(name, source, destination, label)
     PROTOCOLS.add(named)
     return named
 

@@ -88,10 +88,10 @@ PROTOCOL: Patch = {
         (
             "",
             '"""v2 under another name."""\n\nfrom ..handshake.v2.destination import Destination\n'
-            "from ..handshake.v2.source import Source\nfrom .protocols import told\n\n\n"
+            "from ..handshake.v2.source import Source\nfrom .protocols import from_endpoints\n\n\n"
             'class HastySource(Source):\n    speaks = "hasty"\n\n\n'
             'class HastyDestination(Destination):\n    speaks = "hasty"\n\n\n'
-            'HASTY = told("hasty", HastySource, HastyDestination)\n',
+            'HASTY = from_endpoints("hasty", HastySource, HastyDestination)\n',
         )
     ]
 }

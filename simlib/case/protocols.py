@@ -1,7 +1,7 @@
 """Protocols: what the two sides of a migration speak, and what a run must know of that.
 
 Knows the endpoints and no runner. `PROTOCOLS` in registry.py lists the lab's own, which stand at the end of this file;
-`told` makes one of a user's endpoints.
+`from_endpoints` makes one of a user's endpoints.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True)
-class Told(Protocol):
+class Configured(Protocol):
     """Both managers say what is spoken; a QEMU that does not know it refuses the command (D3).
 
     Args:
@@ -205,7 +205,7 @@ class AskingTls(Probing):
         return "source", Finished(Status.REJECTED, text, Reason.SPECIFIC, listening=True)
 
 
-def told(name: str, source: Make, destination: Make, label: str = "") -> Protocol:
+def from_endpoints(name: str, source: Make, destination: Make, label: str = "") -> Protocol:
     """A protocol of one's own endpoints, which both managers ask for by name.
 
     Args:
@@ -220,18 +220,18 @@ def told(name: str, source: Make, destination: Make, label: str = "") -> Protoco
     >>> from simlib.handshake.v2.source import Source
     >>> class Quick(Source):
     ...     speaks = "v2-quick"
-    >>> told("v2-quick", Quick, type("Taker", (V2Destination,), {"speaks": "v2-quick"})).name
+    >>> from_endpoints("v2-quick", Quick, type("Taker", (V2Destination,), {"speaks": "v2-quick"})).name
     'v2-quick'
     """
     for side, make in (("source", source), ("destination", destination)):
         speaks = getattr(make, "speaks", name)
         if isinstance(speaks, str) and speaks != name:
             raise ScenarioError(f"protocol {name!r}: its {side} speaks {speaks!r}; give the class speaks = {name!r}")
-    return Told(name, label or name, make_source=source, make_destination=destination)
+    return Configured(name, label or name, make_source=source, make_destination=destination)
 
 
 V1 = Stream("v1", "v1: today's stream", negotiates=False, tls_round_trips=2, color="#b3541e")
-V2 = Told("v2", "v2: told by the manager", beside_qemu=True, color="#1b6ca8")  # colour-blind safe
+V2 = Configured("v2", "v2: told by the manager", beside_qemu=True, color="#1b6ca8")  # colour-blind safe
 A = Probing("a", "(a) destination probes", source_decides=False)
 B = Probing("b", "(b) version bump")
 C = Probing("c", "(c) destination greets")

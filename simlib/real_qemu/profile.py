@@ -92,7 +92,7 @@ class Binary:
             self.command += ["-L", str(Path(data_dir).absolute())]
         self._dumps: dict[str, bytes] = {}
 
-    def told(self, arguments: Sequence[str]) -> str:
+    def run(self, arguments: Sequence[str]) -> str:
         """What it prints and ends. Raises ProfileError."""
         try:
             result = subprocess.run(
@@ -115,7 +115,7 @@ class Binary:
     def dump_vmstate(self, machine_type: str) -> bytes:
         if machine_type not in self._dumps:
             dump = self.folder / "vmstate.json"
-            self.told(["-M", machine_type, *ALWAYS, "-dump-vmstate", dump.name])
+            self.run(["-M", machine_type, *ALWAYS, "-dump-vmstate", dump.name])
             self._dumps[machine_type] = dump.read_bytes()
         return self._dumps[machine_type]
 
@@ -457,7 +457,7 @@ def profile_from_stream(facts: Json, guest: Json, saved: Saved, dump: Dump, resi
 
 def cpu_flags(binary: Binary) -> set[str]:
     """Every CPU feature that the binary knows by name."""
-    return set(re.findall(r"[\w.-]+", binary.told(["-cpu", "help"]).partition("CPUID flags:")[2])) - OF_TOPOLOGY
+    return set(re.findall(r"[\w.-]+", binary.run(["-cpu", "help"]).partition("CPUID flags:")[2])) - OF_TOPOLOGY
 
 
 def _differences(original: Monitor, copy: Monitor) -> list[str]:

@@ -116,7 +116,7 @@ class Design:
             )
             start += last - repetition
 
-    def told(self) -> dict[str, object]:
+    def description(self) -> dict[str, object]:
         """All that decides the rows, as JSON values; its digest tells one sweep from another."""
         return {
             "title": self.title,

@@ -341,7 +341,7 @@ def identity(design: Design) -> SessionConfig:
     for table in ALL:
         for name, entry in table.added.items():
             code.update(f"{table.what} {name}\0{_source(entry)}\0".encode())
-    return {"simlib": __version__, "code": code.hexdigest(), "sweep": design.told()}
+    return {"simlib": __version__, "code": code.hexdigest(), "sweep": design.description()}
 
 
 def _source(entry: object) -> str:

@@ -113,23 +113,23 @@ def answer(*said: bytes) -> Edit:
     return on_the_way_back(lambda _: b"".join(said))
 
 
-def told(type: int, text: str) -> bytes:
+def message(type: int, text: str) -> bytes:
     return frames.frame(type, text.encode())
 
 
-HELLO = told(messages.Hello.TYPE, '{"role":"destination"}')
+HELLO = message(messages.Hello.TYPE, '{"role":"destination"}')
 MF = replace(TCP, capabilities=("multifd",))
 CASES: dict[str, Callable[[], Pair]] = {
     "not-a-handshake": lambda: Pair(edit=answer(b"HTTP/1.1 400 Bad Request")),
     "peer-v1": lambda: Pair(edit=answer(b"QEVM\0\0\0\3")),
     "reflected": lambda: Pair(edit=answer(frames.preface(frames.INITIATOR, bytes(16)))),
     "no-common-version": lambda: Pair(edit=answer(frames.preface(frames.RESPONDER, bytes(16), 0, 7, 9))),
-    "encoding": lambda: Pair(edit=answer(PREFACE, told(messages.Hello.TYPE, '{"version":1.5}'))),
+    "encoding": lambda: Pair(edit=answer(PREFACE, message(messages.Hello.TYPE, '{"version":1.5}'))),
     "frame-too-big": lambda: Pair(edit=answer(PREFACE, b"\x7f\xff\xff\xff\x01\x01" + bytes(6))),
     "too-much": lambda: Pair(edit=answer(PREFACE, *[frames.frame(0x99, b"", flags=0)] * 300)),
-    "bad-state": lambda: Pair(edit=answer(PREFACE, told(messages.Running.TYPE, "{}"))),
+    "bad-state": lambda: Pair(edit=answer(PREFACE, message(messages.Running.TYPE, "{}"))),
     "unknown-critical": lambda: Pair(edit=answer(PREFACE, frames.frame(0x66, b""))),
-    "unknown-key": lambda: Pair(edit=answer(PREFACE, told(messages.Hello.TYPE, '{"new-thing":1}'))),
+    "unknown-key": lambda: Pair(edit=answer(PREFACE, message(messages.Hello.TYPE, '{"new-thing":1}'))),
     "unknown-value": lambda: Pair(edit=answer(PREFACE, HELLO)),
     "transport-one-way": lambda: Pair(replace(TCP, transport="file")),
     "feature-required": lambda: Pair(

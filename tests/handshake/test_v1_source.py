@@ -23,7 +23,7 @@ def source(version: str, *capabilities: str, tls: bool = False) -> Source:
     return Source(Settings(version, MACHINE, capabilities, parameters))
 
 
-def told(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
+def outputs(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
     """All inputs in turn; whatever is sent is taken at once."""
     out: list[i.Output] = []
     for one in inputs:
@@ -43,7 +43,7 @@ def text(to: Source) -> tuple[str, str]:
 def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> None:
     """Its guest may run at the destination already."""
     endpoint = source("7.2", *PREEMPT)
-    told(
+    outputs(
         endpoint,
         i.Start(),
         i.Opened(0),
@@ -51,12 +51,12 @@ def test_a_paused_source_says_nothing_more_and_never_takes_its_guest_back() -> N
         i.RamCollected(8192, False),
         i.Broken(1, "Connection reset by peer"),
     )
-    told(endpoint, i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
+    outputs(endpoint, i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
     assert endpoint.status == "postcopy-active"
-    out = told(endpoint, i.RamCollected(8192, True))
+    out = outputs(endpoint, i.RamCollected(8192, True))
     assert endpoint.status == "postcopy-paused" and {o.conn for o in out if isinstance(o, i.Drop)} == {0, 1}
     shut = bytes.fromhex("0001000400000001")
-    out = told(
+    out = outputs(
         endpoint,
         i.Drained(0),
         i.Received(0, shut),
@@ -89,16 +89,16 @@ def test_who_asks_for_postcopy_when_the_guest_is_on_its_way_is_too_late(protocol
 @pytest.mark.parametrize("failed", [i.Broken(1, "Connection reset by peer"), i.TlsFailed(1, "no certificate")])
 def test_a_preempt_connection_that_fails_in_tls_is_missed_only_by_postcopy(failed: i.Input) -> None:
     endpoint = source("7.2", *PREEMPT, tls=True)
-    told(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Opened(1), failed)
+    outputs(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Opened(1), failed)
     assert endpoint.finished is None and endpoint.status == "active"
-    told(endpoint, i.RamCollected(8192, False), i.SwitchToPostcopy(), i.RamCollected(8192, False))
+    outputs(endpoint, i.RamCollected(8192, False), i.SwitchToPostcopy(), i.RamCollected(8192, False))
     assert text(endpoint)[0].startswith("TLS handshake failed: ")
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_a_refused_connection_is_no_failure_of_tls(version: str) -> None:
     endpoint = source(version, "multifd", tls=True)
-    told(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Broken(1, "Connection refused"))
+    outputs(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Broken(1, "Connection refused"))
     assert text(endpoint) == ("Failed to connect: Connection refused", "generic")
 
 
@@ -109,8 +109,8 @@ def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
     broken: int, expected: tuple[str, str]
 ) -> None:
     endpoint = source("7.2", "multifd")
-    told(endpoint, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, True), i.GuestStopped())
-    told(endpoint, i.Broken(broken, "reset"), i.RamCollected(8192, True))
+    outputs(endpoint, i.Start(), i.Opened(0), i.Opened(1), i.RamCollected(8192, True), i.GuestStopped())
+    outputs(endpoint, i.Broken(broken, "reset"), i.RamCollected(8192, True))
     assert text(endpoint) == expected
 
 
@@ -125,7 +125,7 @@ def test_a_7_2_source_with_a_stopped_guest_tells_of_multifd_and_not_of_main(
 )
 def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, expected: tuple[str, str]) -> None:
     endpoint = source(version, "return-path", tls=tls)
-    told(
+    outputs(
         endpoint,
         i.Start(),
         i.Opened(0),
@@ -133,7 +133,7 @@ def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, ex
         i.RamCollected(8192, True),
         i.GuestStopped(),
     )
-    told(endpoint, i.Ended(0), i.RamCollected(8192, True))
+    outputs(endpoint, i.Ended(0), i.RamCollected(8192, True))
     assert text(endpoint) == expected
 
 
@@ -146,10 +146,10 @@ def test_an_end_without_shut_has_another_text_in_tls(version: str, tls: bool, ex
 )
 def test_a_write_that_fails_in_tls_has_lost_its_errno_in_11_1(version: str, expected: tuple[str, str]) -> None:
     endpoint = source(version, tls=True)
-    told(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
+    outputs(endpoint, i.Start(), i.Opened(0), i.Secured(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
     assert text(endpoint) == expected
     plain = source(version)
-    told(plain, i.Start(), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
+    outputs(plain, i.Start(), i.Opened(0), i.Broken(0, "reset"), i.RamCollected(8192, True))
     assert text(plain) == ("Unable to write to socket: reset", "generic")
 
 
@@ -160,26 +160,26 @@ def statuses(out: list[i.Output]) -> list[str]:
 @pytest.mark.parametrize("version", ["5.2", "7.2", "10.0", "11.1"])
 def test_pause_before_switchover_holds_a_stopped_guest_until_it_is_told_to_continue(version: str) -> None:
     endpoint = source(version, "pause-before-switchover")
-    out = told(endpoint, i.Continue(), i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
+    out = outputs(endpoint, i.Continue(), i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
     assert statuses(out)[-1] == endpoint.status == "pre-switchover"
-    assert not [o for o in told(endpoint, i.Drained(0), i.SwitchToPostcopy()) if not isinstance(o, i.Entered)]
-    out = told(endpoint, i.Continue(), i.Continue(), i.RamCollected(8192, True))
+    assert not [o for o in outputs(endpoint, i.Drained(0), i.SwitchToPostcopy()) if not isinstance(o, i.Entered)]
+    out = outputs(endpoint, i.Continue(), i.Continue(), i.RamCollected(8192, True))
     assert statuses(out) == ["device", "completed"]
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_pause_before_switchover_holds_the_switch_to_postcopy_too(version: str) -> None:
     endpoint = source(version, "pause-before-switchover", "postcopy-ram")
-    out = told(endpoint, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
+    out = outputs(endpoint, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(8192, False), i.GuestStopped())
     assert statuses(out)[-1] == "pre-switchover"
-    assert statuses(told(endpoint, i.Continue())) == [*(["device"] if version == "10.0" else []), "postcopy-active"]
+    assert statuses(outputs(endpoint, i.Continue())) == [*(["device"] if version == "10.0" else []), "postcopy-active"]
 
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 def test_a_source_that_pauses_before_its_switchover_can_be_cancelled(version: str) -> None:
     endpoint = source(version, "pause-before-switchover")
-    told(endpoint, i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
-    out = told(endpoint, i.Cancel())
+    outputs(endpoint, i.Start(), i.Opened(0), i.RamCollected(8192, True), i.GuestStopped())
+    out = outputs(endpoint, i.Cancel())
     assert endpoint.status == "cancelling" and endpoint.finished == i.Finished("cancelled", "", "none")
     assert i.ResumeGuest() in out
 
@@ -188,13 +188,13 @@ def test_a_source_that_pauses_before_its_switchover_can_be_cancelled(version: st
 def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> None:
     """It stands still while its devices are saved, and is back before the first page goes."""
     endpoint = source(version, "background-snapshot")
-    out = told(endpoint, i.Start(), i.Opened(0), i.GuestStopped())
+    out = outputs(endpoint, i.Start(), i.Opened(0), i.GuestStopped())
     assert [type(o) for o in out if isinstance(o, i.StopGuest | i.ResumeGuest | i.CollectRam)] == [
         i.StopGuest,
         i.ResumeGuest,
         i.CollectRam,
     ]
-    out = told(endpoint, i.RamCollected(8192, True))
+    out = outputs(endpoint, i.RamCollected(8192, True))
     assert endpoint.finished == i.Finished("completed") and i.StopGuest() not in out
 
 

@@ -18,7 +18,7 @@ from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
 from simlib.world.run import play
 from simlib.world.world import World
-from tests.handshake.test_v1_source import statuses, told
+from tests.handshake.test_v1_source import outputs, statuses
 
 RELEASES = (
     "5.2",
@@ -51,7 +51,7 @@ def settings(version: str, *capabilities: str, tls: bool = False) -> Settings:
 
 
 def begun(endpoint: Source | Destination, *inputs: i.Input) -> list[i.Output]:
-    return told(endpoint, i.Start(), *inputs)
+    return outputs(endpoint, i.Start(), *inputs)
 
 
 def sent(out: list[i.Output]) -> bytes:

@@ -74,7 +74,7 @@ def secured(scenario: Scenario) -> Scenario:
     )
 
 
-def told(story: tuple[tuple[str, ...], ...]) -> Story:
+def reported(story: tuple[tuple[str, ...], ...]) -> Story:
     """A story in which like channels are exchangeable, the kernel's words are one, and so are the steps of a pass."""
     alike: dict[str, list[tuple[str, ...]]] = {}
     rest = []
@@ -111,11 +111,11 @@ def worlds(job: Job, scenario: Scenario) -> Iterator[Story]:
         link_ms, hosts_ms, share = HOSTS[seed % len(HOSTS)]
         slower = scenario.vary(link__rate_mib_s=scenario.link.rate_mib_s * share)
         varied = jittered(slower, link_ms, hosts_ms) if seed else scenario
-        yield told(world.run(varied, protocol=job.protocol, version=job.version, seed=seed).trace.story())
+        yield reported(world.run(varied, protocol=job.protocol, version=job.version, seed=seed).trace.story())
 
 
 def same(job: Job, scenario: Scenario) -> None:
-    actual = told(live.run(scenario, protocol=job.protocol, version=job.version).trace.story())
+    actual = reported(live.run(scenario, protocol=job.protocol, version=job.version).trace.story())
     assert any(actual == story for story in worlds(job, scenario)), actual
 
 

@@ -28,12 +28,14 @@ BOTH = ("7.2", "10.0")
 
 
 @cache
-def told(version: str) -> Json:
+def profile_of(version: str) -> Json:
     profile: Json = json.loads((DATA / f"profiles/qemu-{version}.json").read_text())
     return profile
 
 
-SHARED = sorted({m["name"] for m in told("7.2")["machines"]} & {m["name"] for m in told("10.0")["machines"]})
+SHARED = sorted(
+    {m["name"] for m in profile_of("7.2")["machines"]} & {m["name"] for m in profile_of("10.0")["machines"]}
+)
 
 
 def committed(version: str, name: str) -> str:
@@ -42,7 +44,7 @@ def committed(version: str, name: str) -> str:
 
 def one(version: str, name: str = "pc-q35-7.2+virtio-set") -> Json:
     """A profile of one machine, whose CPU is known too."""
-    profile = copy.deepcopy(told(version))
+    profile = copy.deepcopy(profile_of(version))
     profile["machines"] = [m for m in profile["machines"] if m["name"] == name]
     profile["machines"][0] |= {"cpu": "qemu64", "cpu-features": ["sse3", "x2apic"]}
     return profile

@@ -291,6 +291,4 @@ def test_a_silent_monitor_is_said_to_be_taken(qemus: dict[str, str], tmp_path: P
 def test_its_own_libraries_lead_a_running_binary(qemus: dict[str, str], tmp_path: Path) -> None:
     with started(qemus["10.0"], tmp_path) as (pid, _):
         it = of_process(pid)
-        assert isinstance(it, Running) and Binary(it.program, it.data_dirs, tmp_path, it.environment).told(
-            ["--version"]
-        )
+        assert isinstance(it, Running) and Binary(it.program, it.data_dirs, tmp_path, it.environment).run(["--version"])
