@@ -111,7 +111,7 @@ CHANGES = {
         """
         other = lab.scenario("matched").vary(destination__cpu="max")
         assert lab.run(other, "v2", version="10.0").row.error_codes == "name"
-        assert [end.source for end in lab.search(other, "v2", version="10.0").found.endings] == ["failed"]
+        assert [end.source for end in lab.search(other, "v2", version="10.0").result.endings] == ["failed"]
         """,
     ),
     "a version of QEMU": (
