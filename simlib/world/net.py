@@ -24,7 +24,8 @@ from ..process.shaper import NEVER, Shaper
 from .clock import Clock
 from .shared_rate import SharedRate
 
-CUT, STALL, BLACKHOLE, PACKET_LOSS = LinkEffect  # in hot loops
+CUT, STALL = LinkEffect.CUT, LinkEffect.STALL
+BLACKHOLE, PACKET_LOSS = LinkEffect.BLACKHOLE, LinkEffect.PACKET_LOSS
 SYN_GAPS_S = (1.03, 1.02, 1.02, 1.02, 1.03, 2.0, 4.3, 8.2, 16.1, 32.0, 64.0)
 SYN_ACK_GAP_S = 1.0
 FIRST_RTO_S = 0.2
