@@ -145,6 +145,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_touches_few_files_and_what_it_adds_runs(change: str, tmp_path: Path) -> None:
     patch, most, check = CHANGES[change]

@@ -17,7 +17,7 @@ from ..case.profiles import ProfileError, described
 from ..handshake.machine import Machine, Settings
 from ..handshake.stream import VALIDATED
 from ..handshake.v2 import manifest
-from ..handshake.versions import version_number
+from ..handshake.versions import behaviour
 from .profile import Binary, Monitor, binary_profile, cpu_flags, guest_facts, profile_from_stream
 from .reprofile import of_process
 from .saved import SavedError, read
@@ -70,14 +70,14 @@ def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Dump]:
 
 
 def _uri(path: Path, version: str) -> str:
-    if version_number(version) >= (8, 2):
+    if behaviour(version).file_transport:
         return f"file:{path},offset={ROOM_BYTES}"
     return f"exec:cat >> {shlex.quote(str(path))}"
 
 
 def load_uri(path: Path, version: str) -> str:
     """What -incoming is given to load the file."""
-    if version_number(version) >= (8, 2):
+    if behaviour(version).file_transport:
         return f"file:{path},offset={ROOM_BYTES}"
     return f"exec:tail -c +{ROOM_BYTES + 1} {shlex.quote(str(path))}"
 
