@@ -148,7 +148,7 @@ def entries(mistake: str, folder: Path, capsys: Any) -> Iterator[Entry]:
 SENTENCES = {
     "protocol": "'nonsense'.* known are 'v1', 'v2'",
     "manager": "'bogus'.* known are 'naive', 'libvirt'",
-    "fault": "'teleport'.* known are 'cut', 'swallow'",
+    "fault": "'teleport'.* known are 'cut', 'blackhole'",
     "transport": "did you mean 'tcp'",
     "version": "from 5.2 to 11.2",
     "part": "did you mean 'link'",

@@ -37,7 +37,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "ancient version": (lambda: run(find("matched"), version="7.2>2.0"), "QEMU 2.0 is not modelled"),
     "version that never was": (lambda: Scenario(versions=("7.5",)), "QEMU 7.5 is not modelled"),
     "version as a number": (lambda: run(find("matched"), version=10.0), "write it as text"),  # type: ignore[arg-type]
-    "fault": (lambda: Fault("strangr"), "did you mean 'intruder'"),
+    "fault": (lambda: Fault("intrudr"), "did you mean 'intruder'"),
     "transport": (lambda: Link(transport="tpc"), "did you mean 'tcp'"),
     "distribution": (lambda: Link(delay_law="parreto"), "did you mean 'pareto'"),
     "text for a number": (lambda: GuestFacts(ram_mib="256"), "'ram_mib' must be a number; it is a text"),  # type: ignore[arg-type]

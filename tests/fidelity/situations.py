@@ -172,7 +172,7 @@ def _faults(row: dict[str, Any], caps: dict[str, bool]) -> tuple[Fault, ...]:
         return (Fault("kill", after_mib=after),)
     sequence = next((order for word, order in words.items() if word in text), None)
     gap = 0.06 if "60 ms" in text else 0.3
-    return (Fault("order", order=tuple(sequence), gap_s=gap),) if sequence else ()
+    return (Fault("order", order=tuple(sequence), accept_gap_s=gap),) if sequence else ()
 
 
 def _held(text: str, multifd: list[str]) -> tuple[Fault, ...]:

@@ -244,7 +244,7 @@ def test_what_is_passed_at_a_glance_is_what_a_close_look_would_pass(data: st.Dat
     payload = payload.replace(b": 7", data.draw(st.sampled_from((b": 7", b': 7, "a": 7', b": -0", b": 7}"))), 1)
     expected = read(payload, type)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(body, "_is_tame", lambda payload: False)
+        patch.setattr(body, "_takes_fast_path", lambda payload: False)
         assert read(payload, type) == expected
 
 
