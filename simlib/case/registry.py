@@ -38,7 +38,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     if RENAMED.get(word) in names:
         return f"; it is called {RENAMED[word].replace('_', '-')!r} now"
-    close = difflib.get_close_matches(word, names, 1, 0.5)
+    close = difflib.get_close_matches(word, names, 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
