@@ -182,7 +182,7 @@ def search(
         faults: kinds of one's own that define `strike`.
         rival: a second source wants the same destination.
         timers: timers ring, at any moment.
-        room: messages that a connection's buffer holds; 0: endless.
+        send_buffer_messages: messages that a connection's buffer holds; 0: endless.
         properties: one's own, besides the lab's.
         plain: without the symmetry and partial-order reductions.
         limit: states after which it ends.

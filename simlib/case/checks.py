@@ -67,7 +67,7 @@ PATTERNS = {
     ("Side", "uuid"): ("([0-9a-f]{32})?", "32 hexadecimal digits"),
     **dict.fromkeys(
         (("Fault", "connection"), ("Fault", "order"), ("Timing", "connection")),
-        (CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2)"),
+        (CHANNEL, "a channel's name: main, control (v2), multifd[0], preempt (postcopy-preempt in 7.2), intruder[0]"),
     ),
 }
 NOT_EMPTY = {("Scenario", "versions"), ("Scenario", "protocols"), ("Scenario", "managers")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from .checks import changed_fields
 from .registry import DELAYS, PROTOCOLS, ScenarioError
@@ -11,7 +11,6 @@ from .scenario import Scenario
 NEGOTIATED = ("require", "forbid", "on_maybe", "session", "psk", "memory_limit_mib", "apply_error")
 OF_DESTINATION = ("accept", "exit_on_error", "apply_error", "apply_code")
 OF_NETWORK = ("delay_ms", "delay_law", "loss", "syn_loss")
-Why = Callable[[Scenario, Iterable[str]], str]  # why a key has no effect there; empty if it has one
 
 
 def check(scenario: Scenario, protocols: Iterable[str] = ()) -> None:

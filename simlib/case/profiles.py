@@ -33,7 +33,7 @@ def profile(version: str) -> Json:
     paths = {version_number(p.stem.removeprefix("qemu-")): p for p in (DATA / "profiles").glob("qemu-*.json")}
     if not paths:
         raise ProfileError(f"no profiles in {DATA / 'profiles'}; data/profiles/README.md says how to make them")
-    best = max((n for n in paths if n <= version_number(version)), default=min(paths))
+    best = max((n for n in paths if n[:2] <= version_number(version)[:2]), default=min(paths))
     content: Json = json.loads(paths[best].read_text())
     return content
 

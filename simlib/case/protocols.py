@@ -41,7 +41,7 @@ class Protocol:
         beside_qemu: agents beside real QEMUs can speak it; what does not negotiate, QEMU speaks itself.
         tls_round_trips: of the simulated TLS handshake of one connection.
         color: of its lines and points in figures.
-        make_adaptive: makes a destination that takes v1 and v2, of its settings and its identity.
+        make_adaptive: makes a destination that takes v1 and v2, of its settings and its session's configuration.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Configured(Protocol):
     """Both managers say what is spoken; a QEMU that does not know it refuses the command (D3).
 
     Args:
-        make_source, make_destination: make an endpoint of a side's settings and its identity.
+        make_source, make_destination: make an endpoint of a side's settings and its session's configuration.
     """
 
     make_source: Make = V2Source
@@ -210,7 +210,7 @@ def from_endpoints(name: str, source: Make, destination: Make, label: str = "") 
 
     Args:
         name: what files, rows and the command line call it; the endpoints' `speaks`.
-        source, destination: make an endpoint of `handshake.machine.Settings` and `handshake.v2.messages.SessionConfig`;
+        source, destination: make an endpoint of `handshake.machine.Settings` and `handshake.v2.config.SessionConfig`;
             a subclass of v2's `Source` or `Destination` does.
         label: one line for people.
 

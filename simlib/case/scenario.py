@@ -16,7 +16,6 @@ from .faults import Fault
 from .profiles import ProfileError, edited, is_file, machine
 from .registry import ScenarioError
 
-SIZE_LIMIT_BYTES = 8 << 20
 Numbers = tuple[float, ...]
 
 

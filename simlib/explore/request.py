@@ -29,7 +29,8 @@ def model_of(
     """What is searched of a scenario. Raises ScenarioError for what is not known or can't be searched."""
     setup = Case(named, protocol, version)
     setup.settings(True), setup.settings(False)
-    for what, count in (("cuts", faults.cuts), ("losses", faults.losses), ("room", send_buffer_messages)):
+    counts = {"cuts": faults.cuts, "losses": faults.losses, "send_buffer_messages": send_buffer_messages}
+    for what, count in counts.items():
         require_whole(what, count, 0)
     for order in faults.orders:
         require("order", order, tuple(ORDERS))

@@ -229,8 +229,14 @@ class Endpoint(Protocol):
 
 
 def as_overridden(cls: type, functions: Mapping[Any, Callable[..., Any]]) -> dict[Any, Callable[..., Any]]:
-    """The functions of a table, each as the class has it: a subclass may override what its base's table lists."""
-    return {key: getattr(cls, function.__name__) for key, function in functions.items()}
+    """The functions of a table, each as the class has it: a subclass may override the methods that its base's table
+    lists. A function that is no method stays as it is."""
+    overridden = {}
+    for key, function in functions.items():
+        name = getattr(function, "__name__", "")
+        is_method = any(vars(base).get(name) is function for base in cls.__mro__)
+        overridden[key] = getattr(cls, name) if is_method else function
+    return overridden
 
 
 class BaseEndpoint(State, Answers):

@@ -57,6 +57,8 @@ def pump(
             input = replace(input, conn=line.numbers[input.conn])
         outputs = tuple((source if side == "source" else destination).handle(input))
         heard.append(Heard(side, input, outputs))
+        if side == "destination":
+            line.knock_again()
         for output in outputs:
             line.carry_out(side, output)
     return heard
@@ -71,12 +73,13 @@ class _Line:
         self.accepted: list[int] = []  # the source's connections, in the order in which the destination took them
         self.numbers: dict[int, int] = {}  # and what the destination calls each
         self.early: dict[int, list[i.Input]] = {}  # what came for those that it has yet to take
+        self.not_accepted: list[i.Input] = []  # connections that wait in its listening socket
 
     def reaches_destination(self, input: i.Input) -> bool:
         """Whether the destination takes it now: a connection waits until it accepts, and data until then."""
         if isinstance(input, i.Opened):
             if not self.destination.accepting:
-                self.waiting.append(("destination", input))
+                self.not_accepted.append(input)
                 return False
             self.numbers[input.conn] = len(self.accepted)
             self.accepted.append(input.conn)
@@ -85,6 +88,12 @@ class _Line:
             self.early.setdefault(input.conn, []).append(input)
             return False
         return True
+
+    def knock_again(self) -> None:
+        """The destination has changed: it may accept now."""
+        if self.not_accepted and self.destination.accepting:
+            self.waiting.extend(("destination", opened) for opened in self.not_accepted)
+            self.not_accepted = []
 
     def carry_out(self, side: str, output: i.Output) -> None:
         if isinstance(output, i.Open):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..case.faults import LinkEffect
+from ..case.registry import require
 
 NEVER = float("inf")
 
@@ -35,7 +36,8 @@ class Shaper:
         self.lost_timeout_s = 924.6
 
     def begin(self, effect: LinkEffect, after_bytes: float | None) -> None:
-        """Let an effect begin after so many bytes; None: with the next one."""
+        """Let an effect begin after so many bytes; None: with the next one. Raises ScenarioError for what is none."""
+        require("effect on a link", effect, tuple(LinkEffect))
         self.after[effect] = self.passed if after_bytes is None else after_bytes
         self.idle = False
 

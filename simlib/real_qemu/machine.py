@@ -69,8 +69,8 @@ def arguments(setup: Case, at_source: bool, folder: Path) -> tuple[str, ...]:
 def _newest_known(machine_type: str, versions: tuple[str, str]) -> str:
     """The machine type, or the newest of its kind that the older QEMU has: 5.2 has no pc-i440fx-7.2."""
     kind, _, since = machine_type.rpartition("-")
-    oldest = min(versions, key=version_number)
-    return f"{kind}-{oldest}" if version_number(since) > version_number(oldest) else machine_type
+    major, minor = min(map(version_number, versions))[:2]
+    return f"{kind}-{major}.{minor}" if version_number(since)[:2] > (major, minor) else machine_type
 
 
 def dirtying(scenario: Scenario) -> tuple[int, float]:

@@ -38,7 +38,7 @@ class Destination(Incoming):
 
     Args:
         settings: of this QEMU.
-        identity: the session's configuration, randomness included.
+        session_config: the session's configuration, randomness included.
     """
 
     role, magic, peer_magic = states.DESTINATION, frames.RESPONDER, frames.INITIATOR

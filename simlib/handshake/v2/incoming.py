@@ -29,7 +29,6 @@ class Incoming(DestinationAnswers):
     def __init__(self, settings: Settings, session_config: SessionConfig) -> None:
         super().__init__(settings, session_config, S.NONE)
         self.lanes: ConnectionTable[MultifdReader] = ConnectionTable()
-        self._forget_data()
 
     def _forget_data(self) -> None:
         """Nothing has come yet."""
@@ -76,7 +75,7 @@ class Incoming(DestinationAnswers):
     def _load(self, data: bytes, fill: int) -> None:
         """The main stream, which is v1's (SPEC 5.8). POSTCOPY_RUN ends the package with which the guest can run."""
         self._loader.feed(data, fill)
-        while (event := self._loader.next_event()) is not None:
+        while self.finished is None and (event := self._loader.next_event()) is not None:
             if event[0] in _SHOWN:
                 self._out.append(i.Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
             if event[0] == "ram":
@@ -85,6 +84,8 @@ class Incoming(DestinationAnswers):
             elif event[0] == "flush":
                 self.flushes += 1
             elif event[0] == "command" and event[1] == stream.POSTCOPY_RUN:
+                if self.state != S.READY:
+                    raise StreamError("POSTCOPY_RUN a second time")
                 self.postcopy = True
                 self._start_loading()
             elif event[0] == "eof":

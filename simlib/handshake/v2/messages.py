@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 
-from ..errors import CODES, Code, Error, PeerError, Retry, clean
+from ..errors import CODES, Code, Error, OurMistake, PeerError, Retry, clean
 from ..machine import Device, Machine, RamBlock, Settings
 from . import frames, wire
 from .body import Json, JsonValue
@@ -35,6 +35,7 @@ class Message:
 
 M = TypeVar("M", bound=type[Message])
 MESSAGES: dict[int, type[Message]] = {}
+SHAPES: dict[int, Any] = {}  # of their bodies
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -42,9 +43,11 @@ def message(type: int, name: str) -> Callable[[M], M]:
     """Declare a message, with the number and the name of its frames."""
 
     def declared(cls: M) -> M:
+        if type in frames.NAMES:
+            raise OurMistake(f"frame type 0x{type:02x} is {frames.name(type)}'s already")
         dataclass(frozen=True)(cls)
         cls.TYPE, cls.NAME = type, name
-        MESSAGES[type], frames.NAMES[type] = cls, name
+        MESSAGES[type], SHAPES[type], frames.NAMES[type] = cls, wire.shape(cls), name
         return cls
 
     return declared
@@ -290,9 +293,6 @@ class Failure(Message):
     """The destination failed after READY."""
 
     errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
-
-
-SHAPES: dict[int, Any] = {type: wire.shape(cls) for type, cls in MESSAGES.items()}
 
 
 # --- made of settings -----------------------------------------------------------------------------------------------

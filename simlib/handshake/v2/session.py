@@ -143,7 +143,7 @@ class Session(BaseEndpoint):
         """One message, in as many frames as the limit asks for."""
         content, type = self._content(message), message.TYPE
         if self.session_config.grease and isinstance(message, GREASED):
-            content |= {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
+            content = content | {f"?grease-{self._derive(f'key {type}', 4).hex()}": self._derive(f"value {type}", 1)[0]}
         payload, limit = body.dump(content), self.session_config.limits.frame_bytes
         parts = [payload[i : i + limit] for i in range(0, len(payload), limit)]
         more = frames.CRITICAL | frames.MORE

@@ -37,7 +37,7 @@ class Source(Outgoing):
 
     Args:
         settings: of this QEMU.
-        identity: the session's configuration, randomness included.
+        session_config: the session's configuration, randomness included.
     """
 
     role, magic, peer_magic = states.SOURCE, frames.INITIATOR, frames.RESPONDER
@@ -85,7 +85,7 @@ class Source(Outgoing):
     def _cancel(self, cancel: i.Cancel) -> None:
         """`migrate_cancel`, or the manager's deadline: at any time before GO (SPEC 5.9). Channels that were not
         bound by then are named."""
-        if self.state in GIVEN_UP:
+        if self.state in (*GIVEN_UP, S.COMPLETED):
             return
         texts: dict[str, str] = {
             Code.DEADLINE: "The manager's deadline has passed.",
@@ -363,6 +363,9 @@ class Source(Outgoing):
     def _give_up(self, *errors: Error) -> None:
         """End a migration that still may be ended: tell the peer if the link carries, keep the guest."""
         if self.finished is not None:
+            return
+        if self.state == S.COMPLETED:  # the guest is there, whatever the peer sends now
+            self._completed()
             return
         if self.state in GIVEN_UP:
             self._uncertain(str(errors[0]))
