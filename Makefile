@@ -46,6 +46,12 @@ qemu-versions: $(SET_UP) ## every scenario on QEMU 5.2 and 11.1, which the simul
 qemu-random: $(SET_UP) ## situations that nobody wrote down, on all QEMUs that are here: FIRST=1 COUNT=50
 	@$(PY) -m tests.real_qemu.situations $(or $(FIRST),1) $(or $(COUNT),50)
 
+pairs: $(SET_UP) ## every pair of faults over every kind of v2 model: data/results/pairs.md (two hours)
+	@$(PY) -m tests.explore.pairs
+
+campaign: $(SET_UP) ## random faults under v2, with a deadline: FIRST=1 COUNT=10000, ON=sockets
+	@$(PY) -m tests.world.campaign $(or $(FIRST),1) $(or $(COUNT),10000) $(or $(ON),world)
+
 claims: $(SET_UP) ## what became of each claim of 2023: data/results/claims.md, and README's summary
 	@$(PY) -m simlib claims --out data/results/claims.md --readme README.md
 
@@ -102,4 +108,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check qemu-versions qemu-random claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean
+.PHONY: help compare results qemu qemu-check qemu-versions qemu-random pairs campaign claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean

@@ -165,6 +165,8 @@ def search(
     orders: Sequence[str] = (),
     intruders: Sequence[str | Intruder] = (),
     faults: Sequence[Fault] = (),
+    silences: Sequence[str] = (),
+    freezes: Sequence[str] = (),
     rival: bool = False,
     timers: bool = False,
     send_buffer_messages: int = 0,
@@ -180,6 +182,9 @@ def search(
         orders: what the manager may order, at any moment: "cancel", "deadline", "postcopy".
         intruders: who may connect, at any moment; also "replay" and "forge", which listen to the conversation.
         faults: kinds of one's own that define `strike`.
+        silences: directions in which nothing arrives any more, from any moment on: "to-destination", "to-source",
+            "both". TCP does not notice; keepalive and guards may ring then.
+        freezes: sides whose process stops, at any moment, while its kernel goes on: "source", "destination".
         rival: a second source wants the same destination.
         timers: timers ring, at any moment.
         send_buffer_messages: messages that a connection's buffer holds; 0: endless.
@@ -203,7 +208,7 @@ def search(
         named,
         protocol=PROTOCOLS.name_of(protocol) if protocol else named.protocols[0],
         version=version or named.versions[0],
-        faults=Faults(cuts, losses, tuple(orders), names, tuple(faults)),
+        faults=Faults(cuts, losses, tuple(orders), names, tuple(faults), tuple(silences), tuple(freezes)),
         rival=rival,
         timers=timers,
         send_buffer_messages=send_buffer_messages,

@@ -96,6 +96,7 @@ class Part:
 
 
 def require_keys(part: type, keys: Iterable[str]) -> None:
+    """Raises ScenarioError for the first key that the part does not have."""
     for key in keys:
         if key not in field_names(part):
             raise ScenarioError(f"{part.__name__} has no key '{key}'{nearest(key, field_names(part))}")

@@ -8,7 +8,17 @@ from .checks import changed_fields
 from .registry import DELAYS, PROTOCOLS, ScenarioError
 from .scenario import Scenario
 
-NEGOTIATED = ("require", "forbid", "on_maybe", "session", "psk", "memory_limit_mib", "apply_error")
+NEGOTIATED = (
+    "require",
+    "forbid",
+    "on_maybe",
+    "session",
+    "psk",
+    "memory_limit_mib",
+    "apply_error",
+    "keepalive_s",
+    "keepalive_count",
+)
 OF_DESTINATION = ("accept", "exit_on_error", "apply_error", "apply_code")
 OF_NETWORK = ("delay_ms", "delay_law", "loss", "syn_loss")
 

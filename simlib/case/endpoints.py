@@ -20,12 +20,22 @@ from .registry import MANAGERS, PROTOCOLS, ScenarioError, require, require_whole
 from .scenario import Scenario
 
 POINT_TO_POINT = ("exec", "fd", "file")  # no listening socket
-STEP_S = 0.05  # how long one ram_save_iterate writes before it looks up (MAX_WAIT in ram.c)
+STEP_S = 0.05  # how long one ram_save_iterate writes before it returns (MAX_WAIT in ram.c)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scenario under one protocol, on one pair of versions ("7.2" or "7.2>10.0"), under one manager."""
+    """A scenario under one protocol, on one pair of versions, under one manager.
+
+    Args:
+        protocol: a protocol, or its name.
+        version: QEMU's of both sides, "7.2", or of source and destination, "7.2>10.0".
+        manager: a manager, or its name.
+        seed: of all random numbers of the run; at least 0.
+
+    Raises:
+        ScenarioError: for what the lab does not know or does not model, and for a key without effect.
+    """
 
     scenario: Scenario
     protocol: str = "v1"
@@ -81,7 +91,7 @@ class Case:
         return self.scenario.source.knows_v2 and self.scenario.destination.knows_v2
 
     def detect_timeout_s(self, at_source: bool) -> float:
-        """How long one side waits for an answer to its probe; 0: for ever."""
+        """How long one side waits for an answer to its probe, in seconds; 0: without limit."""
         own = (self.scenario.source if at_source else self.scenario.destination).detect_timeout_s
         return self.scenario.detect_timeout_s if own < 0 else own
 
@@ -90,12 +100,12 @@ class Case:
         return self.scenario.settings(at_source, self.versions[0 if at_source else 1])
 
     def settings(self, at_source: bool) -> Settings:
-        """The same after what the manager makes of them. Raises ScenarioError."""
+        """The same with the manager's changes. Raises ScenarioError."""
         own = dict(self.own_settings).get("source" if at_source else "destination")
         return own or MANAGERS.get(self.manager).settings(self, at_source)
 
     def session_config(self, at_source: bool, role: str = "") -> SessionConfig:
-        """What one side brings to v2; another `role` gives it other random bytes."""
+        """One side's configuration for v2; another `role` gives it other random bytes."""
         side = self.scenario.source if at_source else self.scenario.destination
         role = role or ("source" if at_source else "destination")
         entropy = hashlib.sha256(f"{self.seed} {self.scenario.name} {role}".encode()).digest()
@@ -108,6 +118,8 @@ class Case:
             forbid=side.forbid,
             memory_limit_bytes=side.memory_limit_mib * MIB,
             bidirectional=self.scenario.link.told_bidirectional,
+            keepalive_s=side.keepalive_s,
+            keepalive_count=side.keepalive_count,
         )
 
     def source(self, role: str = "source") -> Endpoint:
@@ -119,14 +131,15 @@ class Case:
         return self.definition.destination(self)
 
     def refused(self) -> tuple[str, Finished] | None:
-        """Which side's QEMU refuses the command before anything starts, because it lacks the channel type (D3)."""
+        """The side whose QEMU refuses the command before anything starts, and how; None if neither does (D3)."""
         return self.definition.refused(self)
 
     def guest(self, at_source: bool) -> Guest:
         """The simulated guest below one side."""
         facts, side, settings = self.scenario.guest, self.scenario.destination, self.settings(at_source)
         rate_bytes_s = int(self.scenario.link.rate_mib_s * MIB)
-        steps = settings.has("postcopy-ram") and not settings.channels  # no other is looked up for
+        # Only a switch to postcopy can come between two steps.
+        steps = settings.has("postcopy-ram") and not settings.channels
         return Guest(
             ram_bytes=int(facts.ram_mib * MIB),
             dirty_bytes_s=facts.dirty_mib_s * MIB,

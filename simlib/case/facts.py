@@ -17,7 +17,7 @@ class RunFacts(Protocol):
         protocol: its name.
         versions: QEMU's at the source and at the destination.
         negotiates: the sides agree on their settings themselves.
-        file_only: nobody listens at the other end.
+        file_only: no process listens at the other end.
         saved: a saved guest, whose stream is v1's whatever the protocol.
         both_know_more: neither side is a binary from before the handshake.
     """
@@ -38,13 +38,13 @@ class RunFacts(Protocol):
     def both_know_more(self) -> bool: ...
 
     def detect_timeout_s(self, at_source: bool) -> float:
-        """How long one side waits for an answer to its probe, in seconds; 0: for ever."""
+        """How long one side waits for an answer to its probe, in seconds; 0: without limit."""
 
     def asked(self, at_source: bool) -> Settings:
         """One side's settings as the scenario has them."""
 
     def settings(self, at_source: bool) -> Settings:
-        """The same after what the manager makes of them."""
+        """The same with the manager's changes."""
 
     def session_config(self, at_source: bool, role: str = "") -> SessionConfig:
-        """What one side brings to v2; another `role` gives it other random bytes."""
+        """One side's configuration for v2; another `role` gives it other random bytes."""

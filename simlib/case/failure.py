@@ -1,4 +1,4 @@
-"""What could not be done although it was asked rightly: one sentence for people, exit status 1."""
+"""A valid request that could not be carried out: one sentence for people, exit status 1."""
 
 
 class Failure(Exception):

@@ -35,7 +35,7 @@ class Breaks(Protocol):
         """Every connection is reset on both sides; what was under way is gone."""
 
     def reset(self, connection: str) -> None:
-        """One connection is, by its name."""
+        """One connection is reset, by its name."""
 
 
 class Rig(Breaks, Protocol):
@@ -58,7 +58,7 @@ class Rig(Breaks, Protocol):
         """Its bytes to the destination do, from the start."""
 
     def intrude(self, intruder: Intruder, number: int, at_s: float) -> None:
-        """Somebody connects to the destination: before the source, or so many seconds after the start."""
+        """An intruder connects to the destination: before the source, or so many seconds after the start."""
 
 
 @dataclass(frozen=True, init=False)
@@ -66,7 +66,7 @@ class Fault(Part):
     """One thing that goes wrong. `Fault("cut", after_mib=8)` makes an object of the kind's own class.
 
     Raises:
-        ScenarioError: for a kind that nobody has defined, and a key that has no effect on it.
+        ScenarioError: for a kind that is not defined, and a key that has no effect on it.
 
     >>> Fault("cut", after_mib=8.0)
     Cut(kind='cut', direction='to-destination', after_mib=8.0, at_s=-1.0)
@@ -271,21 +271,21 @@ class Stopping(Fault):
 
 @dataclass(frozen=True)
 class Freeze(Stopping):
-    """It does nothing any more, and its kernel goes on (SIGSTOP)."""
+    """The process does nothing any more, and its kernel goes on (SIGSTOP)."""
 
     kind: str = "freeze"
 
 
 @dataclass(frozen=True)
 class Kill(Stopping):
-    """It is gone, and its kernel closes what it had (SIGKILL)."""
+    """The process is gone, and its kernel closes what it had (SIGKILL)."""
 
     kind: str = "kill"
 
 
 @dataclass(frozen=True)
 class Intrusion(Fault):
-    """Somebody connects to the destination uninvited.
+    """An intruder connects to the destination uninvited.
 
     Args:
         payload: an intruder, or its name.

@@ -43,7 +43,7 @@ def load(path: Path) -> Scenario:
 
 
 def _beside(path: Path, side: Side) -> Side:
-    """A machine's file is looked for beside the scenario's, if it is not here."""
+    """The side with its machine's file beside the scenario's, if the file is not in the current folder."""
     name, _, _ = side.machine.partition("#")
     if not is_file(side.machine) or Path(name).exists() or not (path.parent / name).exists():
         return side
@@ -109,8 +109,17 @@ def _as_toml(value: object) -> object:
 
 
 def with_key(scenario: Scenario, path: str, value: object, file: str) -> Scenario:
-    """A copy with one key changed, as a TOML file would write it: `link.delay-ms`, `faults.0.at-s`,
-    `source.parameters.multifd-channels`; `both.` stands for source and destination. Raises ScenarioError."""
+    """A copy with one key changed, as a TOML file would write it.
+
+    Args:
+        path: the key, as `link.delay-ms`, `faults.0.at-s`, `source.parameters.multifd-channels`; `both.` stands for
+            source and destination.
+        value: in the key's unit.
+        file: the name that errors begin with.
+
+    Raises:
+        ScenarioError: for an unknown key or a wrong value.
+    """
     first, _, rest = path.partition(".")
     if first == "both" and rest:
         return with_key(with_key(scenario, f"source.{rest}", value, file), f"destination.{rest}", value, file)

@@ -27,7 +27,7 @@ class Guest:
     apply_code: str = "apply-failed"
     answers_ms: tuple[float, ...] = ()  # when each answer comes, where that is given
     jitter_s: float = 0.0  # each answer may come so much later
-    rng: random.Random | None = None  # that draws how much: where there is none, nothing is late
+    rng: random.Random | None = None  # draws the delay; without it, no answer is late
     passes: int = 0
     collected_bytes: int = 0
     collected_s: float = 0.0
@@ -35,11 +35,16 @@ class Guest:
     started_s: float | None = None
 
     def late_s(self) -> float:
-        """How much later one answer comes."""
+        """How much later one answer comes, in seconds."""
         return self.rng.random() * self.jitter_s if self.rng else 0.0
 
     def collect(self, now_s: float, last: bool) -> i.RamCollected:
-        """The pages dirtied since the last pass, or the next step of that; the first pass is everything."""
+        """The pages dirtied since the last pass, or the next step of that; the first pass is everything.
+
+        Args:
+            now_s: seconds since the start of the run.
+            last: the guest is stopped: collect all that is left.
+        """
         size = self.left_bytes
         if last or not size:
             dirty = min(self.working_set_bytes, int(self.dirty_bytes_s * (now_s - self.collected_s))) & ~4095

@@ -17,7 +17,7 @@ from ..handshake.machine import Settings
 from .facts import RunFacts
 
 RETRY_S = 1.0  # a pause before another attempt
-FINAL = ("completed", "failed", "cancelled", "rejected", "uncertain")  # statuses after which nothing comes
+FINAL = ("completed", "failed", "cancelled", "rejected", "uncertain", "postcopy-paused")  # nothing comes after these
 
 
 # --- what a manager asks for ----------------------------------------------------------------------------------------
@@ -101,14 +101,14 @@ class Rang:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """The run was watched for long enough: what is hung is taken for hung."""
+    """The time to observe the run is over: what has not ended counts as hung."""
 
 
 Event = Begun | Answered | Reported | Exited | Rang | Over
 
 
 class Manager(State):
-    """Starts both sides, does what the scenario's management section asks for, and believes what the source reports.
+    """Starts both sides, does what the scenario's management section asks for, and trusts the source's reports.
 
     A subclass overrides `handle`, or one of the methods that it calls for each event.
     """
@@ -124,11 +124,11 @@ class Manager(State):
 
     @classmethod
     def settings(cls, setup: RunFacts, at_source: bool) -> Settings:
-        """What it makes of one side's settings before it starts anything."""
+        """One side's settings with the manager's changes, before it starts anything."""
         return setup.asked(at_source)
 
     def handle(self, event: Event) -> list[Act]:
-        """One event; what is to be done, in order."""
+        """Handle one event; returns what is to be done, in order."""
         match event:
             case Begun():
                 return self.begun()
@@ -188,7 +188,7 @@ class Manager(State):
 
 
 class Naive(Manager):
-    """Trusts the source: what it calls completed is thrown away there."""
+    """Trusts the source: when it reports completed, the guest there is thrown away."""
 
     name = "naive"
 
@@ -196,8 +196,8 @@ class Naive(Manager):
 class Libvirt(Manager):
     """libvirt's five phases (migration protocol 3, src/qemu/qemu_migration.c).
 
-    It makes both sides' settings alike, lets a switchover go on that pauses, looks at the destination before it
-    believes the source, and resumes a guest that has not arrived.
+    It makes both sides' settings alike, lets a switchover go on that pauses, queries the destination before it
+    trusts the source, and resumes a guest that has not arrived.
     """
 
     name = "libvirt"

@@ -1,4 +1,4 @@
-"""What real QEMU binaries say of themselves (`data/profiles/*.json`), as machines and inventories.
+"""What real QEMU binaries report about themselves (`data/profiles/*.json`), as machines and inventories.
 
 A version without a profile of its own takes the nearest older one that has the machine: for a given machine type the
 stream's contents are meant to be the same, and between 7.2 and 10.0 they are. 11.1 always sends the state of CPU
@@ -68,7 +68,15 @@ def from_file(configuration: str) -> Machine:
 
 
 def machine(version: str, configuration: str) -> Machine:
-    """The machine of one configuration, such as "pc-i440fx-7.2+virtio-rng", or of a file. Raises ProfileError."""
+    """The machine of one configuration, as a QEMU version sends it.
+
+    Args:
+        version: QEMU's, such as "7.2".
+        configuration: of data/profiles, such as "pc-i440fx-7.2+virtio-rng", or FILE.json or FILE.json#MACHINE.
+
+    Raises:
+        ProfileError: if there is no such profile or machine.
+    """
     if is_file(configuration):
         return _as_of(version, from_file(configuration))
     return _committed(version, configuration)
@@ -145,7 +153,14 @@ def _device(entry: Json) -> Device:
 
 
 def edited(machine: Machine, edits: tuple[Json, ...]) -> Machine:
-    """The machine with some devices changed: {device = "id", version = 3, ...}. Raises ProfileError."""
+    """The machine with some devices changed.
+
+    Args:
+        edits: for each device a table as in files, such as {device = "id", version = 3}.
+
+    Raises:
+        ProfileError: for a device that the machine does not have, or a value of the wrong shape.
+    """
     devices = list(machine.devices)
     for edit in edits:
         at = next((n for n, d in enumerate(devices) if d.id == edit.get("device")), None)
@@ -172,9 +187,9 @@ _EXAMPLE = {f.name: f.default for f in fields(Device)} | {
 
 
 def _fits(value: object, example: object) -> bool:
-    """Whether it is made as the example is: a list of any length of such things, numbers of 32 bits."""
+    """Whether it has the example's shape: lists of any length, numbers of 32 bits."""
     if isinstance(value, list) and isinstance(example, list):
-        if len(example) > 1:  # one of three things
+        if len(example) > 1:  # an entry of several values
             return len(value) == len(example) and all(map(_fits, value, example))
         return all(_fits(v, example[0]) for v in value)
     return type(value) is type(example) and (type(value) is not int or 0 <= value < 1 << 32)

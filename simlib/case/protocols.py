@@ -36,7 +36,7 @@ class Protocol:
         label: one line for people.
         negotiates: the sides agree on their settings themselves; otherwise their managers must make them fit.
         probes: the sides find out what the other speaks, instead of being configured by their managers.
-        source_decides: the source finds it out; in (a) the destination asks.
+        source_decides: the source finds it out; in (a) the destination does.
         needs_tls: it works between sides that have TLS alone.
         beside_qemu: agents beside real QEMUs can speak it; what does not negotiate, QEMU speaks itself.
         tls_round_trips: of the simulated TLS handshake of one connection.
@@ -67,7 +67,7 @@ class Protocol:
         """Raises ScenarioError for a scenario that can't be played with it."""
 
     def refused(self, setup: RunFacts) -> tuple[str, Finished] | None:
-        """Which side's QEMU refuses the command before anything starts, and how."""
+        """The side whose QEMU refuses the command before anything starts, and how; None if neither does."""
         return None
 
     def expected(self, setup: RunFacts) -> str:
@@ -93,7 +93,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Stream(Protocol):
-    """Today's stream: nobody negotiates.
+    """Today's stream, without negotiation.
 
     Args:
         make_source, make_destination: make an endpoint of a side's settings.
@@ -116,7 +116,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Configured(Protocol):
-    """Both managers say what is spoken; a QEMU that does not know it refuses the command (D3).
+    """Both managers configure what is spoken; a QEMU that does not know it refuses the command (D3).
 
     Args:
         make_source, make_destination: make an endpoint of a side's settings and its session's configuration.
@@ -152,7 +152,7 @@ class Configured(Protocol):
 
 @dataclass(frozen=True)
 class Probing(Protocol):
-    """A detection variant (handshake.variants): one side asks, and an old peer should not notice."""
+    """A detection variant (handshake.variants): one side sends a probe, which an old peer should not notice."""
 
     probes: bool = True
     source_decides: bool = True
@@ -196,7 +196,7 @@ class AskingTls(Probing):
         return self.make_adaptive(settings, session_config)
 
     def check(self, setup: RunFacts) -> None:
-        """It plays with everything."""
+        """Every scenario can be played with it."""
 
     def refused(self, setup: RunFacts) -> tuple[str, Finished] | None:
         if not setup.scenario.source.knows_v2 or setup.settings(True).tls:

@@ -1,8 +1,8 @@
 """The tables of names: protocols, managers, kinds of fault, intruders and delay distributions.
 
 Whatever takes one of these by name looks it up here: scenarios, sweeps, the command line, widgets and Python. The lab's
-own entries say where they are defined and are imported when somebody asks for one. A user's are added as objects, or
-are named by the place of their definition, "package.module:name".
+own entries hold the place of their definition and are imported when one is looked up. A user's are added as objects,
+or are named by the place of their definition, "package.module:name".
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ RENAMED = {  # names of earlier versions, in files and options
 }
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with: its new name, or the known one that is close."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: its new name, or the known one that is close; empty if none is."""
     import difflib  # here: a sweep's workers never need it
 
     names = list(known)
-    if RENAMED.get(word) in names:
-        return f"; it is called {RENAMED[word].replace('_', '-')!r} now"
-    close = difflib.get_close_matches(word, names, 1)
+    if RENAMED.get(name) in names:
+        return f"; it is called {RENAMED[name].replace('_', '-')!r} now"
+    close = difflib.get_close_matches(name, names, 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def choose(word: str, known: Iterable[str]) -> str:
-    """What a sentence about an unknown word ends with: the closest one that is known, and all of them."""
-    close, everything = nearest(word, known), ", ".join(map(repr, known))
+def choose(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest one that is known, and all of them."""
+    close, everything = nearest(name, known), ", ".join(map(repr, known))
     end = "" if close.endswith("?") else "."
     return f"{close}{end} Known are {everything}" if close else f"; known are {everything}"
 
 
-def require(what: str, word: object, known: Sequence[str]) -> None:
+def require(what: str, name: object, known: Sequence[str]) -> None:
     """Raises ScenarioError where a name is none of those that are known."""
-    if word not in known:
-        raise ScenarioError(f"there is no {what} {word!r}{choose(str(word), known)}")
+    if name not in known:
+        raise ScenarioError(f"there is no {what} {name!r}{choose(str(name), known)}")
 
 
 def require_whole(what: str, value: object, least: int) -> None:
@@ -120,7 +120,7 @@ class Registry(Sequence[str], Generic[T]):
         return entry
 
     def add(self, entry: T) -> T:
-        """Give an object its name here, in the place of an earlier one of the user's. Raises ScenarioError."""
+        """Register an object by its name, in the place of an earlier one of the user's. Raises ScenarioError."""
         self.checked(entry, repr(entry))
         name = str(entry.name)  # type: ignore[attr-defined]
         if name in self.own:
@@ -131,7 +131,7 @@ class Registry(Sequence[str], Generic[T]):
         return entry
 
     def keep(self, entry: T) -> str:
-        """Have an object found without listing it, as a mutant: by its own name, or that and a number. Returns it."""
+        """Register an object without listing it, as a mutant; returns its name here: its own, or that and a number."""
         own = name = str(self.checked(entry, repr(entry)).name)
         number = 1
         while self.unlisted.setdefault(name, entry) != entry:

@@ -43,6 +43,8 @@ class Side(Part):
     psk: str = ""
     memory_limit_mib: int = 0
     detect_timeout_s: float = -1.0  # of its own; negative: the scenario's
+    keepalive_s: float = 5.0  # between two looks at whether the peer is alive; 0: never
+    keepalive_count: int = 5  # PINGs without an answer
 
     @property
     def accepts_both(self) -> bool:
@@ -118,7 +120,7 @@ class Timing(Part):
     its normal time (to the source)."""
 
     connection: str
-    connected_ms: float = -1.0  # its opener knows; negative: never
+    connected_ms: float = -1.0  # its opener learns it; negative: never
     accepted_ms: float = -1.0
     to_destination_ms: Numbers = ()
     to_source_ms: Numbers = ()
@@ -151,7 +153,11 @@ class Scenario(Part):
         return protocol in self.protocols
 
     def vary(self, **changes: Any) -> Scenario:
-        """A copy with some keys changed; `link__delay_ms=5` reaches into a part. Raises ScenarioError."""
+        """A copy with some keys changed; `link__delay_ms=5` reaches into a part. Units are part of the names.
+
+        Raises:
+            ScenarioError: for a key that does not exist, and a value that it can't have.
+        """
         flat = {k: v for k, v in changes.items() if "__" not in k}
         require_keys(Scenario, flat)
         for key, value in changes.items():

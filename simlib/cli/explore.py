@@ -1,4 +1,4 @@
-"""`simlib explore`: one scenario in every order, or everything that the lab has to say about order."""
+"""`simlib explore`: one scenario in every order, or all models, all mutants and the argument about detection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .terminal import progress
 
 
 def explore(options: Namespace) -> int:
-    """The exit status; ValueError for what was asked wrongly."""
+    """Returns the exit status. Raises ValueError for wrong options."""
     return _one(options) if options.scenario else _all(options)
 
 
@@ -43,6 +43,8 @@ def _one(options: Namespace) -> int:
         tuple(options.order),
         tuple(options.intruder),
         tuple(_hit(kind) for kind in options.fault),
+        tuple(options.silence),
+        tuple(options.freeze),
     )
     model = model_of(
         named,
@@ -66,7 +68,7 @@ def _one(options: Namespace) -> int:
             json.dump(_as_json(options, result, stories), sys.stdout, indent=1)
             print()
         else:
-            _tell(options, result, stories, seconds)
+            _print_result(options, result, stories, seconds)
     return 130 if search.interrupted else 0
 
 
@@ -99,7 +101,7 @@ def _as_json(options: Namespace, result: SearchResult, stories: list[Story]) -> 
     }
 
 
-def _tell(options: Namespace, result: SearchResult, stories: list[Story], seconds: float) -> None:
+def _print_result(options: Namespace, result: SearchResult, stories: list[Story], seconds: float) -> None:
     for story in stories:
         print(f"{story}\n")
     covered = "every state" if result.complete else f"not every state: stopped after {result.states:,}"

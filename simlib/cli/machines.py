@@ -137,7 +137,7 @@ def _profiled(options: Namespace, folder: Path, original: Monitor | None) -> Jso
 # --- qemu preflight -------------------------------------------------------------------------------------------------
 def preflight(options: Namespace) -> int:
     """0: some host can take the guest. Raises ProfileError, OSError."""
-    guest, hosts = party(options.guest), [party(word) for word in options.host]
+    guest, hosts = party(options.guest), [party(name) for name in options.host]
     for host in hosts:
         if not host.settings.version:
             raise ProfileError(f"{host.name}: is a saved guest; a host is a profile, from `simlib qemu profile`")

@@ -1,6 +1,6 @@
-"""The command `simlib`, also `python -m simlib`. Results go to stdout, progress and complaints to stderr.
+"""The command `simlib`, also `python -m simlib`. Results go to stdout, progress and errors to stderr.
 
-Exit status: 0 done, 1 it could not be done, 2 it was asked wrongly, 130 interrupted.
+Exit status: 0 done, 1 it could not be done, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .parser import parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; returns the exit status."""
     terminal.protect()
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # where people have modules of their own, as in --protocol module:name
-    words = sys.argv[1:] if argv is None else argv
-    end = words.index("--") if words[:2] == ["qemu", "profile"] and "--" in words else len(words)
-    options = parser().parse_args(words[:end])
-    if end < len(words):
-        options.rest = words[end + 1 :]  # QEMU's own, whatever it looks like
+        sys.path.append(here)  # for users' own modules, as in --protocol module:name
+    arguments = sys.argv[1:] if argv is None else argv
+    end = arguments.index("--") if arguments[:2] == ["qemu", "profile"] and "--" in arguments else len(arguments)
+    options = parser().parse_args(arguments[:end])
+    if end < len(arguments):
+        options.rest = arguments[end + 1 :]  # QEMU's own, whatever it looks like
     try:
         status = int(options.call(options))
         sys.stdout.flush()
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"simlib: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
+    except BrokenPipeError:  # the reader of our output has gone; no message would reach it
         return _mute()
     except Failure as error:
         print(f"simlib: {error}", file=sys.stderr)
@@ -60,7 +60,7 @@ def _place_outside(error: Exception) -> str:
 
 
 def _mute() -> int:
-    """What could not be written is not tried again when Python ends, where it would be told a second time."""
+    """What could not be written is not tried again when Python ends, which would report it a second time."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,6 +1,6 @@
-"""What the command line can be asked: every verb with its options, and the ranges of numbers.
+"""The options of the command line: every verb with its options, and the ranges of numbers.
 
-Imports nothing of what answers: a verb's command is imported when it is called.
+Imports no command: a verb's command is imported when it is called.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def command(place: str, extra: str = "") -> Verb:
 
 
 def within(least: float, most: float = float("inf"), of: Callable[[str], float] = int) -> Callable[[str], float]:
-    """How argparse reads a number of that range; whatever else is told with the option's name, and exit status 2."""
+    """How argparse reads a number of that range; anything else is an error with the option's name and exit status 2."""
 
     def read(text: str) -> float:
         value: float | None
@@ -126,14 +126,16 @@ def _add_explore(verbs: Verbs) -> None:
     explore.add_argument(
         "--cuts", type=within(0), default=0, metavar="N", help="times that all connections may be reset"
     )
-    explore.add_argument("--losses", type=within(0), default=0, metavar="N", help="times that one connection may be")
+    explore.add_argument(
+        "--losses", type=within(0), default=0, metavar="N", help="times that one connection may be reset"
+    )
     explore.add_argument("--order", action="append", default=[], help="the manager may: cancel, deadline, postcopy")
     explore.add_argument(
         "--intruder",
         action="append",
         default=[],
-        metavar="WORD",
-        help="one may come and be silent, say garbage, replay a channel's opening, ...",
+        metavar="NAME",
+        help="one may connect: silent, garbage, replay (of a channel's opening), ...",
     )
     explore.add_argument(
         "--fault",
@@ -144,6 +146,16 @@ def _add_explore(verbs: Verbs) -> None:
     )
     explore.add_argument(
         "--property", action="append", default=[], metavar="NAME", help="one of your own, as package.module:name"
+    )
+    explore.add_argument(
+        "--silence",
+        action="append",
+        default=[],
+        metavar="WAY",
+        help="the path swallows everything from some moment on: to-destination, to-source, both",
+    )
+    explore.add_argument(
+        "--freeze", action="append", default=[], metavar="SIDE", help="a process stops: source, destination"
     )
     explore.add_argument("--rival", action="store_true", help="a second source wants the same destination")
     explore.add_argument("--timers", action="store_true", help="timers ring, at any moment")
@@ -175,8 +187,8 @@ def _add_sockets(verbs: Verbs) -> None:
     connect = verbs.add_parser(
         "connect",
         help="the source, on a real socket",
-        description="Migrates a made-up guest to `simlib serve`; what "
-        "does not match is told before it moves. Exit status 0: migrated, 1: not.",
+        description="Migrates a made-up guest to `simlib serve`; mismatches "
+        "are reported before it moves. Exit status 0: migrated, 1: not.",
         epilog="simlib connect tcp:127.0.0.1:4444 --channels 4 --profile pc-q35-7.2",
     )
     for verb, at_source in ((serve, False), (connect, True)):
@@ -192,13 +204,12 @@ def _add_sockets(verbs: Verbs) -> None:
             "--protocol",
             default="v2",
             metavar="NAME",
-            help="v1, v2, f: found out by TLS (its ALPN), which old peers survive, or "
-            "package.module:name (%(default)s)",
+            help="v1, v2, f: detected by TLS (its ALPN), which old peers ignore, or package.module:name (%(default)s)",
         )
         verb.add_argument("--capability", action="append", default=[], help="a migration capability that is on")
         verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="v2: it must be on")
         verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="v2: it must not be on")
-        verb.add_argument("--session", default="", help="v2: the migration's name; both sides must say the same")
+        verb.add_argument("--session", default="", help="v2: the migration's name; must be equal on both sides")
         verb.add_argument("--psk-file", type=Path, help="v2: a secret that both sides share")
         verb.add_argument(
             "--tls",
@@ -210,14 +221,16 @@ def _add_sockets(verbs: Verbs) -> None:
         verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
         verb.set_defaults(call=command("sockets.connect" if at_source else "sockets.serve", "live"))
     serve.add_argument("--accept", default="v2", choices=("v2", "v2-or-v1"), help="what it takes (%(default)s)")
-    serve.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="v2: of doubts (%(default)s)")
+    serve.add_argument(
+        "--on-maybe", default="warn", choices=("warn", "reject"), help="v2: what to do with doubts (%(default)s)"
+    )
     for verb in (serve, connect):
         _add_channels(verb)
     connect.add_argument(
         "--ram-mib", type=within(0, 1 << 24, float), default=64.0, metavar="N", help="the guest's memory (%(default)s)"
     )
     connect.add_argument(
-        "--tls-hostname", default="", metavar="NAME", help="whom to expect; the address's host if none"
+        "--tls-hostname", default="", metavar="NAME", help="the expected peer; the address's host if none"
     )
     certificates = verbs.add_parser(
         "certificates",
@@ -247,7 +260,7 @@ def _add_inspect(verbs: Verbs) -> None:
 def _add_qemu(verbs: Verbs) -> None:
     qemu = verbs.add_parser(
         "qemu",
-        help="real QEMU: is the simulated v1 its v1, and v2 beside it",
+        help="real QEMU: compare the simulated v1 with its v1, run v2 beside it",
         description="Works with real QEMU processes.",
     ).add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_check(qemu)
@@ -255,7 +268,7 @@ def _add_qemu(verbs: Verbs) -> None:
         "migrate",
         help="move a running guest with the v2 handshake",
         description="The handshake runs beside two QEMUs "
-        "that have none: what does not fit is told before the guest moves, and whatever fails leaves it running here.",
+        "that have none: mismatches are reported before the guest moves, and any failure leaves it running here.",
         epilog="simlib qemu migrate --source-qmp source.qmp --destination-qmp destination.qmp --channels 4",
     )
     migrate.add_argument(
@@ -293,8 +306,10 @@ def _add_qemu(verbs: Verbs) -> None:
         verb.add_argument("--capability", action="append", default=[], help="a migration capability that is wanted")
         verb.add_argument("--require", action="append", default=[], metavar="FEATURE", help="it must be on")
         verb.add_argument("--forbid", action="append", default=[], metavar="FEATURE", help="it must not be on")
-        verb.add_argument("--session", default="", help="the migration's name; both sides must say the same")
-        verb.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="of doubts (%(default)s)")
+        verb.add_argument("--session", default="", help="the migration's name; must be equal on both sides")
+        verb.add_argument(
+            "--on-maybe", default="warn", choices=("warn", "reject"), help="what to do with doubts (%(default)s)"
+        )
         verb.add_argument("--tls", type=Path, metavar="FOLDER", help="between the agents; see `simlib certificates`")
         verb.add_argument("--json", action="store_true", help="status, errors and steps as JSON, at the end")
         verb.set_defaults(call=call)
@@ -305,8 +320,8 @@ def _add_check(qemu: Verbs) -> None:
     check = qemu.add_parser(
         "check",
         help="the simulated v1 against real QEMU, scenario by scenario",
-        description="Runs each scenario that two real QEMUs can play, on each pair of versions that is here, and says "
-        "whether they end as the simulated ones do.",
+        description="Runs each scenario that two real QEMUs can play, on each pair of versions that is here, and "
+        "reports whether they end as the simulated ones do.",
         epilog="simlib qemu check device_only_at_source order_multifd_first --repeats 3",
     )
     check.add_argument("scenario", nargs="*", help="a name that `simlib list` shows, or a TOML file; all if none")
@@ -345,8 +360,8 @@ def _add_profiles(qemu: Verbs) -> None:
         "profile",
         help="what a QEMU's machine is, as a file that preflight takes",
         description="Starts the binary once more, paused, with the command line given (or that of a running guest), "
-        "saves its state to see every device, and asks what it would accept. Nothing of a running guest is touched: no "
-        "image is opened, no port is bound, memory is fresh; with --qmp it is asked some questions.",
+        "saves its state to see every device, and queries what it would accept. Nothing of a running guest is touched: "
+        "no image is opened, no port is bound, memory is fresh; with --qmp some values are queried.",
         epilog="simlib qemu profile qemu-system-x86_64 --out host.json -- -M q35 -m 2G -device virtio-net-pci",
     )
     profile.add_argument("binary", nargs="?", default="", help="a QEMU; behind -- its command line")
@@ -357,7 +372,7 @@ def _add_profiles(qemu: Verbs) -> None:
         metavar="ADDRESS",
         help="of a running QEMU, by its monitor (socket's PATH, or HOST:PORT and --pid)",
     )
-    profile.add_argument("--name", default="guest", help="what the machine is called in the profile (%(default)s)")
+    profile.add_argument("--name", default="guest", help="the machine's name in the profile (%(default)s)")
     profile.add_argument("--out", type=Path, metavar="FILE", help="where to write to; stdout if absent")
     profile.set_defaults(call=command("machines.profile", "live"), rest=[])
     preflight = qemu.add_parser(
@@ -370,14 +385,16 @@ def _add_profiles(qemu: Verbs) -> None:
     preflight.add_argument("guest", help="the guest: a profile, FILE or FILE#MACHINE, or a saved guest")
     preflight.add_argument("host", nargs="+", help="each host: a profile, FILE or FILE#MACHINE")
     preflight.add_argument("--capability", action="append", default=[], help="the migration shall use it, e.g. multifd")
-    preflight.add_argument("--on-maybe", default="warn", choices=("warn", "reject"), help="of doubts (%(default)s)")
+    preflight.add_argument(
+        "--on-maybe", default="warn", choices=("warn", "reject"), help="what to do with doubts (%(default)s)"
+    )
     preflight.add_argument("--json", action="store_true", help="as JSON, with every doubt")
     preflight.set_defaults(call=command("machines.preflight", "live"))
     save = qemu.add_parser(
         "save",
         help="save a running guest with a manifest in front",
-        description="Saves the guest to a file that says what it needs, so that a load that can't work is refused "
-        "before the first page. The guest stands still afterwards.",
+        description="Saves the guest to a file that states what it needs, so that a load that can't work is refused "
+        "before the first page. The guest stays paused afterwards.",
         epilog="simlib qemu save vm.saved --qmp /run/vm.qmp",
     )
     save.add_argument("file", type=Path, help="a new file; QEMU must be allowed to write to it")
@@ -396,9 +413,9 @@ def _add_study(verbs: Verbs) -> None:
     sweep = verbs.add_parser(
         "sweep",
         help="many runs of one scenario, into a Parquet file",
-        description="Runs what a sweep's TOML file says (see data/sweeps) on processes of this machine or "
-        "on a Dask cluster, and writes one row a run. Stopped or killed at any moment, the same "
-        "command goes on where it was.",
+        description="Runs the sweep that a TOML file describes (see data/sweeps) on processes of this machine or "
+        "on a Dask cluster, and writes one row for each run. If it is stopped or killed at any moment, the same "
+        "command continues there.",
         epilog="simlib sweep data/sweeps/detection.toml --out build/detection.parquet",
     )
     sweep.add_argument("sweep", type=Path, help="the sweep's TOML file")
@@ -408,7 +425,7 @@ def _add_study(verbs: Verbs) -> None:
     sweep.set_defaults(call=command("study.sweep", "study"))
     claims = verbs.add_parser(
         "claims",
-        help="what became of each claim of June 2023",
+        help="the verdict on each claim of June 2023",
         description="Runs the experiment of each claim and "
         "prints its verdict, the numbers it rests on, and the command that shows them.",
     )

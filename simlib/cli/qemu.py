@@ -36,7 +36,7 @@ from ..record.capture import Segment, write
 from ..record.result import Result
 from ..record.trace import Trace
 from ..world import run as in_world
-from .sockets import StreamingTrace, tell
+from .sockets import StreamingTrace, print_end
 from .terminal import progress
 
 CAPTURED_BYTES = 4 << 10  # of each direction of a run: what is behind is guest memory
@@ -65,11 +65,11 @@ def check(options: Namespace) -> int:
                 if options.out:
                     checking.write(options.out, cells)
             finally:  # a full disk takes none of it
-                _tell_cells(cells, options)
+                _print_cells(cells, options)
     return 0 if all(c.agrees or c.left_out for c in cells) else 1
 
 
-def _tell_cells(cells: list[checking.Cell], options: Namespace) -> None:
+def _print_cells(cells: list[checking.Cell], options: Namespace) -> None:
     if options.json:
         json.dump({"cells": [c.as_dict() for c in cells], "summary": checking.summary(cells)}, sys.stdout, indent=1)
         print()
@@ -107,7 +107,7 @@ def migrate(options: Namespace) -> int:
     async def work(stop: asyncio.Event, stack: AsyncExitStack, folder: Path, trace: Trace) -> int:
         machine = await looked_at(options.source_qmp, options.profile)
         source = await _monitor(stack, "source", options.source_qmp, folder)
-        here = await settings(source, machine, _wish(options))
+        here = await settings(source, machine, _migration_request(options))
         if options.to:
             peer = parse(options.to)
         else:
@@ -116,7 +116,9 @@ def migrate(options: Namespace) -> int:
             peer = await _agent(options, stack, folder, trace, options.destination_qmp, named, at)
         credentials = _credentials(options, peer.host if peer.kind == "tcp" else "localhost")
         entropy = secrets.token_bytes(32)
-        agent = source_agent(here, _wish(options), entropy, trace, source, folder, peer, credentials=credentials)
+        agent = source_agent(
+            here, _migration_request(options), entropy, trace, source, folder, peer, credentials=credentials
+        )
         stack.push_async_callback(_close, agent)
         agent.feed(Start())
         if options.postcopy_after is not None:
@@ -151,7 +153,7 @@ async def _agent(
     status = (await qemu.ask("query-status"))["status"]
     if status not in ("inmigrate", "prelaunch", "paused"):
         raise QemuError(f"{qmp}: this QEMU is {status}; a destination is started with -S -incoming defer")
-    request = replace(_wish(options), channels=0)  # their number is the source's to say
+    request = replace(_migration_request(options), channels=0)  # the source decides their number
     here = await settings(qemu, machine, request)
     entropy, credentials = secrets.token_bytes(32), _credentials(options, "")
     host = destination_agent(here, request, entropy, trace, qemu, folder, credentials=credentials)
@@ -167,7 +169,7 @@ async def _monitor(stack: AsyncExitStack, name: str, address: str, folder: Path)
     return monitor
 
 
-def _wish(options: Namespace) -> MigrationRequest:
+def _migration_request(options: Namespace) -> MigrationRequest:
     wanted = ("postcopy-ram",) if getattr(options, "postcopy_after", None) is not None else ()
     return MigrationRequest(
         getattr(options, "channels", 0),
@@ -186,7 +188,7 @@ def _credentials(options: Namespace, hostname: str) -> Credentials | None:
 
 
 async def _close(agent: Agent) -> None:
-    await asyncio.sleep(0.05)  # what was said last goes out
+    await asyncio.sleep(0.05)  # the last messages go out
     agent.close()
     await asyncio.sleep(0)
 
@@ -208,7 +210,7 @@ def _report(options: Namespace, end: Finished | None, trace: Trace, running: boo
         )
         print()
     elif end is not None:
-        tell(end)
+        print_end(end)
     return 0 if good else 130 if stopped else 1
 
 

@@ -30,11 +30,11 @@ def compare(options: Namespace) -> int:
             try:
                 comparing.finish(rows, chosen, options.out, command)
             finally:  # a full disk takes none of it
-                _tell_rows(rows, options, command)
+                _print_rows(rows, options, command)
     return 0
 
 
-def _tell_rows(rows: list[Row], options: Namespace, command: str) -> None:
+def _print_rows(rows: list[Row], options: Namespace, command: str) -> None:
     if options.json:
         json.dump({"command": command, "rows": [r.as_dict() for r in rows]}, sys.stdout, indent=1)
         print()
@@ -63,11 +63,11 @@ def run(options: Namespace) -> int:
             print()
         else:
             again = f"simlib run {options.scenario} --protocol {arguments['protocol']} --qemu '{arguments['version']}'"
-            _tell_run(result, scenario.title, f"{again} --manager {arguments['manager']} --seed {options.seed}")
+            _print_run(result, scenario.title, f"{again} --manager {arguments['manager']} --seed {options.seed}")
     return 0
 
 
-def _tell_run(result: Result, title: str, again: str) -> None:
+def _print_run(result: Result, title: str, again: str) -> None:
     print(result.trace)
     print(f"\n{line(title)}: {result.row.outcome}, the guest is at: {result.row.guest_at}")
     if result.row.source_text:

@@ -34,15 +34,15 @@ KEPT_STEPS = 100_000  # of a listener that runs for days: the last ones
 
 
 class StreamingTrace(Trace):
-    """A trace that is told while it grows, and whose packets go to a file at once: intruders, who may come for ever,
-    don't make it grow for ever. `unheard` is called when nobody reads what it tells any more."""
+    """A trace that is printed while it grows, and whose packets go to a file at once: any number of intruders does not
+    make it grow without limit. `on_output_closed` is called when the output can't be written any more."""
 
     def __init__(self, shown: bool, pcap: Path | None = None, tls: bool = False) -> None:
         """With `tls` the capture holds the secrets too. Raises OSError."""
         super().__init__()
         self.shown, self.pcap = shown, pcap
         self.lost = False
-        self.unheard: Callable[[], object] = lambda: None
+        self.on_output_closed: Callable[[], object] = lambda: None
         self.capture = Capture(pcap, "simlib, real sockets", private=tls) if pcap else None
         self.unwritten: list[Segment] = []  # until the secrets that open them are there
         self.known: set[int] = set()  # connections
@@ -54,8 +54,8 @@ class StreamingTrace(Trace):
                 print(self.line(self.steps.pop()), flush=True)
             except OSError as error:
                 self.shown, self.lost = False, True
-                _complain(f"output: {error.strerror}: nothing more is told")
-                self.unheard()
+                _report_error(f"output: {error.strerror}: nothing more is told")
+                self.on_output_closed()
         elif len(self.steps) >= 2 * KEPT_STEPS:
             del self.steps[:KEPT_STEPS]
 
@@ -70,7 +70,7 @@ class StreamingTrace(Trace):
         self._captured(lambda capture: capture.add_secrets(line))
 
     def close(self) -> None:
-        """What is still held is written."""
+        """Write what is still held, and close the capture."""
 
         def ended(capture: Capture) -> None:
             self._write_out(capture)
@@ -84,7 +84,7 @@ class StreamingTrace(Trace):
 
     def _segments(self, packet: Packet) -> Iterator[Segment]:
         time_ns, connection = round(packet.time_s * 1e9), packet.connection
-        if connection not in self.known:  # its opening is the kernel's own, which nobody here saw
+        if connection not in self.known:  # its opening is the kernel's own, of which nothing was recorded
             self.known.add(connection)
             for from_source, kind in ((True, "syn"), (False, "syn-ack"), (True, "ack")):
                 yield Segment(time_ns, connection, from_source, kind)
@@ -97,14 +97,14 @@ class StreamingTrace(Trace):
         try:
             act(self.capture)
         except (OSError, ValueError) as error:  # a full disk; more connections than ports
-            _complain(f"{self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there")
+            _report_error(f"{self.pcap}: {getattr(error, 'strerror', error)}: the capture ends there")
             capture, self.capture = self.capture, None
-            with suppress(OSError):  # it was told
+            with suppress(OSError):  # it was reported
                 capture.close()
 
 
-def _complain(text: str) -> None:
-    """In the middle of a run, which goes on even if stderr is gone too."""
+def _report_error(text: str) -> None:
+    """Report an error in the middle of a run, which goes on even if stderr is gone too."""
     with suppress(OSError):
         print(f"simlib: {text}", file=sys.stderr, flush=True)
 
@@ -116,7 +116,7 @@ def _setup(options: Namespace, at_source: bool) -> Case:
     channels = getattr(options, "channels", 0)
     capabilities = tuple(options.capability) + (("multifd",) if channels else ())
     if address.kind == "fd":
-        inline_socket(address)[0].detach()  # complain now
+        inline_socket(address)[0].detach()  # report an error now
     if address.inline and channels:
         raise ValueError(f"{address} is one pair of pipes: --channels needs tcp: or unix:")
     side = Side(
@@ -169,7 +169,7 @@ def _host(options: Namespace, setup: Case, at_source: bool, trace: Trace) -> Hos
     if options.tls:
         hostname = getattr(options, "tls_hostname", "") or (address.host if address.kind == "tcp" else "localhost")
         credentials = Credentials(options.tls, hostname)
-        credentials.context(server=not at_source)  # complain now, not in the middle
+        credentials.context(server=not at_source)  # report an error now, not in the middle
     host = Host(
         "source" if at_source else "destination",
         setup.source() if at_source else setup.destination(),
@@ -184,7 +184,7 @@ def _host(options: Namespace, setup: Case, at_source: bool, trace: Trace) -> Hos
 
 
 def serve(options: Namespace) -> int:
-    """Listen until a guest has come, or is told to stop. Raises ValueError, OSError."""
+    """Listen until a guest has come, or until a signal. Raises ValueError, OSError."""
     setup = _setup(options, at_source=False)
 
     async def work(stop: asyncio.Event, trace: StreamingTrace) -> int:
@@ -258,7 +258,7 @@ def _run(options: Namespace, work: Callable[[asyncio.Event, StreamingTrace], Cor
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         with closing(StreamingTrace(not options.json, options.pcap, bool(options.tls))) as trace:
-            trace.unheard = stop.set
+            trace.on_output_closed = stop.set
             status = await work(stop, trace)
             return 1 if trace.lost else status
 
@@ -266,7 +266,7 @@ def _run(options: Namespace, work: Callable[[asyncio.Event, StreamingTrace], Cor
 
 
 async def _ended(host: Host, stop: asyncio.Event) -> None:
-    """Until it has ended, or nobody can come any more, or somebody says stop."""
+    """Wait until it has ended, no peer can come any more, or `stop` is set."""
     stopped = asyncio.ensure_future(stop.wait())
     while host.endpoint.finished is None and not host.over and not stop.is_set():
         host.changed.clear()
@@ -277,7 +277,7 @@ async def _ended(host: Host, stop: asyncio.Event) -> None:
 
 
 async def _close(host: Host) -> None:
-    await asyncio.sleep(0.05)  # what was said last goes out
+    await asyncio.sleep(0.05)  # the last messages go out
     host.close()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -299,18 +299,18 @@ def _report(options: Namespace, host: Host, trace: Trace, stopped: bool) -> int:
         json.dump(contents, sys.stdout, indent=1)
         print()
     elif end is not None:
-        tell(end)
+        print_end(end)
     return 0 if good else 130 if stopped else 1
 
 
-def tell(end: Finished) -> None:
+def print_end(end: Finished) -> None:
     print(f"\n{end.status}" + (f": {end.text}" if end.text else ""))
     for line in table(end.errors):
         print(line)
 
 
 def table(errors: tuple[Error, ...]) -> list[str]:
-    """Errors as people read them: item, both values, the sentence, what to do."""
+    """Errors as lines for people: item, both values, the sentence, what to do."""
     if not errors:
         return []
     rows = [("item", "source", "destination"), *((e.item or e.code, e.source, e.destination) for e in errors)]

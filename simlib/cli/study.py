@@ -34,7 +34,7 @@ RUNNERS: Mapping[str, Callable[[], Runner]] = {
 
 
 def sweep(options: Namespace) -> int:
-    """Raises ValueError for what was asked wrongly, StoreError for what could not be done."""
+    """Raises ValueError for wrong options, StoreError for what could not be done."""
     design = load(options.sweep)
     run = RUNNERS[design.runner]()
     command = shlex.join(["simlib", "sweep", str(options.sweep), "--out", str(options.out)])
@@ -47,7 +47,7 @@ def sweep(options: Namespace) -> int:
 
 
 def claims(options: Namespace) -> int:
-    """Raises ValueError for what was asked wrongly."""
+    """Raises ValueError for wrong options."""
     from ..study import claims as verdicts
     from ..study.registry import CLAIMS
 

@@ -1,4 +1,4 @@
-"""What the command line prints fits any locale and commands no terminal, whoever said it; progress is drawn."""
+"""Output that fits any locale and can't control the terminal, wherever the text comes from; and progress bars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_STDOUT, _OF_STDERR = re.compile(f"[{_COMMANDS}\r]"), re.compile(f"[{_COMMAND
 
 
 def protect() -> None:
-    """Make it so for stdout and stderr."""
+    """Make stdout and stderr such outputs."""
     codecs.register_error("simlib", _replacement)
     sys.stdout, sys.stderr = _shown(sys.stdout, _OF_STDOUT), _shown(sys.stderr, _OF_STDERR)
 

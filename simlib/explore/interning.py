@@ -91,7 +91,7 @@ class Interner:
 
     def _mute(self, o: i.Output) -> bool:
         """An alarm that does not ring in this model."""
-        return isinstance(o, (i.SetAlarm, i.StopAlarm)) and o.name.partition("-")[0] not in self.model.alarms
+        return isinstance(o, (i.SetAlarm, i.StopAlarm)) and o.name.partition("-")[0] not in self.model.ringing
 
     def overheard(self, state: State, payload: str) -> bytes:
         """What an intruder can say on a plain link because it listens there: a channel's opening once more, while it is

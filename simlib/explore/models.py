@@ -11,7 +11,7 @@ from ..case.endpoints import Case
 from ..case.registry import PROTOCOLS
 from ..case.scenario import GuestFacts, Link, Scenario, Side
 from .peers import NewerDestination, NewerSource
-from .state import Faults, Model
+from .state import SIDES, SILENCES, Faults, Model
 
 ALL_AT_ONCE = Faults(cuts=1, intruders=("garbage", "replay"))
 RETURN_PATH = ("return-path",)
@@ -58,6 +58,12 @@ def v1(
 def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> Model:
     """A matched pair with so many multifd channels besides main."""
     return Model(Case(scenario(name, side(channels)), "v2", "10.0"), faults, **more)  # type: ignore[arg-type]
+
+
+def postcopy(faults: Faults, *capabilities: str, **more: object) -> Model:
+    """A pair whose manager may order postcopy, at any moment."""
+    setup = Case(scenario("v2", side(0, "postcopy-ram", *capabilities)), "v2", "10.0")
+    return Model(setup, faults._replace(orders=(*faults.orders, "postcopy")), **more)  # type: ignore[arg-type]
 
 
 def v1_cases() -> list[SearchCase]:
@@ -243,10 +249,12 @@ def v2_cases() -> list[SearchCase]:
         SearchCase("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
         SearchCase("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
         SearchCase("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),
-        SearchCase(
-            "v2, postcopy",
-            Model(Case(scenario("v2", side(0, "postcopy-ram")), "v2", "10.0"), Faults(cuts=1, orders=("postcopy",))),
-        ),
+        SearchCase("v2, postcopy", postcopy(Faults(cuts=1))),
+        SearchCase("v2, postcopy, a connection lost", postcopy(Faults(losses=1), "postcopy-preempt")),
+        *(SearchCase(f"v2, postcopy, silence {way}", postcopy(Faults(silences=(way,)))) for way in SILENCES),
+        *(SearchCase(f"v2, postcopy, a frozen {one}", postcopy(Faults(freezes=(one,)))) for one in SIDES[:2]),
+        *(SearchCase(f"v2, 1 multifd, silence {way}", v2("v2", 1, Faults(silences=(way,)))) for way in SILENCES),
+        *(SearchCase(f"v2, 1 multifd, a frozen {one}", v2("v2", 1, Faults(freezes=(one,)))) for one in SIDES[:2]),
         SearchCase("v2, 1 multifd, guards", v2("v2", 1, alarms=("guard",))),
         SearchCase("v2, a rival source", v2("v2", 0, rival=True, compatible=False)),
         SearchCase("v2, 2 multifd, buffers of one message", v2("v2", 2, Faults(cuts=1), send_buffer_messages=1)),
@@ -258,6 +266,11 @@ def v2_cases() -> list[SearchCase]:
         SearchCase("v2, post_load fails", Model(loads_badly, Faults(cuts=1), compatible=False)),
         SearchCase("v2, can't be applied", Model(will_not_apply, Faults(cuts=1), compatible=False)),
         SearchCase("v2, adaptive destination", Model(adaptive)),
+        SearchCase(  # of two protocols a destination has the weaknesses of both
+            "v2, adaptive destination, intruder",
+            Model(adaptive, Faults(intruders=("qevm",))),
+            ("S6 same channels", "S7 listens again"),
+        ),
         SearchCase("v1, adaptive destination", Model(old_source)),
         SearchCase("v2, a newer source", v2("v2", 1).playing(NewerSource)),
         SearchCase("v2, a newer destination", v2("v2", 1).playing(NewerDestination)),

@@ -22,7 +22,7 @@ from ..handshake.v2.destination import Destination
 from ..handshake.v2.frames import Frame
 from ..handshake.v2.source import Source
 from ..handshake.v2.states import DestinationState, Event, SourceState
-from .models import v2, v2_named
+from .models import postcopy, v2, v2_named
 from .peers import Drifted, Future, Overheard
 from .state import Faults, Model
 
@@ -188,6 +188,38 @@ class WaitsForEver(Destination):
             super()._lost(conn, how)
 
 
+# --- silence --------------------------------------------------------------------------------------------------------
+@reducible
+class SourceNeverAsks(Source):
+    def _watch_peer(self) -> None:
+        pass
+
+
+@reducible
+class DestinationNeverAsks(Destination):
+    def _watch_peer(self) -> None:
+        pass
+
+
+@reducible
+class StartIsEnough(Destination):
+    def _started(self, conn: int, start: messages.Start) -> None:
+        super()._started(conn, start)
+        self._known(conn, "control")
+
+
+@reducible
+class MemoryGoesOn(Source):
+    def _memory_channel_lost(self, name: str, how: str) -> None:
+        pass
+
+
+@reducible
+class MemoryWillCome(Destination):
+    def _session_lost(self, error: Error) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A rule, the mutants of the endpoints without it, the property that notices, and the model where."""
@@ -208,6 +240,7 @@ def mutants() -> list[Mutant]:
     matched, cut, copied = v2("v2", 1), v2("v2", 1, Faults(cuts=1)), v2("v2", 1, Faults(intruders=("replay",)))
     forged = v2("v2", 1, Faults(intruders=("forge",)))
     drift, tampered, future = (replace(matched.playing(c), compatible=False) for c in (Drifted, Overheard, Future))
+    no_answer, no_source = (v2("v2", 1, Faults(freezes=(side,))) for side in ("destination", "source"))
     old = Model(Case(v2_named("v1, adaptive destination").setup.scenario, "v1", "10.0"))
     s1, s2, s3, s4, s5, s6, l2, l3 = (
         "S1 agreement",
@@ -253,4 +286,14 @@ def mutants() -> list[Mutant]:
             v2_named("v2, can't be applied"),
         ),
         Mutant("control's end ends the attempt", (WaitsForEver,), l3, "a cut", cut),
+        Mutant("a source asks whether its peer is there", (SourceNeverAsks,), l3, "a frozen destination", no_answer),
+        Mutant("a destination asks, too", (DestinationNeverAsks,), l3, "a frozen source", no_source),
+        Mutant("READY alone stops the guard", (StartIsEnough,), l3, "a frozen source", no_source),
+        Mutant(
+            "in postcopy the loss of main ends the session",
+            (MemoryGoesOn, MemoryWillCome),
+            l3,
+            "a connection lost",
+            postcopy(Faults(losses=1)),
+        ),
     ]

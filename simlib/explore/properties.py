@@ -18,7 +18,16 @@ from .state import DESTINATION, INTRUDER, PASS_BYTES, RIVAL, SOURCE, ConnectionS
 from .system import System
 
 Check = Callable[[System, State, bool], str]
-LOST = {"connection-lost", "channel-lost", "peer-closed", "connect", "cancelled", "deadline"}
+LOST = {
+    "connection-lost",
+    "channel-lost",
+    "peer-closed",
+    "peer-silent",
+    "handshake-timeout",
+    "connect",
+    "cancelled",
+    "deadline",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,9 @@ def no_loss(system: System, state: State, final: bool) -> str:
     gone = destination.finished is not None and destination.finished.status == "failed"
     if end is not None and end.status == "completed" and not arrived(system, state) and (final or gone):
         return "the source says completed and no guest runs at the destination"
+    in_postcopy = destination.handshakes and destination.postcopy
+    if end is not None and end.status == "completed" and in_postcopy and destination.ram_bytes < PASS_BYTES:
+        return f"the source says completed, and {destination.ram_bytes} of {PASS_BYTES} bytes of memory are there"
     full = destination.handshakes and not destination.postcopy and state.ram_passes > 1
     if full and destination.ram_bytes < PASS_BYTES and arrived(system, state):
         return f"the guest runs with {destination.ram_bytes} of {PASS_BYTES} bytes"
@@ -200,7 +212,7 @@ def listens_again(system: System, state: State, final: bool) -> str:
     if not destination.handshakes:
         return "the destination is gone" if destination.finished is not None else ""
     occupied = destination.occupied()
-    if occupied and not _held(destination, state):
+    if occupied and not _held(destination, state) and not state.frozen[DESTINATION]:
         return f"nobody is there any more and the destination is {occupied}"
     return ""
 
@@ -254,14 +266,15 @@ def eventually_migrates(system: System, state: State, final: bool) -> str:
 
 
 def ends_after_faults(system: System, state: State, final: bool) -> str:
-    """L3: every run ends after a cut, a lost connection, a cancel, or an intruder."""
+    """L3: every run ends after a cut, a lost connection, a silence, a freeze of the other side, an order, or an
+    intruder."""
     if not final or not _disturbed(system, state):
         return ""
     source, destination = _sides(system, state)
-    if source.finished is None:
+    if source.finished is None and not state.frozen[SOURCE]:
         return f"the source is {source.status} for ever"
-    occupied = destination.occupied() if destination.finished is None else ""
-    if occupied not in ("", "going") and not _held(destination, state):
+    occupied = destination.occupied() if destination.finished is None and not state.frozen[DESTINATION] else ""
+    if occupied and not _held(destination, state):
         return f"the destination is {occupied} for ever"
     return ""
 

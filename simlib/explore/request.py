@@ -12,7 +12,7 @@ from ..case.registry import INTRUDERS, ScenarioError, require, require_whole
 from ..case.scenario import Scenario
 from .properties import Property
 from .search import Search, SearchResult
-from .state import ORDERS, OVERHEARD, Faults, Model
+from .state import ORDERS, OVERHEARD, SIDES, SILENCES, Faults, Model
 from .story import Story
 
 
@@ -34,6 +34,10 @@ def model_of(
         require_whole(what, count, 0)
     for order in faults.orders:
         require("order", order, tuple(ORDERS))
+    for direction in faults.silences:
+        require("silence", direction, tuple(SILENCES))
+    for side in faults.freezes:
+        require("side to freeze", side, SIDES[:2])
     for intruder in faults.intruders:
         if intruder not in INTRUDERS:
             require("intruder", intruder, (*INTRUDERS, *OVERHEARD))

@@ -19,7 +19,15 @@ from .properties import PROPERTIES, Ending, Property, ending
 from .state import SOURCE, Action, Model, State
 from .system import System
 
-FAULTS = ("cut", "lose", "fault", "order", "intruder")  # may happen, need not; an alarm that is set will ring
+FAULTS = (
+    "cut",
+    "lose",
+    "fault",
+    "order",
+    "intruder",
+    "silence",
+    "freeze",
+)  # may happen, need not; an alarm that is set will ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,10 @@ class Search:
         return actions
 
     def _ample_set(self, state: State, actions: list[Action]) -> list[Action]:
-        """An ample set of the actions, sufficient for every property."""
+        """An ample set of the actions, sufficient for every property. Before a silence or a freeze it matters which
+        messages have arrived by then."""
+        if state.faults.silences or state.faults.freezes:
+            return actions
         for action in actions:
             if self.system.is_local_step(state, action):
                 return [action]

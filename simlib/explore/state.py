@@ -12,10 +12,13 @@ from ..case.endpoints import Case
 from ..case.faults import Fault
 from ..case.registry import PROTOCOLS
 from ..handshake import interface as i
+from ..handshake.v2.session import KEEPALIVE
 
 SOURCE, DESTINATION, RIVAL, INTRUDER = 0, 1, 2, 3
 SIDES = ("source", "destination", "rival", "intruder")
 PASS_BYTES = 840 * 4096  # of the first pass: divides evenly among 1 to 8 channels
+SILENCES = {"to-source": (True, False), "to-destination": (False, True), "both": (True, True)}
+SILENCE_ALARMS = (KEEPALIVE, "guard")  # with a live peer PING is answered, and the guard stopped at READY
 RESET, PIPE, REFUSED = "Connection reset by peer", "Broken pipe", "Connection refused"
 OVERHEARD = ("replay", "forge")  # payloads of an intruder that listens to the conversation
 ORDERS: dict[str, i.Input] = {"cancel": i.Cancel(), "deadline": i.Cancel("deadline"), "postcopy": i.SwitchToPostcopy()}
@@ -55,6 +58,8 @@ class Faults(NamedTuple):
     orders: tuple[str, ...] = ()  # of the manager: cancel, deadline, postcopy
     intruders: tuple[str, ...] = ()  # the payload of each: an intruder's name, or one of OVERHEARD
     hits: tuple[Fault, ...] = ()  # faults that `strike`, each once
+    silences: tuple[str, ...] = ()  # directions in which nothing arrives any more: to-destination, to-source, both
+    freezes: tuple[str, ...] = ()  # sides whose process does nothing any more, and whose kernel goes on
 
 
 class State(NamedTuple):
@@ -68,6 +73,8 @@ class State(NamedTuple):
     ram_passes: int = 0
     faults: Faults = Faults()
     pipe_output: tuple[int, ...] = ()  # what a one-way pipe has swallowed
+    silent: tuple[bool, bool] = (False, False)  # to the source, to the destination: nothing arrives there any more
+    frozen: tuple[bool, bool] = (False, False)
 
 
 Effect = tuple[Callable[..., None], Any]  # of a moment, for a side: what does it, and what it needs
@@ -97,6 +104,17 @@ class Model:
     rival: bool = False  # a second source that wants the same destination
     send_buffer_messages: int = 0
     compatible: bool = True  # undisturbed, the guest is expected to arrive
+
+    def __post_init__(self) -> None:
+        """Where a peer may fall silent, one PING without an answer is enough: five would say the same five times."""
+        if self.setup.negotiates and (self.faults.silences or self.faults.freezes):
+            once = {f"{side}__keepalive_count": 1 for side in ("source", "destination")}
+            object.__setattr__(self, "setup", replace(self.setup, scenario=self.setup.scenario.vary(**once)))
+
+    @property
+    def ringing(self) -> tuple[str, ...]:
+        """Alarms that may ring; those of `SILENCE_ALARMS` where a peer has fallen silent."""
+        return (*self.alarms, *SILENCE_ALARMS) if self.faults.silences or self.faults.freezes else self.alarms
 
     def playing(self, *classes: type) -> Model:
         """The model with other endpoints, each in the place of the one that it extends: a mutant, a later peer."""

@@ -110,8 +110,9 @@ class Story:
         self.title = f"{violation.name}: {violation.text}"
         self.path = to_the_end(model, violation.path)
         self.trace, self.ending = replay(model, self.path, self.title)
-        # the simulated world has one source
-        self.scenario = None if model.rival else as_scenario(model, self.path, self.name, self.title)
+        # the simulated world has one source, and its alarms ring at their own times
+        untimed = model.rival or model.faults.silences or model.faults.freezes
+        self.scenario = None if untimed else as_scenario(model, self.path, self.name, self.title)
 
     def __repr__(self) -> str:
         return str(self.trace)

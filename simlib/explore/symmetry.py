@@ -189,6 +189,8 @@ class Canonical:
             state.ram_passes,
             state.faults,
             state.pipe_output,
+            state.silent,
+            state.frozen,
         )
 
     def _of_no_wire(self, state: State, taken: list[Decomposed]) -> Iterator[Part]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..handshake import interface as i
+from ..handshake.v2.session import KEEPALIVE
 from . import symmetry
 from .interning import Interner
 from .state import (
@@ -19,6 +20,7 @@ from .state import (
     INTRUDER,
     OVERHEARD,
     RIVAL,
+    SILENCE_ALARMS,
     SOURCE,
     Action,
     Model,
@@ -48,6 +50,17 @@ class System(Interner):
     # --- what may happen --------------------------------------------------------------------------------------------
     def actions(self, state: State) -> Iterator[Action]:
         """Everything that may happen next, in a fixed order; faults last."""
+        enabled = list(self._progress(state))
+        if any(state.silent) or any(state.frozen):
+            enabled = [action for action in enabled if self._is_possible(state, action)]
+        yield from enabled
+        for side, name in state.alarms:
+            if self._rings(state, side, name, idle=not enabled):
+                yield "alarm", side, name
+        yield from self._faults(state)
+
+    def _progress(self, state: State) -> Iterator[Action]:
+        """What the two sides and the path between them do, if nothing is silent or frozen."""
         listening = self.link == "two-way" and self.endpoint(state, DESTINATION).accepting
         for number, connection in enumerate(state.connections):
             if not connection.connected and connection.owner != INTRUDER:
@@ -64,9 +77,35 @@ class System(Interner):
                 yield "deliver", number, connection.owner
         for k in range(len(state.pending_replies)):
             yield "guest", k
-        for side, name in state.alarms:
-            yield "alarm", side, name
-        yield from self._faults(state)
+
+    def _is_possible(self, state: State, action: Action) -> bool:
+        """A frozen process does nothing. On a silent path nothing arrives, and no connection is made; others than the
+        source have paths of their own."""
+        side = self.acting_side(state, action)
+        if side < len(state.frozen) and state.frozen[side]:
+            return False
+        if action[0] == "guest" or state.connections[action[1]].owner != SOURCE:
+            return True
+        return not any(state.silent) if action[0] == "connect" else not state.silent[side]
+
+    def _rings(self, state: State, side: int, name: str, idle: bool) -> bool:
+        """Whether an alarm may ring now: those against silence, where nothing will come from the peer any more."""
+        if side < len(state.frozen) and state.frozen[side]:
+            return False
+        kind = name.partition("-")[0]
+        if kind in self.model.alarms or kind not in SILENCE_ALARMS:
+            return True
+        peer = SOURCE if side == DESTINATION else DESTINATION
+        if side == RIVAL or (side == DESTINATION and self._control_owner(state) != SOURCE):
+            return state.frozen[peer] and side == RIVAL
+        if state.silent[side] or state.frozen[peer]:
+            return True
+        return any(state.silent) and idle and (peer, KEEPALIVE) not in state.alarms  # nobody will answer
+
+    def _control_owner(self, state: State) -> int:
+        """Who opened the destination's control connection; -1 without one."""
+        control = getattr(self.sides[state.ends[DESTINATION]], "control", None)
+        return next((w.owner for w in state.connections if w.accepted == control and w.accepted >= 0), -1)
 
     def _waits(self, input_number: int) -> bool:
         """A reset is noticed by who reads nothing, too: its next write fails."""
@@ -84,7 +123,11 @@ class System(Interner):
                     yield "lose", number
         for fault in dict.fromkeys(left.hits):
             yield "fault", fault
-        for order in dict.fromkeys(left.orders):
+        for direction in dict.fromkeys(left.silences):
+            yield "silence", direction
+        for side in dict.fromkeys(left.freezes):
+            yield "freeze", side
+        for order in dict.fromkeys(left.orders if not state.frozen[SOURCE] else ()):
             yield "order", order
         for intruder in dict.fromkeys(left.intruders):
             if intruder not in OVERHEARD or self.overheard(state, intruder):

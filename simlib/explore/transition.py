@@ -19,6 +19,7 @@ from .state import (
     PIPE,
     REFUSED,
     SIDES,
+    SILENCES,
     SOURCE,
     ConnectionState,
     State,
@@ -33,9 +34,8 @@ class Transition:
     def __init__(self, system: Interner, state: State) -> None:
         self.system = system
         self.ends, self.connections, self.before = list(state.ends), list(state.connections), state.connections
-        _, _, self.pending_replies, self.alarms, self.guest_running, self.ram_passes, self.faults, self.pipe_output = (
-            state
-        )
+        _, _, self.pending_replies, self.alarms, self.guest_running, self.ram_passes, self.faults = state[:7]
+        self.pipe_output, self.silent, self.frozen = state[7:]
 
     def state(self) -> State:
         one = (
@@ -52,6 +52,8 @@ class Transition:
             self.ram_passes,
             self.faults,
             self.pipe_output,
+            self.silent,
+            self.frozen,
         )
 
     # --- actions ----------------------------------------------------------------------------------------------------
@@ -99,6 +101,19 @@ class Transition:
     def do_cut(self) -> None:
         self.faults = self.faults._replace(cuts=self.faults.cuts - 1)
         self.cut()
+
+    def do_silence(self, direction: str) -> None:
+        left = list(self.faults.silences)
+        left.remove(direction)
+        self.faults = self.faults._replace(silences=tuple(left))
+        to_source, to_destination = SILENCES[direction]
+        self.silent = self.silent[SOURCE] or to_source, self.silent[DESTINATION] or to_destination
+
+    def do_freeze(self, side: str) -> None:
+        left = list(self.faults.freezes)
+        left.remove(side)
+        self.faults = self.faults._replace(freezes=tuple(left))
+        self.frozen = _at(self.frozen, side == SIDES[DESTINATION])
 
     def do_fault(self, fault: Fault) -> None:
         left = list(self.faults.hits)
@@ -360,6 +375,8 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
     "order": Transition.do_order,
     "cut": Transition.do_cut,
     "fault": Transition.do_fault,
+    "silence": Transition.do_silence,
+    "freeze": Transition.do_freeze,
     "lose": Transition.do_lose,
     "intruder": Transition.do_intruder,
 }

@@ -159,7 +159,7 @@ async def _resolved(address: Address, listening: bool = False) -> tuple[socket.s
 
 
 def _is_stale(path: Path) -> bool:
-    """A socket's file that nobody listens behind any more."""
+    """Whether it is a socket's file without a listener."""
     if not path.is_socket():
         return False
     with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):

@@ -1,4 +1,4 @@
-"""One real process: its endpoint on asyncio. What it is asked of the link it does; the rest is every host's."""
+"""One real process: its endpoint on asyncio. It carries out the outputs for the link; the rest is every host's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..handshake.endpoint import Endpoint
 from ..process import host
 from ..record.trace import Packet, Trace
 from .address import Address, AddressError, connect, inline_socket, listen
-from .link import Link, words
+from .link import Link, error_text
 from .tls import Credentials, Tls
 
 EXEC_ENDS_S = 2.0  # for a command to end after SIGTERM; then it is killed
@@ -121,7 +121,7 @@ class Host(host.Host):
 
     @property
     def over(self) -> bool:
-        """The one pair of pipes that it was given is gone, and nobody else can come."""
+        """The one pair of pipes that it was given is gone, and no other peer can come."""
         return self.accepted > 0 and self.listener is None and not (self.links or self.timers)
 
     def stop_listening(self) -> None:
@@ -180,7 +180,7 @@ class Host(host.Host):
             return
         except ConnectionAbortedError:
             return
-        except OSError:  # no descriptor left: those who wait can wait a little longer
+        except OSError:  # no descriptor left: waiting connections can wait a little longer
             self._listen(False)
             self.after(RETRY_ACCEPT_S, self.idle)
             return
@@ -239,7 +239,7 @@ class Host(host.Host):
             try:
                 sock, process = await connect(self.peer, lambda own: self.names.__setitem__(own, o.channel))
             except (OSError, AddressError) as error:
-                self.feed(i.Broken(o.conn, words(error) if isinstance(error, OSError) else str(error)))
+                self.feed(i.Broken(o.conn, error_text(error) if isinstance(error, OSError) else str(error)))
                 return
             self.processes += [process] if process else []
             if self.trip_s:

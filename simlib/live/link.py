@@ -21,28 +21,28 @@ CHUNK = 1 << 18
 ZEROS = memoryview(bytes(CHUNK))
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 LINGER_S = 1.0
-ANSWERS_LIMIT_BYTES = 1 << 20  # that wait for a peer who does not read: then nothing more of it is read either
+ANSWERS_LIMIT_BYTES = 1 << 20  # that wait for a peer that does not read: then nothing more of it is read either
 
 
 class Link(asyncio.Protocol):
-    """`tell` takes the inputs of its endpoint; `record` each piece of the wire: outgoing or not, kind, bytes, fill;
-    `forget` is called when nothing of it is left."""
+    """`deliver` receives the inputs of its endpoint; `record` each piece of the wire: outgoing or not, kind, bytes,
+    fill; `forget` is called when nothing of it is left."""
 
     def __init__(
         self,
         conn: int,
-        tell: Callable[[i.Input], None],
+        deliver: Callable[[i.Input], None],
         record: Callable[[bool, str, bytes, int], None],
         forget: Callable[[], object],
     ) -> None:
-        self.conn, self.tell, self.record, self.forget = conn, tell, record, forget
+        self.conn, self.deliver, self.record, self.forget = conn, deliver, record, forget
         self.transport: asyncio.Transport | None = None
         self.sock: socket.socket | None = None
         self.queue: deque[tuple[bytes, int]] = deque()
         self.tls: Tls | None = None
         self.waiting_bytes = 0  # real ones of the queue
         self.paused = self.choked = False  # by the endpoint; by answers that the peer does not read
-        self.full = self.draining = self.ending = self.said_end = self.heard_end = False
+        self.full = self.draining = self.ending = self.end_sent = self.end_received = False
         self.gone = self.lost = False  # dropped by us or broken; its transport is no more
 
     # --- events of asyncio -----------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class Link(asyncio.Protocol):
         if self.gone:  # it was dropped before it was there
             transport.abort()
             return
-        self.tell(i.Opened(self.conn))
+        self.deliver(i.Opened(self.conn))
 
     def data_received(self, data: bytes) -> None:
         if self.gone:  # lingers
@@ -64,7 +64,7 @@ class Link(asyncio.Protocol):
         if self.tls is None:
             data, fill = _counted(data)
             self.record(False, "data", data, fill)
-            self.tell(i.Received(self.conn, data, fill))
+            self.deliver(i.Received(self.conn, data, fill))
         else:
             self.record(False, "data", data, 0)
             self.tls.arrived(data)
@@ -76,9 +76,9 @@ class Link(asyncio.Protocol):
         self.record(False, "fin", b"", 0)
         if self.tls is not None and not self.tls.secured:
             self._tls_failed(CUT_SHORT)
-        elif not self.heard_end:
-            self.heard_end = True
-            self.tell(i.Ended(self.conn) if self.tls is None else i.Broken(self.conn, CUT_SHORT))
+        elif not self.end_received:
+            self.end_received = True
+            self.deliver(i.Ended(self.conn) if self.tls is None else i.Broken(self.conn, CUT_SHORT))
         return True  # the other direction stays
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -87,7 +87,7 @@ class Link(asyncio.Protocol):
             self.gone = True
             if error is not None:
                 self.record(False, "rst", b"", 0)
-                self.tell(i.Broken(self.conn, words(error)))
+                self.deliver(i.Broken(self.conn, error_text(error)))
         self.forget()
 
     def pause_writing(self) -> None:
@@ -114,7 +114,7 @@ class Link(asyncio.Protocol):
         self._pump()
 
     def drop(self, unread: bool = False) -> None:
-        """Close both ways; with `unread` as the kernel does over bytes that nobody read: by a reset, at once."""
+        """Close both ways; with `unread` as the kernel does over unread bytes: by a reset, at once."""
         if self.gone:
             return
         self.gone = True
@@ -145,7 +145,7 @@ class Link(asyncio.Protocol):
             return
         if self.paused or self.choked:
             self._there.pause_reading()
-        elif not self.heard_end:
+        elif not self.end_received:
             self._there.resume_reading()
 
     def start_tls(self, tls: Tls) -> None:
@@ -160,7 +160,7 @@ class Link(asyncio.Protocol):
         return self.transport
 
     def _pump(self) -> None:
-        """Write what the transport takes; say so when it has all; close what was to be closed behind it."""
+        """Write what the transport takes; report when it has all; close what was to be closed behind it."""
         while self.queue and not self.full and not self._there.is_closing():
             data, fill = self.queue.popleft()
             piece = data[:CHUNK] if data else ZEROS[: min(fill, CHUNK)]
@@ -182,23 +182,23 @@ class Link(asyncio.Protocol):
         if self.draining and not self.gone:
             self.draining = False
             asyncio.get_running_loop().call_soon(self._drained)
-        if (self.ending or self.gone) and not self.said_end:
-            self.said_end = True
+        if (self.ending or self.gone) and not self.end_sent:
+            self.end_sent = True
             if self.tls is not None and self.tls.secured:
                 self.tls.close()
                 self._flush()
             self.record(True, "fin", b"", 0)
             if not self.gone:
-                with suppress(OSError):  # reset meanwhile; connection_lost will say so
+                with suppress(OSError):  # reset meanwhile; connection_lost will report it
                     self.transport.write_eof()
-        if self.gone and self.tls is not None and self.tls.awaits_tickets and not self.heard_end:
+        if self.gone and self.tls is not None and self.tls.awaits_tickets and not self.end_received:
             self._linger()
         elif self.gone:
             self.transport.close()
 
     def _linger(self) -> None:
-        """OpenSSL's server sends session tickets, which QEMU's GnuTLS doesn't. Over one that stands unread close()
-        would be a reset, and the peer lose what is under way to it: so what comes is thrown away until its end."""
+        """OpenSSL's server sends session tickets, which QEMU's GnuTLS doesn't. Over an unread one, close() would be a
+        reset, and the peer would lose what is under way to it: so what comes is discarded until its end."""
         with suppress(OSError):
             self._there.write_eof()
         self._there.resume_reading()
@@ -206,7 +206,7 @@ class Link(asyncio.Protocol):
 
     def _drained(self) -> None:
         if not self.gone and not self.draining:
-            self.tell(i.Drained(self.conn))
+            self.deliver(i.Drained(self.conn))
 
     def _flush(self) -> None:
         assert self.tls is not None
@@ -224,7 +224,7 @@ class Link(asyncio.Protocol):
                 self._flush()
                 if not done:
                     return
-                self.tell(i.Secured(self.conn, self.tls.exporter, self.tls.alpn))
+                self.deliver(i.Secured(self.conn, self.tls.exporter, self.tls.alpn))
         except TlsError as error:
             self._flush()
             self._tls_failed(str(error))
@@ -232,18 +232,18 @@ class Link(asyncio.Protocol):
         data = self.tls.read()
         self._flush()
         if data and not self.gone:
-            self.tell(i.Received(self.conn, *_counted(data)))
+            self.deliver(i.Received(self.conn, *_counted(data)))
         if self.tls.failed:
             self._tls_failed(self.tls.failed)
-        elif self.tls.ended and not self.heard_end and not self.gone:
-            self.heard_end = True
-            self.tell(i.Ended(self.conn))
+        elif self.tls.ended and not self.end_received and not self.gone:
+            self.end_received = True
+            self.deliver(i.Ended(self.conn))
 
     def _tls_failed(self, text: str) -> None:
         assert self.tls is not None
         if self.gone:
             return
-        self.tell(i.Broken(self.conn, text) if self.tls.secured else i.TlsFailed(self.conn, text))
+        self.deliver(i.Broken(self.conn, text) if self.tls.secured else i.TlsFailed(self.conn, text))
         self.drop()
 
 
@@ -252,7 +252,7 @@ def _counted(data: bytes) -> tuple[bytes, int]:
     return (b"", len(data)) if len(data) >= 4096 and data == bytes(len(data)) else (data, 0)
 
 
-def words(error: BaseException) -> str:
-    """The system's word for it, as the simulated world and QEMU have it."""
+def error_text(error: BaseException) -> str:
+    """The system's text for an error, as the simulated world and QEMU have it."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else str(error) or type(error).__name__

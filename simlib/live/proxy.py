@@ -1,7 +1,7 @@
 """A link with faults, between two real sides: the same scenario file that the simulated world reads, on real sockets.
 
-Delay, jitter and rate are per connection and direction; cut, stall and swallow count the bytes of a direction over all
-connections, as in the world. It can't delay the kernel's own SYN: a source behind it waits that round trip itself
+Delay, jitter and rate are per connection and direction; cut, stall and blackhole count the bytes of a direction over
+all connections, as in the world. It can't delay the kernel's own SYN: a source behind it waits that round trip itself
 (`Host.trip_s`), and it connects on to the destination when the third packet would have arrived.
 """
 
@@ -26,13 +26,13 @@ from .link import RESET_ON_CLOSE
 
 
 class _Leg(asyncio.Protocol):
-    """One of the two sockets of a connection through the proxy. What it hears goes, later, to `other`."""
+    """One of the two sockets of a connection through the proxy. What it receives goes, later, to `other`."""
 
     def __init__(self, proxy: Proxy, to_destination: bool) -> None:
         self.proxy, self.to_destination, self.name = proxy, to_destination, ""
         self.transport: asyncio.Transport | None = None
         self.other: _Leg
-        self.waiting: list[Callable[[], None]] = []  # deeds for a transport that is not yet there
+        self.waiting: list[Callable[[], None]] = []  # actions for a transport that is not yet there
         self.flight: deque[tuple[float, Callable[[], None]]] = deque()  # when it left its sender, what arrives
         self.on_its_way = 0
         self.last_s = self.busy_until_s = self.hold_until_s = 0.0
@@ -45,8 +45,8 @@ class _Leg(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for deed in self.waiting:
-            deed()
+        for action in self.waiting:
+            action()
 
     def data_received(self, data: bytes) -> None:
         self.proxy.moves += 1
@@ -74,13 +74,13 @@ class _Leg(asyncio.Protocol):
             self.proxy.cut()
 
     def eof_received(self) -> bool:
-        if not self.swallowed:
+        if not self.discarded:
             self._later(0, lambda: self.other.do(self.other.end))
         return True
 
     @property
-    def swallowed(self) -> bool:
-        """The destination's end with its answers: who swallows these closes when the source does."""
+    def discarded(self) -> bool:
+        """Whether this is the destination's end and its answers are discarded: then it closes when the source does."""
         shaper = self.proxy.shapers[self.to_destination]
         return not self.to_destination and shaper.has_begun(LinkEffect.BLACKHOLE)
 
@@ -91,7 +91,7 @@ class _Leg(asyncio.Protocol):
             self.flight = deque((at_s, call if at_s <= now_s else lambda: None) for at_s, call in self.flight)
         if not self.done:
             self.done = True
-            if not self.swallowed:
+            if not self.discarded:
                 self._later(0, lambda: self.other.do(self.other.reset))
 
     def pause_writing(self) -> None:
@@ -102,12 +102,12 @@ class _Leg(asyncio.Protocol):
         self.full = False
         self.other._flow()
 
-    def do(self, deed: Callable[[], None]) -> None:
+    def do(self, action: Callable[[], None]) -> None:
         """Now, or as soon as the connection exists."""
         if self.transport is None:
-            self.waiting.append(deed)
+            self.waiting.append(action)
         elif not self.done:
-            deed()
+            action()
 
     @property
     def _there(self) -> asyncio.Transport:
@@ -117,7 +117,7 @@ class _Leg(asyncio.Protocol):
 
     def end(self) -> None:
         if self._there.can_write_eof() and not self._there.is_closing():
-            with suppress(OSError):  # reset meanwhile; connection_lost will say so
+            with suppress(OSError):  # reset meanwhile; connection_lost will report it
                 self._there.write_eof()
 
     def reset(self) -> None:
@@ -129,7 +129,7 @@ class _Leg(asyncio.Protocol):
         proxy = self.proxy
         now_s = proxy.loop.time()
         self.busy_until_s = max(now_s, self.busy_until_s) + size / proxy.rate_bytes_s
-        if not size or self.hold_until_s < NEVER:  # what is held for ever never arrives, but the end does
+        if not size or self.hold_until_s < NEVER:  # what is held without limit never arrives, but the end does
             self.last_s = max(self.last_s, self.busy_until_s + proxy.delay(), self.hold_until_s if size else 0.0)
             self.flight.append((self.busy_until_s, call))  # timers of one moment ring in any order
             proxy._at(self.last_s, lambda: self.flight.popleft()[1]())

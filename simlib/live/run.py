@@ -71,7 +71,7 @@ class _Run:
         self.steps: list[Callable[[], Awaitable[None]]] = []  # what the manager's commands have yet to do
         self.one_by_one = asyncio.Lock()
         self.past: list[Host] = []  # processes that were replaced
-        self.first: list[tuple[Intruder, int]] = []  # who connect before the source
+        self.first: list[tuple[Intruder, int]] = []  # they connect before the source
         self.intruders: list[socket.socket] = []
         self.failure: BaseException | None = None
         self.loop.set_exception_handler(self._failed)
@@ -191,7 +191,7 @@ class _Run:
         if self.inline.where:
             await self.destination.listen(self.inline)
         intruders, self.first = self.first, []
-        for intruder, number in intruders:  # who connect before the source
+        for intruder, number in intruders:  # they connect before the source
             await self._intrude(intruder, number)
         self.source.feed(Start())
 

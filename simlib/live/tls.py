@@ -43,7 +43,7 @@ _NOT_TLS = {
 
 
 class TlsError(Exception):
-    """Why there is no TLS connection, in the words that the endpoint receives."""
+    """Why there is no TLS connection, as the text that the endpoint receives."""
 
 
 class CredentialsError(ValueError):
@@ -179,7 +179,7 @@ class Tls:
             while True:
                 pieces.append(self.connection.recv(CHUNK))
         except SSL.WantReadError:
-            return b"".join(pieces)  # no error: OpenSSL's word for "that was all so far"
+            return b"".join(pieces)  # no error: OpenSSL's sign for "that was all so far"
         except SSL.ZeroReturnError:
             self.ended = True
         except SSL.Error as error:

@@ -1,2 +1,2 @@
-"""What is alike wherever a simulated QEMU runs: its process (`host`), and the manager that commands two of them
+"""What is the same wherever a simulated QEMU runs: its process (`host`), and the manager that commands two of them
 (`management`). Time and bytes come from the runner."""

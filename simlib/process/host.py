@@ -1,6 +1,6 @@
-"""What runs an endpoint, whatever its clock and its link are: the door, the guest below, alarms, and the trace.
+"""What runs an endpoint, whatever its clock and its link are: inputs, the guest below, alarms, and the trace.
 
-A runner (simulated world, real sockets) adds a clock (`now_s`, `after`) and does what the endpoint asks of the link.
+A runner (simulated world, real sockets) adds a clock (`now_s`, `after`) and carries out the outputs for the link.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Host:
 
     def __init__(self, side: str, endpoint: Endpoint, trace: Trace, guest: Guest) -> None:
         self.side, self.endpoint, self.trace, self.guest = side, endpoint, trace, guest
-        self.alarms: dict[str, Callable[[], None]] = {}  # what calls each off
+        self.alarms: dict[str, Callable[[], None]] = {}  # what cancels each
         self.inbox: deque[tuple[i.Input, int | None]] = deque()
         self.busy = self.frozen = self.dead = False  # frozen: SIGSTOP; its kernel goes on
         self.cause: int | None = None
@@ -49,19 +49,19 @@ class Host:
         raise NotImplementedError
 
     def after(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call it then; what is returned calls that off."""
+        """Call it after so many seconds; the returned function cancels that."""
         raise NotImplementedError
 
     def name(self, conn: int) -> str:
-        """What a person calls the connection."""
+        """The connection's name in the trace."""
         raise NotImplementedError
 
     def idle(self) -> None:
         """Every input was handled."""
 
-    # --- the door ---------------------------------------------------------------------------------------------------
+    # --- inputs -----------------------------------------------------------------------------------------------------
     def feed(self, input: i.Input, cause: int | None = None) -> None:
-        """Tell the endpoint, and do what it asks, one input after the other."""
+        """Pass an input to the endpoint, and carry its outputs out, one input after the other."""
         if self.busy or self.frozen or self.dead:
             self.inbox.append((input, cause))
             return
@@ -90,7 +90,7 @@ class Host:
         self.alarms[o.name] = self.after(o.delay_s, ring)
 
     def _ring(self, name: str) -> None:
-        if self.endpoint.finished is None:
+        if self.endpoint.finished is None and not self.dead:
             self.note("link", f"alarm {name}")
             self.feed(i.AlarmRang(name))
 
@@ -168,7 +168,7 @@ class Host:
         self.stop_listening()
 
     def stop_listening(self) -> None:
-        """Connections that nobody has accepted are reset."""
+        """Connections that were not accepted are reset."""
         raise NotImplementedError
 
     def die(self, how: str) -> None:

@@ -68,24 +68,24 @@ class Management:
 
     # --- to the manager ---------------------------------------------------------------------------------------------
     def begin(self) -> None:
-        self.tell(Begun())
+        self.deliver(Begun())
 
     def end(self) -> None:
         """The run is over: what has not ended counts as hung."""
         self.over = True
-        self.tell(Over())
+        self.deliver(Over())
 
     def reported(self, host: Host, status: str) -> None:
         if host is self.stage.host(host.side) and self._last.get(host.side) != (host, status):
             self._last[host.side] = host, status
-            self.tell(Reported(host.side, status))
+            self.deliver(Reported(host.side, status))
 
     def exited(self, host: Host) -> None:
         if host is self.stage.host(host.side):
-            self.tell(Exited(host.side))
+            self.deliver(Exited(host.side))
 
-    def tell(self, event: Event) -> None:
-        """One event after the other; what a command leads to comes after all commands of its own event."""
+    def deliver(self, event: Event) -> None:
+        """Deliver one event after the other; what a command causes follows after all commands of its own event."""
         self._events.append(event)
         if self._busy:
             return
@@ -101,7 +101,7 @@ class Management:
             case Say(text):
                 self._note(text)
             case Wait(name, for_s):
-                self.stage.later(for_s, lambda: self.tell(Rang(name)))
+                self.stage.later(for_s, lambda: self.deliver(Rang(name)))
             case Spawn(side):
                 self._renew(side, self.setup)
                 self.started.discard(side)

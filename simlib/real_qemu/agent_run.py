@@ -166,7 +166,7 @@ class AgentRun:
                 agent.close()
                 await qemu.stop()
                 if fault.before_start and agent is self.agents[-1] and self.proxy is not None:
-                    self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
+                    self.proxy.close()  # as after a dead process: a connection finds no listener
             return
         stack.callback((await intrude(self.real, fault.intruder)).close)
 

@@ -1,7 +1,7 @@
 """The simulated v1 against QEMU's: the same scenario file in both, and whether they end alike.
 
 A cell agrees when each way in which the real pair ended is one that the simulated pair ends in, over seeds, jitter and
-slow hosts; an ending is the outcome, where the guest is, and how much the source is told of the reason.
+slow hosts; an ending is the outcome, where the guest is, and how much of the reason the source receives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEEDS = 120  # looked through only until one ends in the same way
 REPEATS = 3
 JITTERS_MS = ((0.0, 0.0), (0.02, 0.3), (0.5, 3.0), (3.0, 20.0))  # of the link, of whatever the hosts do
 
-# Where the two differ, and why; nothing is done about these cells but to say so.
+# Where the two differ, and why; these cells are only reported.
 RELAYED = "QEMU's own multifd, which agents carry, checks the UUID: refused with both values; v2's multifd doesn't look"
 ZERO_WINDOW = (
     "10.0 shuts its end of the multifd channels down, but closes none: over a full receive buffer their window stays "
@@ -80,7 +80,7 @@ class Cell:
     time_to_end_s: float | None  # of the source; median of the real runs
     moved_bytes: int  # that came to the destination by then; median
     left_out: str = ""  # why it could not be run
-    error: str = ""  # what went wrong in it that nobody expects
+    error: str = ""  # an unexpected error in it
 
     @property
     def agrees(self) -> bool:
@@ -88,7 +88,7 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """Why the two differ; empty if they don't, or if nobody knows."""
+        """Why the two differ; empty if they don't, or if the reason is unknown."""
         return "" if self.agrees or self.left_out or self.error else KNOWN.get((self.scenario, self.protocol), "")
 
     def as_dict(self) -> dict[str, object]:
@@ -123,7 +123,7 @@ def simulated(world: World, scenario: Scenario, version: str, protocol: str, wan
         row = world(varied, protocol=protocol, version=version, manager="naive", seed=seed).row
         endings[ending(row)] = None
         # The destination closes over unread bytes behind its SHUT 1. QEMU's return-path thread reads the SHUT and its
-        # migration thread meets the reset, and whoever is first sets the error (migration.c; both measured). The
+        # migration thread meets the reset, and the first of them sets the error (migration.c; both measured). The
         # world's source is one thread, and always reads first.
         if row.source_text.startswith(SHUT_1) or _cancelled_late(row):
             endings[row.outcome, row.guest_at, "generic"] = None
@@ -163,7 +163,7 @@ def _forget(name: str, result: Result) -> None:
 
 @dataclass(frozen=True)
 class Checker:
-    """`keep` is given the first real run of each cell."""
+    """`keep` receives the first real run of each cell."""
 
     world: World
     binaries: dict[str, str]
@@ -171,7 +171,7 @@ class Checker:
     keep: Callable[[str, Result], None] = _forget
 
     def cell(self, work: Work) -> Cell:
-        """Whatever goes wrong in it is told in its row, and ends no other."""
+        """Run one cell. An error in it is recorded in its row, and ends no other."""
         try:
             if why := left_out(work[0], work[2]):
                 return _without_runs(work, left_out=why)
@@ -236,20 +236,20 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def table(cells: Sequence[Cell]) -> list[str]:
-    """A line a cell, for people, and a line for each that differs."""
+    """A line for each cell, for people, and one more for each that differs."""
 
     def in_words(endings: tuple[Ending, ...]) -> str:
         return " or ".join(f"{o} (guest {at}, reason {r})" for o, at, r in endings)
 
     rows = [("scenario", "protocol", "QEMU", "agrees", "real", "simulated, where it differs", "the source is told")]
     for c in cells:
-        word = "left out" if c.left_out else "ERROR" if c.error else "yes" if c.agrees else "NO"
+        verdict = "left out" if c.left_out else "ERROR" if c.error else "yes" if c.agrees else "NO"
         rows.append(
             (
                 c.scenario,
                 c.protocol,
                 c.version,
-                word,
+                verdict,
                 c.left_out or c.error or in_words(c.real),
                 "" if c.agrees else in_words(c.simulated),
                 c.source_text[:60],

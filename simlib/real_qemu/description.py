@@ -1,7 +1,7 @@
 """The JSON text that ends a v1 stream (vmstate.c, vmstate_save_state_v): what each device sent, and how much.
 
-No destination reads it; it is the only place where a stream says how long a device's state is. Each function takes one
-device's entry, or one nested description inside it.
+No destination reads it; it is the only place where a stream states how long a device's state is. Each function takes
+one device's entry, or one nested description inside it.
 """
 
 from __future__ import annotations

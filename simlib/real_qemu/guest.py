@@ -1,15 +1,15 @@
 """A guest of 130 bytes that counts: its firmware fills memory, then writes its counter into page after page.
 
 Each page holds the counter, and the counter xor the page's own address. The guest looks at what it is about to
-overwrite and counts each page that is not as it left it, and whoever looks at the memory afterwards sees it of the
-rest: a page that is missing, torn, from another place, or older than its neighbours.
+overwrite and counts each page that is not as it left it; the memory itself shows the same for the rest afterwards: a
+page that is missing, torn, from another place, or older than its neighbours.
 """
 
 from __future__ import annotations
 
 import struct
 
-FIRMWARE_BYTES = 256 << 10  # as SeaBIOS's, so that the block pc.bios is what the profiles say
+FIRMWARE_BYTES = 256 << 10  # as SeaBIOS's, so that the block pc.bios is as in the profiles
 BASE = 1 << 20
 PAGE = 4096
 SURPRISES = 0x1000  # where it counts the pages that it found otherwise

@@ -44,7 +44,7 @@ def unsupported_reason(scenario: Scenario) -> str:
 
 
 def arguments(setup: Case, at_source: bool, folder: Path) -> tuple[str, ...]:
-    """Everything behind the binary's name, the monitor aside. The guest stands still at the source until it is told."""
+    """Everything behind the binary's name, except the monitor. The source's guest stays paused until `cont`."""
     scenario, name = setup.scenario, "source" if at_source else "destination"
     side = scenario.source if at_source else scenario.destination
     contents = profile(setup.versions[0 if at_source else 1])
@@ -108,7 +108,7 @@ def _tls(side: Side, at_source: bool, folder: Path) -> list[str]:
 
 
 def migration_settings(side: Side, at_source: bool) -> tuple[list[dict[str, object]], dict[str, int | str]]:
-    """What migrate-set-capabilities and migrate-set-parameters are given."""
+    """The arguments of migrate-set-capabilities and migrate-set-parameters."""
     parameters = dict(side.parameters)
     if "tls-creds" in parameters and at_source:
         parameters["tls-hostname"] = "localhost"

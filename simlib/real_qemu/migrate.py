@@ -1,4 +1,4 @@
-"""What an agent is told about its QEMU, and a whole migration with both agents in one process."""
+"""What an agent receives about its QEMU, and a whole migration with both agents in one process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _named(version: str, name: str) -> Machine:
 
 
 async def settings(qemu: Monitor, machine: Machine | str, request: MigrationRequest = MigrationRequest()) -> Settings:
-    """What a running QEMU says of itself, on top of a machine's devices. Raises QemuError."""
+    """What a running QEMU reports about itself, on top of a machine's devices. Raises QemuError."""
     number = (await qemu.ask("query-version"))["qemu"]
     version = f"{number['major']}.{number['minor']}"
     try:
@@ -148,7 +148,7 @@ def destination_agent(
 
 
 async def until_finished(agent: Agent, stop: asyncio.Event | None = None) -> Finished | None:
-    """None if it was told to stop first. A source that has failed has its guest running again by then."""
+    """How it ended; None if it was stopped first. A source that has failed has its guest running again by then."""
     stopped = asyncio.ensure_future(stop.wait()) if stop else None
     while agent.endpoint.finished is None and not (stop and stop.is_set()):
         agent.changed.clear()

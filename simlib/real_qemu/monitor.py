@@ -1,4 +1,4 @@
-"""QMP: what a manager asks of a QEMU, with a clear sentence where there is no answer."""
+"""QMP: a manager's commands to a QEMU, with a clear sentence where there is no answer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Monitor:
         self.where = name  # and the address, once it is known
         self.client = QMPClient(name)
         self.pidfd = -1
-        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it tells of every lost connection; so do we
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs every lost connection; so do we
 
     async def connect(self, address: str) -> None:
         """Raises QemuError."""
@@ -92,7 +92,7 @@ class Monitor:
 
     @property
     def gone(self) -> bool:
-        """Its connection is lost, and nothing more was heard of it."""
+        """Its connection is lost, and nothing more was received from it."""
         return self.client.runstate is not Runstate.RUNNING
 
     @property
@@ -118,13 +118,13 @@ class Monitor:
             text = f"{self.where}: its monitor is blocked, {command} was not answered in {patience_s:g} s"
             raise QemuError(text) from None
         except (ExecInterruptedError, StateError, OSError):
-            text = f"{self.where}: its monitor was gone before it answered {command}{await self._last_words()}"
+            text = f"{self.where}: its monitor was gone before it answered {command}{await self._exit_reason()}"
             raise QemuError(text) from None
         except QMPError as error:
             raise QemuError(f"{self.where}: {command} is not answered as QEMU does: {_reason(error)}") from None
 
-    async def _last_words(self) -> str:
-        """A colon and why its process ended, where somebody here can know."""
+    async def _exit_reason(self) -> str:
+        """A colon and why its process ended, where this can be known."""
         return ""
 
     async def status(self) -> Json:
@@ -153,7 +153,7 @@ class Monitor:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no conversation, also where the exception says nothing."""
+    """Why there is no connection, also where the exception has no text."""
     cause = error.__cause__ or error
     if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
         return f"nothing was said for {PATIENCE_S:g} s: another manager holds it, or it is blocked"

@@ -1,7 +1,7 @@
-"""Can this guest go there? The engine's verdict on what two profiles say, without touching a guest or a host.
+"""Can this guest go there? The engine's verdict on two profiles, without touching a guest or a host.
 
-The guest is a profile, a file with a manifest in front, or a bare saved stream; each host is a profile. Whatever a
-source says here the live handshake says too, since `handshake.v2.inventory` and `features` say it in both.
+The guest is a profile, a file with a manifest in front, or a bare saved stream; each host is a profile. The
+verdict is also that of the live handshake, since `handshake.v2.inventory` and `features` compute both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .shapes import Json
 
 @dataclass(frozen=True)
 class HostProfile:
-    """The guest or a host. What its profile doesn't say is in `silent_on`; `listed`: capabilities, machine types."""
+    """The guest or a host. What its profile lacks is in `silent_on`; `listed`: capabilities, machine types."""
 
     name: str
     settings: Settings
@@ -51,9 +51,9 @@ class Answer:
         return tuple(dict.fromkeys(e.hint for e in self.findings if e.severity == "error" and e.hint))
 
 
-def party(word: str) -> HostProfile:
+def party(argument: str) -> HostProfile:
     """FILE or FILE#MACHINE. Raises ProfileError, OSError."""
-    path, _, configuration = word.partition("#")
+    path, _, configuration = argument.partition("#")
     place = Path(path)
     with place.open("rb") as file:
         head = file.read(8)
@@ -76,7 +76,7 @@ def party(word: str) -> HostProfile:
         what for what, value in (("the CPU", entry.cpu), ("CPU features", entry.cpu_features)) if value is None
     )
     return HostProfile(
-        word,
+        argument,
         Settings(version, machine, on),
         tuple(c.name for c in profile.capabilities),
         types,
@@ -86,7 +86,7 @@ def party(word: str) -> HostProfile:
 
 
 def _of_saved(path: Path) -> HostProfile:
-    """A saved guest: its manifest's word, or what the stream alone shows."""
+    """A saved guest: what its manifest states, or what the stream alone shows."""
     try:
         if head := manifest_head(path):
             machine, capabilities, _ = manifest.read(head)
@@ -159,13 +159,13 @@ def _answer(guest: HostProfile, host: HostProfile, wanted: tuple[str, ...], on_m
 
 
 def _without(machine: Machine, silent: tuple[str, ...]) -> Machine:
-    """The CPU left out, so that silence is not taken for a difference."""
+    """The CPU left out, so that a missing value does not count as a difference."""
     machine = replace(machine, cpu="") if "the CPU" in silent else machine
     return replace(machine, cpu_features=()) if "CPU features" in silent else machine
 
 
 def _refused(guest: HostProfile, wanted: tuple[str, ...]) -> list[Error]:
-    """What the guest's own QEMU would say to these capabilities."""
+    """The errors of the guest's own QEMU for these capabilities."""
     errors = _unlisted(guest, guest, wanted)
     transport = "file" if "mapped-ram" in wanted else "tcp"
     asked = replace(guest.settings, capabilities=wanted, transport=transport)

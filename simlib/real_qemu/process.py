@@ -1,4 +1,4 @@
-"""One QEMU process: started, asked over QMP, always stopped."""
+"""One QEMU process: started, queried over QMP, always stopped."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Qemu(Monitor):
         lines = self.log.read_text(errors="replace").splitlines()
         return " | ".join(line.partition(": ")[2] or line for line in lines if line.strip())
 
-    async def _last_words(self) -> str:
+    async def _exit_reason(self) -> str:
         if self.process is not None and self.alive:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.process.wait(), DYING_S)

@@ -1,4 +1,4 @@
-"""What a QEMU binary says of itself and of the machine that its command line makes; what the engine takes as `machine`.
+"""What a QEMU binary reports about itself and its command line's machine; what the engine takes as `machine`.
 
 The devices are read from a stream that the binary really saves, started paused (which devices there are, what they
 sent), and from its own `-dump-vmstate` (what it could send and would accept). Nothing is added from knowledge of QEMU.
@@ -77,7 +77,7 @@ def die_with_us() -> None:
 
 # --- the binary and its monitor -------------------------------------------------------------------------------------
 class Binary:
-    """A binary, and how to ask it. Runs in its own folder, so that no path gets into an answer."""
+    """A binary, and how to query it. Runs in its own folder, so that no path gets into an answer."""
 
     def __init__(
         self, binary: str, data_dirs: Sequence[str], folder: Path, environment: Sequence[tuple[str, str]] = ()
@@ -120,7 +120,7 @@ class Binary:
         return self._dumps[machine_type]
 
     def known(self, machine_type: str) -> Dump:
-        """What its -dump-vmstate says. Raises ProfileError."""
+        """What its -dump-vmstate prints. Raises ProfileError."""
         try:
             return shapes.decoded(self.dump_vmstate(machine_type), Dump)
         except shapes.WRONG as error:
@@ -149,7 +149,7 @@ class Binary:
                 raise ProfileError(f"{self.name}: can't be run: {error.strerror}") from None
             try:
                 connection = self._accepted(listener, process, log)
-                with Monitor(connection, self.name, lambda: _last_words(process, log)) as monitor:
+                with Monitor(connection, self.name, lambda: _exit_reason(process, log)) as monitor:
                     yield monitor
             finally:
                 process.kill()
@@ -185,7 +185,7 @@ class Binary:
             stream.unlink(missing_ok=True)
 
 
-def _last_words(process: subprocess.Popen[bytes], log: Path) -> str:
+def _exit_reason(process: subprocess.Popen[bytes], log: Path) -> str:
     """A colon and why it ended."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(DYING_S)
@@ -194,16 +194,16 @@ def _last_words(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def _why(printed: str) -> str:
-    """The line that says why it ended; hints follow it."""
+    """The line that states why it ended; hints follow it."""
     lines = [line.partition(": ")[2] or line for line in printed.splitlines() if line.strip()]
     return next((line for line in lines if "warning:" not in line), "it ended without a word")
 
 
 class Monitor:
-    """QMP, one question after the other. `last_words` says why its process ended, where somebody knows."""
+    """QMP, one command after the other. `exit_reason` returns why its process ended, where this is known."""
 
-    def __init__(self, connection: socket.socket, name: str, last_words: Callable[[], str] = str) -> None:
-        self.name, self.connection, self.last_words = name, connection, last_words
+    def __init__(self, connection: socket.socket, name: str, exit_reason: Callable[[], str] = str) -> None:
+        self.name, self.connection, self.exit_reason = name, connection, exit_reason
         self.unread = bytearray()  # of the next lines
 
     @classmethod
@@ -270,7 +270,7 @@ class Monitor:
         raise self._ended(command)
 
     def _ended(self, command: str) -> ProfileError:
-        return ProfileError(f"{self.name}: ended before it answered {command}{self.last_words()}")
+        return ProfileError(f"{self.name}: ended before it answered {command}{self.exit_reason()}")
 
     def _line(self, until_s: float) -> bytes:
         """The next line, or nothing when no more comes. Raises OSError, ProfileError."""
@@ -426,7 +426,7 @@ def of_command_line(
 ) -> Json:
     """A profile of the one machine that a command line makes (see `reprofile.harmless`). Raises ProfileError.
 
-    `original` is the monitor of a guest that runs with this command line: what it says of itself goes first.
+    `original` is the monitor of a guest that runs with this command line: its own reports take precedence.
     """
     flags = cpu_flags(binary)
     with binary.running([*arguments, "-S", "-display", "none"]) as monitor:
@@ -461,7 +461,7 @@ def cpu_flags(binary: Binary) -> set[str]:
 
 
 def _differences(original: Monitor, copy: Monitor) -> list[str]:
-    """What a command line doesn't say: devices that came or went while the guest ran."""
+    """What a command line doesn't show: devices that came or went while the guest ran."""
     one, two = (
         {
             p["name"]

@@ -1,7 +1,7 @@
 """A scenario with two real QEMU processes and a proxy between them: `run` takes and gives what the other runners do.
 
-The proxy is the lab's own (`live.proxy`): it holds, reorders, cuts, stalls and swallows what the scenario says, and
-sees every byte. What the sides say of themselves is asked over QMP, as a manager would.
+The proxy is the lab's own (`live.proxy`): it delays, reorders, cuts, stalls and discards as the scenario requires, and
+sees every byte. What the sides report about themselves is queried over QMP, as by a manager.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Run:
         self.tap = Tap(self.trace, lambda: self.now_s)
         self.real = Address("tcp", "")
         self.intruders: list[socket.socket] = []
-        self.said: dict[str, Json] = {"source": {}, "destination": {}}
+        self.status_of: dict[str, Json] = {"source": {}, "destination": {}}
         self.frozen = False
         self.ended_s: float | None = None
         self.timers: list[asyncio.TimerHandle] = []
@@ -100,11 +100,11 @@ class _Run:
 
     # --- before it moves --------------------------------------------------------------------------------------------
     async def _set_up(self) -> Finished | None:
-        """The refusal, where QMP refuses. The guest counts before anybody sets anything."""
+        """The refusal, where QMP refuses. The guest counts before anything is set."""
         await self.source.ask("cont")
         while count(await self.source.memory(BASE, PAGE)) < 2 + (self.span_bytes <= PAGE):
             await asyncio.sleep(LOOK_S)
-        self.said["source"] = {"running": True}
+        self.status_of["source"] = {"running": True}
         for qemu in (self.source,) if self._from_file else (self.source, self.destination):
             try:
                 await self._settings(qemu)
@@ -161,7 +161,7 @@ class _Run:
             if isinstance(fault, Stopping) and fault.before_start:
                 self._stop(fault)
                 if isinstance(fault, Kill) and fault.side == "destination":
-                    self.proxy.close()  # who connects now meets what a dead process leaves: nobody listens
+                    self.proxy.close()  # as after a dead process: a connection finds no listener
         try:
             await self.source.ask("migrate", uri=str(near))
         except Refused as error:
@@ -174,7 +174,7 @@ class _Run:
         self.note("intruder", "say", fault.payload)
         try:
             self.intruders.append(await intrude(self.real, fault.intruder))
-        except ConnectionError as error:  # who listened may have ended; an intruder stops nobody else
+        except ConnectionError as error:  # the listener may have ended; an intruder ends nothing else
             self.note("intruder", "link", f"finds nobody: {error.strerror}")
 
     def _stop(self, fault: Stopping) -> None:
@@ -204,7 +204,11 @@ class _Run:
                 await self._order(*orders.pop(0)[1:])
             if await self._look_at_both():
                 break
-            now = (self.said["source"].get("status"), self.said["destination"].get("status"), self.tap.passed_bytes)
+            now = (
+                self.status_of["source"].get("status"),
+                self.status_of["destination"].get("status"),
+                self.tap.passed_bytes,
+            )
             if (moved, state) != (now[2], now[:2]):
                 moved, state, quiet_s = now[2], now[:2], self.now_s
             if self.now_s > max(quiet_s, planned_s) + QUIET_S:
@@ -218,11 +222,11 @@ class _Run:
             (management.deadline_s, "migrate_cancel", "Cancel"),
             (management.postcopy_at_s, "migrate-start-postcopy", "SwitchToPostcopy"),
         )
-        return sorted((min(at_s, QUIET_S + 2), command, word) for at_s, command, word in times if at_s >= 0)
+        return sorted((min(at_s, QUIET_S + 2), command, text) for at_s, command, text in times if at_s >= 0)
 
-    async def _order(self, command: str, word: str) -> None:
-        self.note("manager", "management", word)
-        with suppress(QemuError):  # a blocked monitor hears nothing; what comes of it is what we watch
+    async def _order(self, command: str, text: str) -> None:
+        self.note("manager", "management", text)
+        with suppress(QemuError):  # a blocked monitor does not answer; the effect is observed
             await self.source.ask(command)
 
     def _due(self, fault: Stopping | Intrusion) -> bool:
@@ -237,16 +241,16 @@ class _Run:
         here = await self.source.status()
         for name, answer in (("source", here), ("destination", there)):
             self._seen(name, str(answer.get("status", "")), str(answer.get("error-desc", "")))
-            self.said[name] = answer or self.said[name]
+            self.status_of[name] = answer or self.status_of[name]
         if here.get("status") in ENDED and self.ended_s is None:
             self.ended_s = self.now_s
         settled = bool(there.get("running")) or not self.destination.alive
         return self.ended_s is not None and (settled or self.now_s > self.ended_s + SETTLE_S)
 
     def _seen(self, side: str, status: str, text: str = "") -> None:
-        if status and status != self.said[side].get("status"):
+        if status and status != self.status_of[side].get("status"):
             self.note(side, "end" if status in ENDED else "state", status + (f": {text}" if text else ""))
-            self.said[side] = {**self.said[side], "status": status}
+            self.status_of[side] = {**self.status_of[side], "status": status}
 
     # --- through a file ---------------------------------------------------------------------------------------------
     async def _save_and_load(self) -> Finished | None:
@@ -264,7 +268,8 @@ class _Run:
             return self._refused("source", error.why)
         await self._until_source_ended()
         saved = (
-            self.said["source"].get("status") not in ("failed", "cancelled") or self.scenario.management.loads_anyway
+            self.status_of["source"].get("status") not in ("failed", "cancelled")
+            or self.scenario.management.loads_anyway
         )
         if saved and link.transport in ("exec-cat", "file"):
             with suppress(QemuError):
@@ -283,12 +288,12 @@ class _Run:
             while orders and self.now_s >= orders[0][0]:
                 await self._order(*orders.pop(0)[1:])
             await self._look_at_both()
-            if state != (state := self.said["source"].get("status")):
+            if state != (state := self.status_of["source"].get("status")):
                 quiet_s = self.now_s
 
     # --- how it ended -----------------------------------------------------------------------------------------------
     async def _row(self, refused: Finished | None) -> Row:
-        here, there = self.said["source"], self.said["destination"]
+        here, there = self.status_of["source"], self.status_of["destination"]
         end = refused or self._end(here)
         now = await self.source.status()
         runs_here = self.source.alive and bool((now or here).get("running"))  # a monitor may be blocked, not its guest
@@ -299,7 +304,7 @@ class _Run:
             "failed": Finished(Status.FAILED, self.destination.stderr),
             "completed": Finished(Status.COMPLETED),
         }.get(status)
-        arrived = runs_there and end is not None and end.status == "completed"  # 11.1 lets nobody look before
+        arrived = runs_there and end is not None and end.status == "completed"  # 11.1 allows no look before
         complete = arrived and await whole(self.destination, self.scenario)
         settings = self.setup.settings(True), self.setup.settings(False)
         asked = as_asked(self.setup, *settings)

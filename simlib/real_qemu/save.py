@@ -28,8 +28,8 @@ NEEDS_AN_ANSWER = ("return-path", "postcopy-ram", "postcopy-preempt", "switchove
 
 
 def save(address: str, path: Path, resume: bool = False) -> Settings:
-    """Save the guest whose monitor is at `address`; it stands still afterwards, unless `resume`. What the manifest
-    says. Raises ProfileError, OSError; then the guest is as it was and no file is left."""
+    """Save the guest whose monitor is at `address`; it stays paused afterwards, unless `resume`. Returns what the
+    manifest states. Raises ProfileError, OSError; then the guest is as it was and no file is left."""
     with Monitor.at(address) as monitor, tempfile.TemporaryDirectory() as folder:
         facts = binary_profile(monitor)
         flags, dump = _of_binary(monitor, Path(folder))
@@ -57,7 +57,7 @@ def save(address: str, path: Path, resume: bool = False) -> Settings:
 
 
 def _of_binary(monitor: Monitor, folder: Path) -> tuple[set[str], Dump]:
-    """What only the binary itself can tell, if it is on this host: CPU features by name, and its -dump-vmstate."""
+    """What only the binary itself can report, if it is on this host: CPU features by name, and its -dump-vmstate."""
     if not monitor.pid:
         return set(), {}
     try:
@@ -76,7 +76,7 @@ def _uri(path: Path, version: str) -> str:
 
 
 def load_uri(path: Path, version: str) -> str:
-    """What -incoming is given to load the file."""
+    """The argument of -incoming that loads the file."""
     if behaviour(version).file_transport:
         return f"file:{path},offset={ROOM_BYTES}"
     return f"exec:tail -c +{ROOM_BYTES + 1} {shlex.quote(str(path))}"
@@ -89,7 +89,7 @@ def _set(monitor: Monitor, capabilities: list[str], state: bool) -> None:
 
 
 def _run(monitor: Monitor, uri: str) -> None:
-    """Until everything is in the file. Cancelled if we are."""
+    """Wait until everything is in the file. Cancelled if we are."""
     monitor.ask("migrate", uri=uri)
     try:
         while True:

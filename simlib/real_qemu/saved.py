@@ -51,14 +51,14 @@ class Section:
 
 @dataclass(slots=True)
 class Saved:
-    """What a file says. `machine_type` is empty without a configuration section."""
+    """What a file contains. `machine_type` is empty without a configuration section."""
 
     size_bytes: int = 0
     starts_at: int = 0
     manifest: Machine | None = None
     manifest_capabilities: tuple[str, ...] = ()
     machine_type: str = ""
-    page_bits: int = 0  # 0: not said, so the architecture's least is meant
+    page_bits: int = 0  # 0: not stated, so the architecture's least is meant
     capabilities: tuple[str, ...] = ()
     uuid: str = ""
     commands: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """The shapes of what comes from outside as JSON: profiles, QMP's answers, the description that ends a stream.
 
 It may come from anywhere and be anything: msgspec reads it strictly (no NaN, no half characters, no bottomless nesting)
-and says at which place it is not as it should be. What these types do not name is let through, or left out.
+and reports the place that is wrong. What these types do not name is let through, or left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WRONG = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
 
 
 def decoded(text: bytes, kind: type[T]) -> T:
-    """JSON of a kind. Raises WRONG, with a text that says where."""
+    """JSON of a kind. Raises WRONG, with a text that names the place."""
     return msgspec.json.decode(text, type=kind)
 
 
@@ -65,7 +65,7 @@ class Configuration(Struct, rename="kebab"):
     devices: Annotated[list[Device], Meta(max_length=4096)]
     vcpus: Few = 0
     cpu: Name | None = None
-    cpu_features: list[Name] | None = None  # not said
+    cpu_features: list[Name] | None = None  # not stated
     uuid: Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")] = ""
     arch: Name = ""
     page_bits: Annotated[int, Meta(ge=10, le=30)] = 12

@@ -1,7 +1,7 @@
 """v2 beside a QEMU that has none: an agent at each host holds the handshake, and carries QEMU's own stream.
 
 The destination QEMU is started with `-S -incoming defer` and nothing else. What was agreed is set through QMP; channels
-that proved who they are go to QEMU in the order in which every version of it takes them for what they are (main, then
+that are authenticated go to QEMU in the order in which every version of it identifies them correctly (main, then
 multifd); the guest is started there with `cont`, and only after GO. The QEMUs see unix sockets, and each other never.
 """
 
@@ -30,9 +30,9 @@ POLL_S = 0.02
 ALIVE_S = 5.0  # a QEMU that has answered nothing for so long is given up
 RESUME_S = 5.0
 DYING_S = 1.0  # from the end of a monitor to the end of its process
-HUNG_UP_S = 2.0  # from its first closed connection to its last word
-ENDED = ("completed", "failed", "cancelled", "postcopy-paused")  # nobody here recovers a paused postcopy
-OWN = (("return-path", True), ("events", True))  # capabilities that an agent needs; nobody's business but its QEMU's
+HUNG_UP_S = 2.0  # from its first closed connection to its last message
+ENDED = ("completed", "failed", "cancelled", "postcopy-paused")  # no agent recovers a paused postcopy
+OWN = (("return-path", True), ("events", True))  # capabilities that an agent needs, of its own QEMU only
 
 
 class RelayChannel:
@@ -76,7 +76,7 @@ class RelayChannel:
             self.agent.hold(self.conn, self.writer)
 
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """From QEMU to the channel, until QEMU says no more."""
+        """From QEMU to the channel, until QEMU sends no more."""
         self.writer = writer
         self._write(self.waiting)
         self.waiting = []
@@ -90,7 +90,7 @@ class RelayChannel:
                 await self.drained.wait()
         self.agent.hung_up_s = self.agent.hung_up_s or self.agent.now_s
         link = self.agent.links.get(self.conn)
-        # Who dies at the source is told on control, by its agent; its streams know their own ends.
+        # What dies at the source is reported on control, by its agent; its streams mark their own ends.
         if link is not None and not link.gone and self.agent.side == "destination":
             link.end()
 
@@ -153,7 +153,7 @@ class Agent(Host):
                 pipe.writer.transport.abort()
 
     async def _set(self, config: tuple[tuple[str, object], ...]) -> None:
-        """Raises QemuError. Every capability that it has is told, so that nothing is left from another attempt."""
+        """Raises QemuError. Every capability that it has is set, so that nothing is left from another attempt."""
         values, known = dict(config), await self.qemu.ask("query-migrate-capabilities")
         states = [{"capability": c["capability"], "state": bool(values.get(c["capability"], False))} for c in known]
         changed = [s for s, c in zip(states, known, strict=True) if s["state"] != c["state"]]
@@ -185,7 +185,7 @@ class Agent(Host):
                 self.note("guest", f"the guest can't be started: {error}")
                 if gone or isinstance(error, Refused):
                     self.feed(i.GuestRunning(str(error)))
-                else:  # it may have heard: nobody here can say whether the guest runs
+                else:  # it may have received it: whether the guest runs is unknown
                     self.close()
                 return
             self.guest.running, self.guest.started_s = True, self.now_s
@@ -210,7 +210,7 @@ class Agent(Host):
         if answer.get("status") == "completed":
             until_s = self.now_s + HUNG_UP_S
             while self.memory_follows and not self.hung_up_s and self.now_s < until_s:
-                await asyncio.sleep(POLL_S)  # 11.1's last word to its source comes after this status
+                await asyncio.sleep(POLL_S)  # 11.1's last message to its source comes after this status
             return ""
         return str(answer.get("error-desc") or answer.get("gone") or f"its migration is {answer.get('status', 'gone')}")
 
@@ -333,9 +333,10 @@ class Agent(Host):
         self.feed(i.GuestMoved(postcopy=True) if self.side == "source" else i.Loaded(postcopy=True))
 
     async def _until_ended(self, events: EventListener) -> Json:
-        """query-migrate of the end; `gone` where nobody answers any more. On the way, of a guest that goes by postcopy:
-        its devices (a destination has them loaded when it no longer waits for a migration: POSTCOPY_RUN under -S)."""
-        heard_s, status, postcopy = self.now_s, "", False
+        """query-migrate of the end; `gone` where QEMU does not answer any more. On the way it reports when a guest
+        under postcopy has moved all but its memory (a destination has loaded the devices when it no longer waits for a
+        migration: POSTCOPY_RUN under -S)."""
+        answered_s, status, postcopy = self.now_s, "", False
         while True:
             answer = await self.qemu.status()
             while not events.empty():
@@ -344,8 +345,8 @@ class Agent(Host):
                 postcopy = False
                 self._postcopy()
             if answer:
-                heard_s = self.now_s
-            elif self.now_s > heard_s + ALIVE_S or self.qemu.gone:
+                answered_s = self.now_s
+            elif self.now_s > answered_s + ALIVE_S or self.qemu.gone:
                 return {"gone": f"{self.qemu.name}: this QEMU is gone"}
             if answer.get("status", "") not in ("", status):
                 status = str(answer["status"])

@@ -1,4 +1,4 @@
-"""What the proxy between two QEMUs sees, as steps of the trace: which connection is which, and v1's words on it."""
+"""What the proxy between two QEMUs sees, as steps of the trace: which connection is which, and v1's messages on it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RETURN_PATH = {
 
 
 class Names(dict[object, str]):
-    """Who connects to the proxy is called by its turn: QEMU opens main, then preempt (machine types up to 7.2), then
-    the multifd channels; which of these is which only the packets on them say, and it makes no difference."""
+    """Connections to the proxy are named by their order: QEMU opens main, then preempt (machine types up to 7.2), then
+    the multifd channels; which of these is which only their packets show, and it makes no difference."""
 
     def __init__(self, order: tuple[str, ...]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Tap:
         self.trace.note(self.now_s(), side, "say", name, text)
 
     def _replies(self, name: str, data: bytes) -> None:
-        """The return path, message by message; on TLS nobody can read it."""
+        """The return path, message by message; under TLS it can't be read."""
         unread = self.heads.get((name, False), b"") + data
         first = self.heads.get((name, True), b"")
         while len(unread) >= 4 and first[:4] == stream.MAGIC:

@@ -2,8 +2,8 @@
 
 It knows pcapng, IPv4 and TCP headers; it knows nothing of migration (`data/wireshark/qemu_migration.lua` does) and
 makes no decision about timing: packets keep the order and the time that they are given. Sequence numbers follow from
-the bytes, and every packet acknowledges all that the other side has sent above it in the file, so a capture shows who
-sent what and when; its acknowledgements say nothing about delay or loss.
+the bytes, and every packet acknowledges all that the other side has sent above it in the file, so a capture shows which
+side sent what and when; its acknowledgements carry no information about delay or loss.
 
     write(Path("run.pcapng"), [Segment(0, 0, True, "syn"), Segment(50_000, 0, False, "syn-ack"), ...], "scenario 12")
 
@@ -37,7 +37,7 @@ _FLAGS = {"syn": _SYN, "syn-ack": _SYN | _ACK, "ack": _ACK, "data": _PSH | _ACK,
 # Maximum segment size and window scale 14 (RFC 7323): without the latter, a long flight looks like a full window.
 _SYN_OPTIONS = bytes((2, 4, 0xFF, 0xD7, 1, 3, 3, 14))
 
-_MAX_DATA = 60_000  # bytes of one packet; IPv4 could say 65,535 with headers
+_MAX_DATA = 60_000  # bytes of one packet; IPv4 allows 65,535 with headers
 _SEQUENCES = 1 << 32
 _WINDOW = 0xFFFF << 14  # bytes unacknowledged, at most: RFC 7323 stops there, since 2^31 ahead looks like behind
 _MAX_WAITING = 100  # packets unacknowledged, at most: Wireshark walks the list of them at each one
@@ -58,7 +58,7 @@ class Segment:
     comment: str = ""  # opt_comment of the packet block
 
     def __post_init__(self) -> None:
-        """Refuse what no packet can say, here where the caller's mistake is still on the stack."""
+        """Refuse what no packet can express; here the caller's mistake is still on the stack."""
         if self.kind not in _FLAGS:
             raise ValueError(f"unknown kind of segment {self.kind!r}; known: {', '.join(_FLAGS)}")
         if self.fill < 0 or ((self.data or self.fill) and self.kind in ("syn", "syn-ack", "ack")):
@@ -76,12 +76,12 @@ class _Side:
     following: int  # sequence number of the next byte; the first one is as good as any
     acknowledged: int
     opened: bool = False
-    waiting: int = 0  # packets sent since the other side last spoke
+    waiting: int = 0  # packets sent since the other side last sent one
 
 
 def open_private(path: Path) -> BinaryIO:
-    """A new file that nobody but its owner can read, from its first byte on. An old one is replaced: writing into it
-    would keep its mode, and show all to whoever has it open. A pipe or a device stays what it is. Raises OSError."""
+    """A new file that only its owner can read, from its first byte on. An old one is replaced: writing into it would
+    keep its mode, and show all to any process that has it open. A pipe or a device is written to. Raises OSError."""
     if path.exists() and not path.is_file():
         return path.open("wb")
     place = Path(os.path.realpath(path))  # a link goes on leading there
@@ -99,13 +99,18 @@ class Capture:
         self.file.write(_file_head(comment))
 
     def add_secrets(self, lines: bytes) -> None:
-        """Part of a TLS key log in NSS format; Wireshark wants it in front of the packets that it opens."""
+        """Write part of a TLS key log in NSS format; Wireshark needs it in front of the packets that it decrypts.
+
+        Raises:
+            ValueError: if the capture is not private.
+            OSError: if it can't be written.
+        """
         if not self.private:
             raise ValueError("TLS secrets go into a private capture only, and others can read this one")
         self.file.write(_block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(lines)) + _padded(lines)))
 
     def add(self, segment: Segment) -> int:
-        """The number of packets that it took."""
+        """Write a segment; returns the number of its packets."""
         sides = self.connections.get(segment.connection)
         if sides is None:
             sides = self.connections[segment.connection] = (
@@ -127,7 +132,19 @@ def segments(packets: Iterable[Packet]) -> Iterator[Segment]:
 
 
 def write(path: Path, segments: Iterable[Segment], comment: str = "", secrets: bytes = b"") -> int:
-    """Write `segments` in their order and return the number of packets; `secrets` is a TLS key log in NSS format."""
+    """Write a whole capture.
+
+    Args:
+        segments: in the order of the file.
+        comment: of the file.
+        secrets: a TLS key log in NSS format; with it, only the owner can read the file.
+
+    Returns:
+        The number of packets.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
     with closing(Capture(path, comment, private=bool(secrets))) as capture:
         if secrets:
             capture.add_secrets(secrets)
@@ -135,7 +152,7 @@ def write(path: Path, segments: Iterable[Segment], comment: str = "", secrets: b
 
 
 def _blocks(segment: Segment, sender: _Side, receiver: _Side) -> Iterator[bytes]:
-    """Yield the packet blocks of `segment`, and the ACKs that TCP must have sent meanwhile and nobody mentioned.
+    """Yield the packet blocks of `segment`, and the ACKs that TCP must have sent meanwhile and that were not recorded.
 
     An "ack" that has nothing new to acknowledge is left out: Wireshark would call it a duplicate, that is, a loss.
     """
@@ -193,8 +210,8 @@ def _packet(sender: _Side, receiver: _Side, flags: int, data: bytes, fill: int) 
     # Stand-in bytes count as zeros, which add nothing to the sum.
     odd = bytes(len(data) % 2)
     tcp_sum = _checksum(addresses + struct.pack("!II", 6, length) + tcp + options + data + odd)
-    # A packet too long for 16 bits says 0, as Linux does since 6.3 (BIG TCP, iph_set_totlen() in include/linux/ip.h):
-    # Wireshark and tcpdump then take the length from the capture file.
+    # A packet too long for 16 bits has the length 0, as on Linux since 6.3 (BIG TCP, iph_set_totlen() in
+    # include/linux/ip.h): Wireshark and tcpdump then take the length from the capture file.
     ip_length = 20 + length if 20 + length <= 0xFFFF else 0
     ip = struct.pack("!BBHHHBB", 0x45, 0, ip_length, 0, 0x4000, 64, 6)  # don't fragment, 64 hops, TCP
     ip_sum = _checksum(ip + addresses)

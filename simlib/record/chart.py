@@ -1,7 +1,7 @@
 """A run as a sequence chart: one self-contained SVG, the same bytes for the same trace.
 
-Time runs downwards, one row an event, with the real time at the left: messages of a millisecond and waits of a minute
-fit on one sheet. What was said and never heard ends in a cross.
+Time runs downwards, one row for each event, with the real time at the left: messages of a millisecond and waits of a
+minute fit on one sheet. A message that never arrives ends in a cross.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ FONT = "font-family='DejaVu Sans, Helvetica, Arial, sans-serif'"
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One row: a message that was said (and when it was heard), or something that happened at one side."""
+    """One row: a message (and when it was received), or something that happened at one side."""
 
     step: Step
-    heard_s: float | None = None
+    received_s: float | None = None
 
 
 def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
-    """The chart. Steps in the middle of a long run are left out, and it says so."""
+    """The chart as SVG. Steps in the middle of a long run are left out, and the chart states their number.
+
+    Args:
+        outcome: the text of the badge, usually one of `outcome.OUTCOMES`; empty: no badge.
+        width: in pixels; the height follows from the number of steps.
+    """
     lines = _lines(trace)
     left_out = len(lines) - LIMIT
     if left_out > 1:
@@ -87,10 +92,10 @@ def sequence_svg(trace: Trace, outcome: str = "", width: int = 900) -> str:
 
 
 def as_html(svg: str, text: str) -> str:
-    """A chart for a notebook's page, never wider than its output area; `text` stands for it where it can't be seen.
+    """A chart for a notebook's page, never wider than its output area; `text` replaces it where it can't be displayed.
 
-    An output of the type image/svg+xml does not do: JupyterLab shows none before somebody trusts the notebook, since
-    SVG can hold scripts, and draws it at its full width, so that the right edge is cut off. An image inside HTML runs
+    An output of the type image/svg+xml does not work: JupyterLab shows none before the notebook is trusted, since SVG
+    can hold scripts, and draws it at its full width, so that the right edge is cut off. An image inside HTML runs
     no scripts and needs no trust, and obeys its own style. A signature (`jupyter trust`) would be of one machine alone,
     in its user's home, and void after the next edit from outside.
     """
@@ -99,38 +104,38 @@ def as_html(svg: str, text: str) -> str:
 
 
 def messages(trace: Trace) -> list[tuple[Step, float | None]]:
-    """What was said, and when the other side heard of it (None: never), for charts whose time is to scale."""
+    """Each message with the time in seconds at which the other side received it (None: never), for charts to scale."""
     return [
-        (line.step, line.heard_s)
+        (line.step, line.received_s)
         for line in _lines(trace)
         if line.step.kind == "say" and not line.step.text.startswith("(")
     ]
 
 
 def _lines(trace: Trace) -> list[_Line]:
-    """Pair what was said with when the other side heard of it; collapse the passes over memory."""
-    heard: dict[tuple[str, str], list[Step]] = {}
+    """Pair each message with the time of its receipt; collapse the passes over memory."""
+    received: dict[tuple[str, str], list[Step]] = {}
     for s in trace.steps:
         if s.kind == "hear":
-            heard.setdefault((s.side, s.connection), []).append(s)
+            received.setdefault((s.side, s.connection), []).append(s)
     lines: list[_Line] = []
     for s in _with_memory(trace):
         if s.kind == "say":
             other = "destination" if s.side == "source" else "source"
             words = {w.strip().split(" ")[0] for w in s.text.split(",")}
-            waiting = heard.get((other, s.connection), [])
+            waiting = received.get((other, s.connection), [])
             known = [h for h in waiting if h.text.split(" ")[0] in words and h.time_s >= s.time_s]
-            heard[(other, s.connection)] = [h for h in waiting if h not in known]
-            heard_s = known[-1].time_s if known else None
+            received[(other, s.connection)] = [h for h in waiting if h not in known]
+            received_s = known[-1].time_s if known else None
             if s.text in ("pages", "SYNC", "PART ram", "END ram", "urgent pages"):
                 if lines and lines[-1].step.text == "guest memory":
                     continue
                 s = Step(s.time_s, s.side, s.kind, "", "guest memory")
                 lines.append(_Line(s, s.time_s))
             elif s.text == "EOF" and lines and lines[-1].step.text == "devices":
-                lines[-1] = _Line(lines[-1].step._replace(text="devices, EOF"), heard_s)
+                lines[-1] = _Line(lines[-1].step._replace(text="devices, EOF"), received_s)
             else:
-                lines.append(_Line(s, heard_s))
+                lines.append(_Line(s, received_s))
         elif s.kind == "end" and lines and lines[-1].step.kind == "state" and s.text.startswith(lines[-1].step.text):
             lines[-1] = _Line(s)
         elif s.kind != "hear":
@@ -139,7 +144,7 @@ def _lines(trace: Trace) -> list[_Line]:
 
 
 def _with_memory(trace: Trace) -> list[Step]:
-    """v2's source says nothing of its passes over memory: the first packet of one stands for them."""
+    """v2's source does not report its passes over memory: the first packet of one stands for them."""
     if any(s.kind == "say" and s.text == "PART ram" for s in trace.steps):
         return trace.steps
     first = next((p.time_s for p in trace.packets if p.from_source and p.fill), None)
@@ -149,15 +154,15 @@ def _with_memory(trace: Trace) -> list[Step]:
 
 
 def _in_order(lines: list[_Line]) -> list[_Line]:
-    """A connection keeps its order: who has heard what came later on it has taken what came before."""
+    """A connection keeps its order: a side that has received a later message has received the earlier ones too."""
     later: dict[tuple[str, str], float] = {}
     ordered = []
     for line in reversed(lines):
         lane = line.step.side, line.step.connection
-        if line.step.kind == "say" and line.heard_s is None and lane in later:
-            line = replace(line, heard_s=later[lane])
-        elif line.heard_s is not None:
-            later[lane] = line.heard_s
+        if line.step.kind == "say" and line.received_s is None and lane in later:
+            line = replace(line, received_s=later[lane])
+        elif line.received_s is not None:
+            later[lane] = line.received_s
         ordered.append(line)
     return ordered[::-1]
 
@@ -177,7 +182,7 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
             f"<circle cx='{x}' cy='{y}' r='4' fill='{colour}'/><text {where} fill='{colour}'{bold}>{_safe(text)}</text>"
         )
     if s.kind == "print":
-        from textwrap import wrap  # here: whoever draws no chart need not wait for it
+        from textwrap import wrap  # here: what draws no chart need not wait for it
 
         lines = [s.text] if len(s.text) <= 46 else wrap(s.text, 54, max_lines=2, placeholder=" …")
         size, first = (11, y + 4) if len(lines) == 1 else (10, y - 2)
@@ -195,7 +200,7 @@ def _drawn(line: _Line, at: dict[str, float], y: float) -> str:
         "intruder": ("end", 0),
     }.get(s.side, ("middle", 0))
     text = f"{s.connection} {s.text}".strip()
-    if s.kind == "say":  # what it thinks stands where there is room for it, between the sides
+    if s.kind == "say":  # a remark stands where there is room for it, between the sides
         anchor, dx, text = ("start", 10, s.text) if s.side == "source" else ("end", -10, s.text)
     where = f"x='{x + dx}' y='{y + 4}' text-anchor='{anchor}'"
     shown = text if len(text) <= 34 else text[:33] + "…"
@@ -216,7 +221,7 @@ def _arrow(line: _Line, at: dict[str, float], y: float) -> str:
         band = f"<rect x='{min(x1, x2)}' y='{y - 1}' width='{abs(x2 - x1)}' height='7'"
         return f"{band} fill='#D55E00' opacity='.35'/>{middle}"
     toward = 1 if x2 > x1 else -1
-    if line.heard_s is None:
+    if line.received_s is None:
         x2 -= toward * 60
         end = f"<path d='M{x2 - 5} {y - 3}l10 10m0 -10l-10 10' stroke='#D55E00' stroke-width='2'/>"
     else:

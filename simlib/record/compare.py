@@ -1,6 +1,6 @@
 """Every scenario under v1 and v2, side by side: the table, a picture of it, a chart and a trace of each run.
 
-Takes the runner as an argument; what it writes is the same whoever ran it.
+Takes the runner as an argument; the output does not depend on which runner it is.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ COLOURS = {
     "misconfigured": "#d35400",
     "corrupted": "#ad1457",
     "split_brain": "#4a148c",
+    "unconfirmed": "#b8860b",
     "uncertain": "#607d8b",
+    "postcopy_paused": "#546e9a",
     "gone": "#212121",
 }
-BADLY = "A run ends badly if it is hung, lost, misconfigured, corrupted or split brain."
+BADLY = "A run ends badly if it is hung, unconfirmed, lost, misconfigured, corrupted or split brain."
 KNOWN = "The source knows the reason if it ends refused or failed with more than an errno."
 VERSIONS_SHOWN = ("7.2", "10.0", "11.1", "mixed")
 MARKS = {outcome: outcome[0].upper() for outcome in COLOURS} | {"migrated": "✓", "uncertain": "?"}
@@ -58,7 +60,7 @@ class Job:
 
 
 def jobs(scenarios: Iterable[Scenario]) -> list[Job]:
-    """v1 under every manager, and what negotiates under one: what that does does not depend on who watches."""
+    """v1 under every manager, and protocols that negotiate under one: their result does not depend on the manager."""
     return [
         Job(s, protocol, version, manager)
         for s in scenarios
@@ -69,7 +71,17 @@ def jobs(scenarios: Iterable[Scenario]) -> list[Job]:
 
 
 def run_all(runner: Runner, work: list[Job], out: Path, seed: int) -> Iterator[Row]:
-    """Run, and write as it goes, so that what was computed is never lost. Raises OSError."""
+    """Run each job and write its results at once, so that no finished run is lost.
+
+    Args:
+        out: the folder for table.csv, charts and traces; made if absent.
+
+    Yields:
+        The row of each run, once it is written.
+
+    Raises:
+        OSError: if a file can't be written.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for folder in ("charts", "traces"):
         (out / folder).mkdir(exist_ok=True)
@@ -94,7 +106,7 @@ def file_name(row: Row) -> str:
 
 
 def finish(rows: list[Row], scenarios: list[Scenario], out: Path, command: str) -> None:
-    """What needs all rows: table.json, the picture, the page."""
+    """Write what needs all rows: table.json, the picture, the page. Raises OSError."""
     table = {"command": command, "columns": COLUMNS, "rows": [r.as_dict() for r in rows]}
     (out / "table.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     (out / "outcomes.svg").write_text(matrix_svg(rows), encoding="utf-8")
@@ -102,7 +114,7 @@ def finish(rows: list[Row], scenarios: list[Scenario], out: Path, command: str) 
 
 
 def pairs(rows: Iterable[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
-    """(scenario, versions, manager) -> protocol -> row; what negotiates stands beside each manager's row of v1."""
+    """(scenario, versions, manager) -> protocol -> row; protocols that negotiate are beside every manager's v1."""
     situations: dict[tuple[str, str, str], dict[str, Row]] = {}
     ordered = [(PROTOCOLS.get(r.protocol).negotiates, r) for r in rows]
     for negotiates, row in sorted(ordered, key=lambda pair: pair[0]):
@@ -118,7 +130,7 @@ def versions(row: Row) -> str:
 
 
 def text_table(rows: list[Row]) -> Iterator[str]:
-    """For a terminal: one line a situation, protocols side by side; below, the detection variants beside v2."""
+    """For a terminal: one line for each situation, protocols side by side; below, the detection variants beside v2."""
     probed = _probed(rows)
     names = _protocols(r for r in rows if r.scenario not in probed)
     heads = [
@@ -174,7 +186,7 @@ def group_names() -> list[str]:
 
 class Counts(NamedTuple):
     """Of the runs under one protocol and manager: how many end badly (`BAD`), how many do not migrate but leave the
-    guest safe (refused or failed), and in how many of these the source knows the reason."""
+    guest safe (refused or failed), and in how many of these the source has received the reason."""
 
     runs: int
     bad: int
@@ -183,8 +195,8 @@ class Counts(NamedTuple):
 
 
 def groups(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by `group_of`. A run whose manager gave false information is in none of them: what
-    comes of that says nothing about the protocol."""
+    """Rows by `group_of`. A run whose manager gave false information is in none of them: its outcome shows nothing
+    about the protocol."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         if not row.lied:
@@ -211,7 +223,7 @@ def summary(rows: list[Row]) -> Iterator[str]:
 
 
 def _outcome_table(by_name: dict[str, list[Row]]) -> Iterator[str]:
-    """One line an outcome, one column a group."""
+    """One line for each outcome, one column for each group."""
     counted = {name: Counter(r.outcome for r in rows) for name, rows in by_name.items()}
     totals = {name: counts(rows) for name, rows in by_name.items()}
 
@@ -256,7 +268,8 @@ def matrix_svg(rows: list[Row]) -> str:
     ]
     for part, x in ((names[:half], 0), (names[half:], wide)):
         parts += _half(part, columns, at, x, top, row_h)
-    return "\n".join([*parts, *_legend(16, height - 40, 2 * wide), "</svg>\n"])
+    occurring = [outcome for outcome in OUTCOMES if outcome in {r.outcome for r in shown}]
+    return "\n".join([*parts, *_legend(occurring, 16, height - 40, 2 * wide), "</svg>\n"])
 
 
 def _half(
@@ -286,10 +299,10 @@ def _square(x: int, y: int, outcome: str, title: str, width: int, height: int) -
     )
 
 
-def _legend(x: int, y: int, right: int) -> Iterator[str]:
-    for outcome in OUTCOMES:
+def _legend(outcomes: Iterable[str], x: int, y: int, right: int) -> Iterator[str]:
+    for outcome in outcomes:
         yield _square(x, y, outcome, outcome, 18, 15)
-        yield f'<text x="{x + 24}" y="{y + 12}">{outcome}</text>'
+        yield f'<text x="{x + 24}" y="{y + 12}">{outcome.replace("_", " ")}</text>'
         x += 50 + 8 * len(outcome)
     assert x < right
 

@@ -50,14 +50,14 @@ class Comparison:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """A row a run, with the columns of `outcome.Row`."""
+        """A row for each run, with the columns of `outcome.Row`."""
         import pandas
 
         return pandas.DataFrame([row.as_dict() for row in self.rows], columns=list(COLUMNS))
 
     @property
     def differences(self) -> pandas.DataFrame:
-        """Of the columns that people look at, those in which the runs differ."""
+        """Protocol, outcome, and the other main columns in which the runs differ."""
         table = self.table[list(SHOWN)]
         differing = [name for name in SHOWN if table[name].nunique(dropna=False) > 1]
         return table[list(dict.fromkeys(["protocol", "outcome", *differing]))]

@@ -1,4 +1,4 @@
-"""How a run ended, in one flat row with the same columns wherever outcomes appear, whoever ran it."""
+"""How a run ended, in one flat row with the same columns wherever outcomes appear, under every runner."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ OUTCOMES = {
     "refused": "the source knows why, the guest runs on, the destination still listens",
     "failed": "the guest runs on; what the source is told is generic or nothing, or the destination is gone",
     "hung": "nothing ended while it was watched",
+    "unconfirmed": "the guest runs at the destination, which has all of it, and the source still waits",
     "lost": "the source says completed and nothing was loaded",
     "misconfigured": "completed, but not as asked, and nobody was told",
     "corrupted": "the guest runs at the destination with wrong memory",
     "split_brain": "the guest runs on both sides",
     "uncertain": "the source doesn't know whether the destination runs the guest, and says so",
+    "postcopy_paused": "the guest runs at the destination without all of its memory, and both sides report it",
     "gone": "the source's process is gone, and the guest with it",
 }
-BAD = ("hung", "lost", "misconfigured", "corrupted", "split_brain")
+BAD = ("hung", "unconfirmed", "lost", "misconfigured", "corrupted", "split_brain")
 
 
 SHUT_1 = "Sibling indicated error"  # a destination that failed, on the return path (from 9.1 on)
@@ -53,8 +55,8 @@ class Row:
 
     @property
     def reason_reported(self) -> bool:
-        """Whether the source is told more than that something broke: a code, a refusal by QMP, or words of its own that
-        are more than an errno. v1's "Sibling indicated error 1" is none: it says that the destination knows."""
+        """Whether the source receives more than the fact of an error: a code, a refusal by QMP, or a text that is more
+        than an errno. v1's "Sibling indicated error 1" is none: it only states that the destination knows."""
         specific = self.reason_at_source == "specific" and not self.source_text.startswith(SHUT_1)
         return bool(self.error_codes) or self.source_status == "rejected" or specific
 
@@ -67,7 +69,7 @@ COLUMNS = tuple(f.name for f in fields(Row))
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What both sides were at the end, as far as anybody who looks at both can see."""
+    """The state of both sides at the end, as far as an observer of both can see it."""
 
     source: Finished | None
     destination: Finished | None
@@ -80,7 +82,7 @@ class Facts:
 
 
 def classify(facts: Facts) -> str:
-    """The outcome, from what both sides were at the end."""
+    """The outcome, one of `OUTCOMES`, from the state of both sides at the end."""
     source = facts.source
     if facts.source_runs and facts.destination_runs:
         return "split_brain"
@@ -88,9 +90,10 @@ def classify(facts: Facts) -> str:
         whole = facts.destination is not None and facts.destination.status == "completed"
         return _arrived(facts) if facts.destination_runs and whole else "gone"
     if source is None:
-        return "hung"
-    if source.status == "uncertain":
-        return "uncertain"
+        whole = facts.destination is not None and facts.destination.status == "completed"
+        return "unconfirmed" if facts.destination_runs and whole else "hung"
+    if source.status in ("uncertain", "postcopy-paused"):
+        return source.status.replace("-", "_")
     if source.status == "completed":
         return _arrived(facts) if facts.destination_runs else "lost"
     if facts.destination_runs:
@@ -112,6 +115,6 @@ def guest_at(facts: Facts) -> str:
         return "both"
     if facts.source_runs or facts.destination_runs:
         return "source" if facts.source_runs else "destination"
-    # a source that said completed is thrown away by who trusts it; any other paused guest can be resumed
+    # a manager that trusts the source throws away one that reported completed; any other paused guest can be resumed
     thrown_away = facts.source is not None and facts.source.status == "completed"
     return "nowhere" if thrown_away or facts.source_dead else "paused"

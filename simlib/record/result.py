@@ -25,7 +25,7 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """How it ended: a word of `record.outcome.OUTCOMES`."""
+        """How it ended: one of `record.outcome.OUTCOMES`."""
         return self.row.outcome
 
     @property
@@ -37,7 +37,7 @@ class Result:
 
     @property
     def messages(self) -> pandas.DataFrame:
-        """Of the steps, what was said: the messages of both sides by name, in order."""
+        """The steps that send a message: the messages of both sides by name, in order."""
         return self.steps[self.steps.kind == "say"].drop(columns="kind").reset_index(drop=True)
 
     @property
@@ -78,7 +78,7 @@ class Result:
         return f"{self.trace}\n{self.row.outcome}, the guest is at: {self.row.guest_at}"
 
     def _repr_svg_(self) -> str:
-        """The run's sequence chart, for whoever takes pictures out of a notebook."""
+        """The run's sequence chart, for tools that take pictures out of a notebook."""
         from .chart import sequence_svg  # not needed by most runs
 
         return sequence_svg(self.trace, self.row.outcome)

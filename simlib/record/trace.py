@@ -1,4 +1,4 @@
-"""What a run tells: every step in one list with one clock, and what can be made of it."""
+"""What a run reports: every step in one list with one clock, and what can be made of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Trace:
         self.steps.append(tuple.__new__(Step, (time_s, side, kind, connection, text)))  # half the time of Step()
 
     def keep(self, packet: Packet) -> None:
-        """What a real link carried."""
+        """Add a packet that a real link carried."""
         self.packets.append(packet)
 
     def keep_secret(self, line: bytes) -> None:
@@ -60,8 +60,8 @@ class Trace:
         return f"{step.time_s * 1e3:12.3f} ms  {step.side:<11} {word}{step.text}{place}"
 
     def story(self) -> tuple[tuple[str, ...], ...]:
-        """What was said and heard on each connection, and how each side went: the same for the same events whatever
-        the clock says and whoever ran it."""
+        """The messages sent and received on each connection, and the states of each side: equal for equal events,
+        whatever the clock and the runner."""
         events: dict[str, list[str]] = {}
         for s in self.steps:
             if s.kind in ("say", "hear"):
@@ -71,7 +71,7 @@ class Trace:
         return tuple((name, *lines) for name, lines in sorted(events.items()))
 
     def digest(self) -> str:
-        """Of the steps with times in whole nanoseconds: equal for equal runs, on any machine."""
+        """SHA-256 of the steps with times in whole nanoseconds: equal for equal runs, on any machine."""
         digest = hashlib.sha256()
         for at in range(0, len(self.steps), 500):  # one text of all would not fit the processor's cache
             some = self.steps[at : at + 500]
@@ -80,7 +80,7 @@ class Trace:
         return digest.hexdigest()
 
     def rows(self) -> list[dict[str, object]]:
-        """One row a step, for a table."""
+        """One row for each step, for a table."""
         return [
             {"time_s": s.time_s, "side": s.side, "kind": s.kind, "connection": s.connection, "text": s.text}
             for s in self.steps

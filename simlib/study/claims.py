@@ -1,7 +1,7 @@
-"""The claims of June 2023, each decided by its experiment: a verdict, the numbers it rests on, the command to doubt it.
+"""The claims of June 2023, each decided by its experiment: a verdict, the numbers it rests on, the command to check it.
 
-Nothing here is typed in: a verdict is computed from runs (the runner is an argument), from searches of every order of
-events, from frozen vectors. What only real QEMU could decide is told as open beside it.
+No verdict is written by hand: each is computed from runs (the runner is an argument), from searches of every order of
+events, and from frozen vectors. What only real QEMU could decide is listed as still open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEGIN, END = "<!-- claims: written by `make claims` -->", "<!-- end of claims --
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a claim. `numbers`: sentences with what was counted; `still_open`: what was not."""
+    """The result of a claim's experiment. `numbers`: sentences with what was counted; `still_open`: what was not."""
 
     verdict: str
     exception: str
@@ -36,7 +36,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim, who made it, and the experiment that decides it."""
+    """A claim, its author (`who`), and the experiment that decides it."""
 
     name: str
     who: str
@@ -45,7 +45,13 @@ class Claim:
 
 
 class ExperimentContext:
-    """What an experiment may use: a runner, a size, and the rows of all scenarios, which are run once."""
+    """What an experiment may use: a runner, a size, and the rows of all scenarios, which are run once.
+
+    Args:
+        run: the runner.
+        full: larger grids, more channels, more runs.
+        seed: of the runs that `row`, `rows` and `of` start.
+    """
 
     def __init__(self, run: Runner, full: bool = False, seed: int = 1) -> None:
         self.run, self.full, self.seed = run, full, seed
@@ -55,7 +61,7 @@ class ExperimentContext:
         return self.run(scenario, protocol=protocol, version=version, manager=manager, seed=self.seed).row
 
     def rows(self, scenario: Scenario, protocol: str) -> list[Row]:
-        """All versions and managers of a scenario that stands in the library, under one protocol."""
+        """The rows of a scenario of the library under one protocol: all its versions and managers."""
         key = scenario.name, protocol
         if key not in self._rows:
             self._rows[key] = [
@@ -72,12 +78,21 @@ class ExperimentContext:
 
 
 def bad(rows: Iterable[Row]) -> list[Row]:
-    """Those that hang, lose, corrupt or are misconfigured, though nobody lied."""
+    """The rows whose outcome is in `BAD`, without those whose manager gave false information."""
     return [r for r in rows if r.outcome in BAD and not r.lied]
 
 
 def decide(run: Runner, claims: Mapping[str, Claim], full: bool = False) -> Iterator[tuple[Claim, Verdict]]:
-    """Every claim in turn."""
+    """Run the experiment of each claim, one after the other.
+
+    Args:
+        run: the runner of the experiments.
+        claims: the claims by name.
+        full: larger grids, more channels, more runs.
+
+    Yields:
+        Each claim with its verdict, in the order of `claims`.
+    """
     lab = ExperimentContext(run, full)
     for claim in claims.values():
         yield claim, claim.decide(lab)
@@ -129,7 +144,7 @@ def as_page(decided: Iterable[tuple[Claim, Verdict]]) -> str:
 
 
 def as_summary(decided: Iterable[tuple[Claim, Verdict]]) -> str:
-    """One line a claim, as Markdown between markers."""
+    """One line for each claim, as Markdown between markers."""
     rows = [BEGIN, "| claim of 2023 | verdict |", "|---|---|"]
     rows += [_row(f"{claim.text} ({claim.who})", _emphasised(verdict)) for claim, verdict in decided]
     return "\n".join([*rows, END])

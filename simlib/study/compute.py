@@ -15,13 +15,28 @@ from .store import StoreError
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with what is to be said."""
+    """Ctrl-C, with the message to print."""
 
 
 def computed(
     run: Runner, design: Design, out: Path, command: str, *, workers: int = 0, cluster: str = ""
 ) -> int | None:
-    """Run what a sweep's file lacks, with progress; how many rows it has, None if all were there. Raises StoreError."""
+    """Run what a sweep's file lacks, with progress on stderr.
+
+    Args:
+        out: the Parquet file; while it is incomplete, a log of the finished rows is beside it.
+        command: the command line, stored in the file's metadata.
+        workers: processes; 0: one for each processor.
+        cluster: address of a Dask scheduler, used instead of processes.
+
+    Returns:
+        The number of rows of the file; None if it was complete already.
+
+    Raises:
+        StoreError: if a library or the cluster is missing, a worker dies, the disk is full, or the file or its log
+            is damaged or belongs to another sweep.
+        Interrupted: after Ctrl-C; the finished rows are kept.
+    """
     try:
         import pyarrow  # noqa: F401  # now, not after hours of runs
     except ModuleNotFoundError:

@@ -1,7 +1,8 @@
 """What a handshake costs where all is well, and what it saves where it is not: v1 beside v2, run by run.
 
-A run is *wasted* where the two sides do not fit: whatever moved by the time somebody says so, moved for nothing. The
-source *knows* when it is told that it failed; one that is told nothing, or `completed` over a lost guest, never knows.
+A run is *wasted* where the two sides do not fit: whatever moved before the mismatch is reported, moved for nothing. The
+source *knows* when the failure is reported to it; a source that receives no report, or that is `completed` although
+the guest is lost, never knows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ def _side(channels: int) -> Side:
 
 
 def prices(run: Runner, rtts_ms: Iterable[float], channels: Iterable[int], version: str = "10.0") -> pandas.DataFrame:
-    """Both sides alike: round trips and time to the first guest byte (v2: READY), what was said by then, downtime."""
+    """What a handshake costs between two equal sides.
+
+    Args:
+        rtts_ms: round trips of the link, in ms.
+        channels: numbers of multifd channels; 0: without multifd.
+
+    Returns:
+        A row for each protocol, round trip and number of channels: round trips and seconds (`ready_s`) to the first
+        guest byte (v2: READY), bytes that both sides sent before it (`said_bytes`), downtime in seconds.
+    """
     many = list(channels)
     rows = []
     for rtt_ms in rtts_ms:
@@ -39,14 +49,16 @@ def prices(run: Runner, rtts_ms: Iterable[float], channels: Iterable[int], versi
             for protocol in BOTH:
                 result = run(base, protocol=protocol, version=version, seed=1)
                 first_s = result.row.time_to_first_guest_byte_s or NEVER
-                said = sum(len(p.data) for p in result.trace.packets if p.time_s < first_s)
-                rows.append((protocol, rtt_ms, number, result.row.round_trips, first_s, said, result.row.downtime_s))
+                sent_bytes = sum(len(p.data) for p in result.trace.packets if p.time_s < first_s)
+                rows.append(
+                    (protocol, rtt_ms, number, result.row.round_trips, first_s, sent_bytes, result.row.downtime_s)
+                )
     columns = ["protocol", "rtt_ms", "channels", "round_trips", "ready_s", "said_bytes", "downtime_s"]
     return pandas.DataFrame(rows, columns=columns)
 
 
 def side_by_side(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A row a round trip and number of channels; v1 and v2 beside each other."""
+    """A row for each round trip and number of channels, v1 and v2 side by side; times in ms."""
     scaled = table.assign(ready_ms=table.ready_s * 1e3, downtime_ms=table.downtime_s * 1e3)
     wide = scaled.pivot(
         index=["rtt_ms", "channels"],
@@ -57,7 +69,7 @@ def side_by_side(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def mismatches(run: Runner, version: str = "10.0") -> list[Scenario]:
-    """The library's pairs that do not fit, and nothing else is wrong: v2 refuses, and v1 neither refuses nor moves."""
+    """The library's scenarios in which only the two sides do not fit: v2 refuses, v1 neither refuses nor migrates."""
     scenarios = []
     for scenario in load_all():
         if scenario.faults or scenario.management.lies or scenario.link.transport != "tcp":
@@ -71,19 +83,27 @@ def mismatches(run: Runner, version: str = "10.0") -> list[Scenario]:
 
 
 def knows_s(row: Row) -> float:
-    """When the source knew that it would not work; never, if nobody told it."""
+    """Seconds from the start until the source knows that the migration failed; NEVER if this is not reported to it."""
     return row.time_to_outcome_s if row.outcome in KNOWN and row.time_to_outcome_s is not None else NEVER
 
 
 def moved_bytes(row: Row) -> float:
-    """Of the guest, by the time the source knew: what a connection that broke under it never took is not counted."""
+    """Guest bytes moved by the time the source knew; bytes that a broken connection never carried are not counted."""
     return min(float(row.guest_bytes_sent), knows_s(row) * RATE_MIB_S * (1 << 20))
 
 
 def savings(
     run: Runner, scenarios: Iterable[Scenario], sizes_mib: Sequence[float], version: str = "10.0"
 ) -> pandas.DataFrame:
-    """Each mismatch at each size of the guest: when the source knew, and how much had moved by then."""
+    """Each mismatch at each size of the guest.
+
+    Args:
+        sizes_mib: guest memory, in MiB.
+
+    Returns:
+        A row for each scenario, size and protocol: the outcome, the seconds until the source knew (`knows_s`), and
+        the guest bytes moved by then (`wasted_bytes`).
+    """
     rows = []
     for scenario in scenarios:
         for size_mib in sizes_mib:
@@ -97,8 +117,8 @@ def savings(
 
 
 def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
-    """Every run of the library that does not migrate as asked, where both protocols play it and a source is left: when
-    that knew."""
+    """When the source knew (`knows_s`, seconds): every run of the library that does not migrate as asked, if both
+    protocols play it and a source is left."""
     shared = [s for s in load_all() if {*BOTH} == {*s.protocols} and not s.management.lies]
     rows: list[tuple[str, str, str, float]] = []
     for job in jobs(shared):
@@ -109,7 +129,7 @@ def endings(run: Runner, seed: int = 1) -> pandas.DataFrame:
 
 
 def channels(run: Runner, counts: Sequence[int], ram_mib: float = 12_000.0) -> pandas.DataFrame:
-    """How long a guest takes over a link of RATE_MIB_S, in seconds, by protocol and number of multifd channels."""
+    """Seconds that a guest takes over a link of RATE_MIB_S, by protocol and number of multifd channels."""
     table = {}
     for protocol in BOTH:
         for count in counts:

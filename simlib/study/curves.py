@@ -27,7 +27,17 @@ JITTER = 0.1  # of the round trip, as the scale of each way's jitter
 
 
 def grid(lab: ExperimentContext, timeouts_s: Sequence[float], rtts_s: Sequence[float], runs: int) -> pandas.DataFrame:
-    """Both sides are new. In what share (c) does not find v2, and (a) fails, loses or doubles a guest."""
+    """How often detection errs between two new sides.
+
+    Args:
+        timeouts_s: timeouts of the detection, in seconds.
+        rtts_s: round trips, in seconds.
+        runs: simulated runs of each variant for each pair of them.
+
+    Returns:
+        A row for each pair: the share of runs in which (c) does not find v2 (`missed`), and in which (a) fails, loses
+        or doubles a guest (`harmed`).
+    """
     rows = []
     for timeout_s in timeouts_s:
         for rtt_s in rtts_s:
@@ -50,14 +60,14 @@ def grid(lab: ExperimentContext, timeouts_s: Sequence[float], rtts_s: Sequence[f
 
 
 def limit(rtts_s: Sequence[float], error: float = 1e-6) -> pandas.DataFrame:
-    """The timeout that errs so seldom, on the paths of `grid`."""
+    """The timeout in seconds that errs with probability `error`, on the paths of `grid`."""
     legs = [lognormal(rtt_s * JITTER, 1.0, rtt_s * 0.4) for rtt_s in rtts_s]
     timeouts_s = [inverse(there_and_back(leg, leg), error) for leg in legs]
     return pandas.DataFrame({"rtt_s": list(rtts_s), "timeout_s": timeouts_s})
 
 
 def by_path(timeouts_s: Iterable[float], paths: Iterable[Kind] = ()) -> pandas.DataFrame:
-    """The closed form of each kind of path."""
+    """The share that each timeout misses, by the closed form of each kind of path (all kinds if none is given)."""
     rows = []
     for kind in paths or kinds():
         survival = kind.round_trip()
@@ -66,7 +76,7 @@ def by_path(timeouts_s: Iterable[float], paths: Iterable[Kind] = ()) -> pandas.D
 
 
 def by_runs(lab: ExperimentContext, names: Iterable[str], timeouts_s: Iterable[float], runs: int) -> pandas.DataFrame:
-    """The same, counted in the world, with Wilson's intervals."""
+    """The same, counted in the world over `runs` runs each, with Wilson's intervals; only where some run misses."""
     rows = []
     for kind in kinds():
         if kind.name in names:
@@ -78,7 +88,7 @@ def by_runs(lab: ExperimentContext, names: Iterable[str], timeouts_s: Iterable[f
 
 
 def by_loss(timeouts_s: Sequence[float]) -> pandas.DataFrame:
-    """An answer that is lost comes again after 0.2, 0.4, 0.8 s ...: independent losses, and outages of some length."""
+    """The same where a lost answer is sent again after 0.2, 0.4, 0.8 s ...: independent losses, and outages."""
     leg = lognormal(0.001, 0.5, 0.005)
     there = there_and_back(leg, leg)
     sent_s = attempts(0.2, 2, 14)
@@ -106,7 +116,7 @@ def tails() -> pandas.DataFrame:
 
 
 def needed() -> pandas.DataFrame:
-    """By kind of path: what one second misses, the timeout for one error in a million, in round trips."""
+    """By kind of path: the share that one second misses, and the timeout for one error in a million."""
     rows = []
     for kind in kinds():
         timeout_s, median_s = needed_timeout_s(kind), needed_timeout_s(kind, 0.5)
@@ -116,7 +126,7 @@ def needed() -> pandas.DataFrame:
 
 
 def peers(lab: ExperimentContext) -> Iterator[tuple[str, str, bool]]:
-    """Every variant with every peer over the grid of P5-strong: whether it came out right."""
+    """(variant, peer, whether detection was right) for each cell of the grid of P5-strong."""
     for cell in cells(lab, variants()):
         yield f"({cell.variant})", cell.peer, not cell.fault
 

@@ -1,4 +1,4 @@
-"""A sweep as its TOML file says it: a base scenario, points, protocols, versions, repetitions. No runner, no pandas.
+"""A sweep as in its TOML file: a base scenario, points, protocols, versions, repetitions. No runner, no pandas.
 
     title = "Detection over paths of many kinds"
     scenario = "detect_new_and_new"        # a name that `simlib list` shows, or a file beside this one
@@ -13,7 +13,7 @@
 
 Points come from `[grid]`, from `[[point]]` (explicit ones), and from `[sample]` (Latin hypercube or Sobol); given
 together, every combination is run. A run's seed follows from the sweep's seed, the point's values and the repetition,
-so that protocols meet the same luck, and a point added elsewhere changes no other.
+so that all protocols meet the same random draws, and a point added elsewhere changes no other.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Design:
             start += last - repetition
 
     def description(self) -> dict[str, object]:
-        """All that decides the rows, as JSON values; its digest tells one sweep from another."""
+        """All that decides the rows, as JSON values; its digest identifies the sweep."""
         return {
             "title": self.title,
             "scenario": self.base.name,
@@ -133,7 +133,13 @@ class Design:
 
 
 def derived_seeds(seed: int, values: Values, repetitions: Iterable[int]) -> Iterator[int]:
-    """The seeds of one point's runs; 53 bits, so that every tool reads them back as they are."""
+    """The seeds of one point's runs; 53 bits, so that every tool reads them back exactly.
+
+    Args:
+        seed: the sweep's seed.
+        values: what the point changes, as (key, value).
+        repetitions: the numbers of the runs.
+    """
     point = hashlib.blake2b(f"{seed} {json.dumps(dict(values), sort_keys=True)} ".encode(), digest_size=8)
     for repetition in repetitions:
         digest = point.copy()
@@ -142,7 +148,7 @@ def derived_seeds(seed: int, values: Values, repetitions: Iterable[int]) -> Iter
 
 
 def applied(base: Scenario, values: Values, file: str) -> Scenario:
-    """The scenario of a point. Raises ScenarioError."""
+    """The scenario of a point; errors begin with `file`. Raises ScenarioError."""
     for path, value in values:
         base = with_key(base, path, value, file)
     return base
@@ -202,7 +208,17 @@ def designed(
     seed: int,
     runner: str,
 ) -> Design:
-    """A sweep over every combination of some values, as Python asks for it. Raises ScenarioError."""
+    """A sweep over every combination of some values, made in Python.
+
+    Args:
+        over: keys as in files, such as "link.delay-ms", each with its values in the key's unit.
+        repetitions: runs of each combination under each protocol, version and manager.
+        seed: the sweep's seed, from which the runs' seeds follow.
+        runner: the runner's name.
+
+    Raises:
+        ScenarioError: for an unknown key, a wrong value, or too many points or runs.
+    """
     path = Path("the sweep")
     for key, values in over.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
@@ -325,9 +341,9 @@ def _whole(table: Table, key: str, default: int, least: int, path: Path) -> int:
 
 # --- the rows -------------------------------------------------------------------------------------------------------
 OURS = ("run", "point", "repetition")
-TOLD = tuple(f.name for f in fields(Row))
+ROW_FIELDS = tuple(f.name for f in fields(Row))
 
 
 def columns(design: Design) -> tuple[str, ...]:
     """A row's columns: where in the sweep, the point's values, the outcome's columns, the error if there was one."""
-    return (*OURS, *design.parameters, *TOLD, "error")
+    return (*OURS, *design.parameters, *ROW_FIELDS, "error")

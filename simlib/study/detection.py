@@ -51,7 +51,7 @@ class Cell:
 
 
 def variants() -> list[str]:
-    """Every protocol that finds out by itself what its peer speaks."""
+    """Every protocol that detects what its peer speaks."""
     return [name for name in PROTOCOLS if PROTOCOLS.get(name).probes]
 
 
@@ -89,7 +89,7 @@ def cells(lab: ExperimentContext, chosen: Iterable[str]) -> Iterator[Cell]:
 
 
 def detects_itself(lab: ExperimentContext) -> Verdict:
-    """Every way to detect, over the grid: whether one that has a timer is clean everywhere."""
+    """Every detection variant over the grid: whether one with a timer makes no error in any cell."""
     grid = list(cells(lab, variants()))
     summaries, clean = [], []
     for variant in variants():
@@ -120,7 +120,7 @@ def detects_itself(lab: ExperimentContext) -> Verdict:
 
 # --- D1 -------------------------------------------------------------------------------------------------------------
 def no_destination_to_ask(lab: ExperimentContext) -> Verdict:
-    """Save here, load there: what a manifest refuses before a page is read, against what the live handshake says."""
+    """Save here, load there: what a manifest refuses before a page is read, against the live handshake's verdict."""
     names = (
         "pc-i440fx-7.2",
         "pc-q35-7.2",
@@ -172,7 +172,7 @@ class Kind:
 
 
 def kinds(base_s: float = 0.005) -> tuple[Kind, ...]:
-    """From a quiet network to one whose delays have no mean: 5 ms and a jitter of scale 1 ms each way."""
+    """From a quiet network to one whose delays have no mean: `base_s` and a jitter of scale 1 ms each way."""
     scale_s = 0.001
 
     def kind(name: str, law: str, shape: float, leg: Survival) -> Kind:
@@ -186,12 +186,21 @@ def kinds(base_s: float = 0.005) -> tuple[Kind, ...]:
 
 
 def needed_timeout_s(kind: Kind, error: float = 1e-6) -> float:
-    """The shortest timeout that misses so seldom."""
+    """The shortest timeout, in seconds, that misses with probability `error`."""
     return inverse(kind.round_trip(), error)
 
 
 def missed(lab: ExperimentContext, kind: Kind, timeout_s: float, runs: int) -> int:
-    """How many of so many runs of the real sides take a new destination for an old one."""
+    """How often a timeout misses, counted in the world.
+
+    Args:
+        kind: the kind of path.
+        timeout_s: the timeout of the detection, in seconds.
+        runs: runs of the real endpoints.
+
+    Returns:
+        The number of runs that take a new destination for an old one.
+    """
     base = find("detect_new_and_new").vary(
         link=kind.law, detect_timeout_s=timeout_s, guest__ram_mib=1.0, management__observe_s=timeout_s + 0.5
     )
@@ -202,7 +211,7 @@ def missed(lab: ExperimentContext, kind: Kind, timeout_s: float, runs: int) -> i
     return count
 
 
-def _told_s(seconds: float) -> str:
+def _duration_text(seconds: float) -> str:
     for unit, size, least in (("h", 3600, 2), ("min", 60, 2), ("s", 1, 0.1)):
         if seconds >= size * least:
             return f"{seconds / size:.3g} {unit}"
@@ -227,7 +236,7 @@ def needs_a_timeout(lab: ExperimentContext) -> Verdict:
         f"; {sum(p.decides == 'waits for ever' for p in waits)} of the {len(waits)} without a timer wait for ever on "
         "the pipe",
         "the timeout that errs once in 10^6 where each way takes 5 ms and a jitter of scale 1 ms: "
-        + ", ".join(f"{name}: {_told_s(s)}" for name, s in needed.items()),
+        + ", ".join(f"{name}: {_duration_text(s)}" for name, s in needed.items()),
         f"a pipe that answers nothing costs the whole timeout every time ({cost_s:.3g} of 5 s)",
         f"in the world {hits} of {runs} runs miss at 30 ms on lognormal, sigma 2 (closed form {expected * runs:.0f})",
         f"on a path that answers, with no timer, an old and a new destination are taken for: {able}",
@@ -261,11 +270,11 @@ def told_by_the_manager(lab: ExperimentContext) -> Verdict:
             for new in (True, False):
                 there = Side(accept=accept, knows_v2=new)
                 if not new and not there.accepts_stream_alone:
-                    continue  # the command of an old binary takes no such word
+                    continue  # an old binary's command does not have this option
                 at = Scenario(name="d3", title="d3", destination=there).vary(guest__ram_mib=8.0)
                 for version in ("7.2", "10.0", "11.1") if lab.full else ("7.2", "10.0"):
                     if (source, accept) == BOTH:
-                        continue  # a scenario can't say that: its manager sets both sides to v1
+                        continue  # no scenario can express that: its manager sets both sides to v1
                     row = lab.row(at, source, version)
                     fits = accept in (source, "v2-or-v1")
                     right += [row] if fits else []

@@ -153,7 +153,7 @@ class _UnversionedDestination(Destination):
 
 
 def no_version_string(lab: ExperimentContext) -> Verdict:
-    """All pairs of versions and all scenarios of skew, with the peer's version string told and hidden."""
+    """All pairs of versions and all scenarios of skew, with the peer's version string visible and hidden."""
     pairs = [f"{a}>{b}" for a in VERSIONS for b in VERSIONS]
     chosen = [s for s in load_all() if {"P3", "P6", "P7"} & set(s.claims) and s.covers("v2")]
     runs = [(find("matched"), p) for p in pairs] + [(s, v) for s in chosen for v in s.versions]
@@ -253,8 +253,8 @@ def newer_destination_understands(lab: ExperimentContext) -> Verdict:
 
 # --- P4 -------------------------------------------------------------------------------------------------------------
 def fails_with_a_reason(lab: ExperimentContext) -> Verdict:
-    """Every scenario that does not migrate: whether the source is told why, when, and at what cost."""
-    ended = ("migrated", "gone")  # a source that is gone can be told nothing
+    """Every scenario that does not migrate: whether the source receives the reason, when, and at what cost."""
+    ended = ("migrated", "gone")  # a source that is gone can receive nothing
     ours = [r for r in lab.of("v2") if r.outcome not in ended and not r.lied]
     today = [r for r in lab.of("v1") if r.outcome not in ended and not r.lied and r.manager == USUAL_MANAGER]
     explained = [r for r in ours if r.reason_reported]
@@ -296,18 +296,19 @@ def early_checks(lab: ExperimentContext) -> Verdict:
         for row in lab.rows(scenario, "v1"):
             version = f"{row.source_version}>{row.destination_version}"
             sides = (scenario.settings(True, row.source_version), scenario.settings(False, row.destination_version))
-            said = inventory.verdict(inventory.compare(sides[0].machine, sides[1].machine))
-            if row.manager != USUAL_MANAGER or (said == "yes" and not scenario.guest.post_load_error):
-                continue  # whatever is wrong there is no matter of the machines
-            moves[said].append(row.outcome == "migrated")
-            if said == "no" and row.outcome == "migrated":
+            verdict = inventory.verdict(inventory.compare(sides[0].machine, sides[1].machine))
+            if row.manager != USUAL_MANAGER or (verdict == "yes" and not scenario.guest.post_load_error):
+                continue  # what is wrong there does not concern the machines
+            moves[verdict].append(row.outcome == "migrated")
+            if verdict == "no" and row.outcome == "migrated":
                 wrong.add(scenario.name)
             if lab.row(scenario, "v2", version).outcome == "failed":
                 late.add(scenario.name)
     failing = sum(not m for migrated in moves.values() for m in migrated)
     right = moves["no"].count(False)
     by_verdict = "; ".join(
-        f"{said}: {len(migrated)}, of which {migrated.count(True)} migrate under v1" for said, migrated in moves.items()
+        f"{verdict}: {len(migrated)}, of which {migrated.count(True)} migrate under v1"
+        for verdict, migrated in moves.items()
     )
     numbers = (
         f"pairs of machines that differ, by verdict: {by_verdict}",

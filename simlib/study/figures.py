@@ -25,11 +25,11 @@ MARKERS = dict(zip(BOTH, ("s", "o"), strict=True))
 LABELS = dict(zip(BOTH, ("v1, today", "v2, handshake"), strict=True))
 COLORS = {name: PROTOCOLS.get(name).color for name in BOTH}
 GIB, NEVER = 1 << 30, float("inf")
-DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))  # told apart without colour
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))  # distinct without colour
 
 
 class Picture(SVG):
-    """A figure as a notebook shows it, no wider than its page. Its name stands for it where it can't be seen."""
+    """A figure as a notebook shows it, no wider than its page. Its name replaces it where it can't be displayed."""
 
     name = ""
 
@@ -58,7 +58,13 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
 
 
 def heat_maps(table: pandas.DataFrame, panels: Sequence[tuple[str, str]], limit: pandas.DataFrame | None = None) -> SVG:
-    """Timeout against round trip, a panel a column of `table` (shares from 0 to 1); `limit`: a line over all panels."""
+    """Timeout against round trip, one panel for each column of shares.
+
+    Args:
+        table: columns `timeout_s`, `rtt_s` (seconds), and shares from 0 to 1.
+        panels: (column, title) of each panel.
+        limit: columns `rtt_s` and `timeout_s` of a line over all panels.
+    """
     with style.context(STYLE):
         figure, axes = _figure(5.6 * len(panels), 4.8, len(panels))
         for axis, (column, title) in zip(axes, panels, strict=True):
@@ -96,7 +102,12 @@ def _limit(axis: Axes, wide: pandas.DataFrame, limit: pandas.DataFrame) -> None:
 
 
 def error_curves(lines: pandas.DataFrame, points: pandas.DataFrame | None, title: str) -> SVG:
-    """The share that a timeout misses, by path: closed forms as lines, runs as points with their intervals."""
+    """The share that a timeout misses, by path: closed forms as lines, runs as points with their intervals.
+
+    Args:
+        lines: as from `curves.by_path` or `curves.by_loss`.
+        points: as from `curves.by_runs`, for paths of `lines`.
+    """
     with style.context(STYLE):
         figure, (axis,) = _figure(9, 5)
         colours = {}
@@ -123,7 +134,11 @@ def error_curves(lines: pandas.DataFrame, points: pandas.DataFrame | None, title
 
 
 def tail_curves(table: pandas.DataFrame, title: str) -> SVG:
-    """The timeout for one error in a million over the weight of the tail; a panel a family."""
+    """The timeout for one error in a million over the weight of the tail; one panel for each family.
+
+    Args:
+        table: as from `curves.tails`.
+    """
     families = list(table.family.unique())
     with style.context(STYLE):
         figure, axes = _figure(5.2 * len(families), 4.4, len(families))
@@ -144,7 +159,11 @@ def tail_curves(table: pandas.DataFrame, title: str) -> SVG:
 
 
 def prices(table: pandas.DataFrame) -> SVG:
-    """What v2 costs: the time to the first guest byte over the round trip, and what was said by then over channels."""
+    """What v2 costs: time to the first guest byte over the round trip, and bytes sent by then over channels.
+
+    Args:
+        table: as from `costs.prices`.
+    """
     with style.context(STYLE):
         figure, (left, right) = _figure(11, 4.6, 2)
         fewest, most = table.channels.min(), table.channels.max()
@@ -161,11 +180,11 @@ def prices(table: pandas.DataFrame) -> SVG:
                     ls=dash,
                     label=f"{label}, {channels} channels",
                 )
-            said = rows.groupby("channels").said_bytes.max() / 1024
-            right.plot(said.index, said, color=colour, marker=marker)
+            sent_kib = rows.groupby("channels").said_bytes.max() / 1024
+            right.plot(sent_kib.index, sent_kib, color=colour, marker=marker)
             right.annotate(
-                f"{protocol}: {said.iloc[-1]:.1f} KiB",
-                (said.index[-1], said.iloc[-1]),
+                f"{protocol}: {sent_kib.iloc[-1]:.1f} KiB",
+                (sent_kib.index[-1], sent_kib.iloc[-1]),
                 (0, 9),
                 textcoords="offset points",
                 color=colour,
@@ -185,11 +204,15 @@ def prices(table: pandas.DataFrame) -> SVG:
 
 
 def waste(table: pandas.DataFrame) -> SVG:
-    """Mismatches over the size of the guest: when the source knew, and how much had moved for nothing. Those that go
-    alike are one line, which says how many they are."""
+    """Mismatches over the size of the guest: when the source knew, and how much had moved for nothing. Equal curves
+    are one line, whose label states their number.
+
+    Args:
+        table: as from `costs.savings`.
+    """
     times = list(_alike(table, "knows_s", 0))
-    nobody = [line for line in times if line.values.iloc[-1] == NEVER]
-    heights = (0.5 * max(len(nobody), 1), 3.2)
+    untimed = [line for line in times if line.values.iloc[-1] == NEVER]
+    heights = (0.5 * max(len(untimed), 1), 3.2)
     with style.context(STYLE):
         figure = Figure(figsize=(11, sum(heights) + 1.3))
         parts = figure.subplot_mosaic([["never", "moved"], ["knows", "moved"]], height_ratios=heights)
@@ -210,12 +233,12 @@ def waste(table: pandas.DataFrame) -> SVG:
         _labelled(knows, times)
         _labelled(moved, _alike(table.assign(wasted=table.wasted_bytes / GIB), "wasted", 1 / 64))
         never.set(xscale="log", xlim=knows.get_xlim(), title="When the source knows that it will not work")
-        _without_time(never, nobody)
+        _without_time(never, untimed)
         return svg(figure, "waste")
 
 
 class _Line(NamedTuple):
-    """What goes alike: under which protocol, how many of how many, and its values over the guest's size in GiB."""
+    """Equal curves: under which protocol, how many of how many, and their values over the guest's size in GiB."""
 
     protocol: str
     text: str
@@ -263,7 +286,7 @@ def _labelled(axis: Axes, lines: Iterable[_Line]) -> None:
 
 
 def _without_time(axis: Axes, lines: Sequence[_Line]) -> None:
-    """A strip beside a scale of times, for what has no time: crosses, a row a line, so that none looks measured."""
+    """A strip beside a scale of times, for what has no time: a row of crosses for each line: none looks measured."""
     for row, (protocol, text, values) in enumerate(lines):
         colour, sizes = COLORS[protocol], values.index[values == NEVER]
         axis.plot(sizes, [row] * len(sizes), color=colour, ls="", marker="x", ms=8, mew=2)
@@ -279,7 +302,11 @@ def _without_time(axis: Axes, lines: Sequence[_Line]) -> None:
 
 
 def known_by(table: pandas.DataFrame, title: str) -> SVG:
-    """Of all runs that did not migrate, the share whose source knows it by then; what never knows keeps it below 1."""
+    """Of all runs that did not migrate, the share whose source knows it by then; below 1 if some never know.
+
+    Args:
+        table: as from `costs.endings`.
+    """
     with style.context(STYLE):
         figure, (axis,) = _figure(9, 4.6)
         last = table.knows_s.replace(NEVER, numpy.nan).max() * 4
@@ -305,23 +332,28 @@ def known_by(table: pandas.DataFrame, title: str) -> SVG:
 
 
 def time_space(traces: Mapping[str, Trace], title: str, until_s: float) -> SVG:
-    """Time to the right, the two hosts above each other, a slanted line a message: what a round trip is made of."""
+    """Time to the right, the two hosts above each other, each message a slanted line: what a round trip is made of.
+
+    Args:
+        traces: the traces by the titles of their panels.
+        until_s: the end of the time axis, in seconds.
+    """
     with style.context(STYLE):
         figure = Figure(figsize=(11, 2.3 * len(traces) + 0.6))
         axes = numpy.atleast_1d(figure.subplots(len(traces), 1, sharex=True))
         for axis, (name, trace) in zip(axes, traces.items(), strict=True):
             labels: dict[tuple[float, bool], list[str]] = {}  # at one point of the picture, up or down
             place_s = -1.0
-            for start_s, end_s, down, colour, dash, word in sorted((*_connects(trace), *_messages(trace))):
+            for start_s, end_s, down, colour, dash, label in sorted((*_connects(trace), *_messages(trace))):
                 if start_s <= until_s:
                     axis.plot([start_s * 1e3, end_s * 1e3], [down, not down], color=colour, ls=dash)
                     place_s = start_s if start_s - place_s > until_s / 50 else place_s
-                    labels.setdefault((place_s, down), []).append(word)
+                    labels.setdefault((place_s, down), []).append(label)
             memory_s = min((p.time_s for p in trace.packets if p.fill), default=until_s)
             axis.fill_between([memory_s * 1e3, until_s * 1e3], 0, 1, color=COLOURS["main"], alpha=0.2, lw=0)
             axis.text((memory_s + until_s) * 5e2, 0.5, "guest memory", ha="center", va="center")
-            for (start_s, down), words in labels.items():
-                text = "\n".join(w if n == 1 else f"{n} × {w}" for w, n in Counter(filter(None, words)).items())
+            for (start_s, down), texts in labels.items():
+                text = "\n".join(w if n == 1 else f"{n} × {w}" for w, n in Counter(filter(None, texts)).items())
                 axis.annotate(
                     text,
                     (start_s * 1e3, down),
@@ -340,11 +372,11 @@ def time_space(traces: Mapping[str, Trace], title: str, until_s: float) -> SVG:
         return svg(figure, title)
 
 
-Slant = tuple[float, float, bool, str, str, str]  # starts, arrives (s), downwards, colour, dashes, word
+Slant = tuple[float, float, bool, str, str, str]  # starts, arrives (s), downwards, colour, dashes, label
 
 
 def _connects(trace: Trace) -> Iterator[Slant]:
-    """TCP's own round trip, before anything can be said."""
+    """TCP's own round trip, before any message can be sent."""
     arrives = {p.connection: p.time_s for p in trace.packets if p.kind == "syn-ack"}
     for p in trace.packets:
         if p.kind == "syn" and p.connection in arrives:
@@ -354,15 +386,19 @@ def _connects(trace: Trace) -> Iterator[Slant]:
 
 
 def _messages(trace: Trace) -> Iterator[Slant]:
-    for step, heard_s in messages(trace):
-        if heard_s is not None and step.text != "guest memory":
+    for step, received_s in messages(trace):
+        if received_s is not None and step.text != "guest memory":
             kind = next((k for k in COLOURS if k and step.connection.startswith(k)), "")
-            word = step.text.split(",")[0].split(" ")[0]
-            yield step.time_s, heard_s, step.side == "source", COLOURS[kind], "-", word
+            label = step.text.split(",")[0].split(" ")[0]
+            yield step.time_s, received_s, step.side == "source", COLOURS[kind], "-", label
 
 
 def searched(table: pandas.DataFrame, title: str) -> SVG:
-    """A mark a model, by how many states it has: a cross where some order of events breaks a property."""
+    """A mark for each model, by its number of states: a cross where some order of events breaks a property.
+
+    Args:
+        table: as from `order.searched`.
+    """
     with style.context(STYLE):
         figure, (axis,) = _figure(11, 3.6)
         kinds = list(dict.fromkeys(table.kind))
@@ -389,7 +425,7 @@ def searched(table: pandas.DataFrame, title: str) -> SVG:
 
 
 def seconds(value: float) -> str:
-    """2 ms, 0.3 s, 3 h: as short as a tick may be."""
+    """A duration as the short label of a tick: 2 ms, 0.3 s, 3 h."""
     if value == float("inf"):
         return "never"
     for unit, size, least in (("d", 86400, 2), ("h", 3600, 2), ("min", 60, 2), ("s", 1, 0.1), ("ms", 1e-3, 1)):

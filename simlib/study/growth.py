@@ -1,7 +1,7 @@
 """Version skew: pairs of QEMU versions under both protocols, and peers from a future that has not been written.
 
-A later peer is the real endpoint with one thing changed: what a later handshake might say. Each is searched in every
-order of events, and played once to its end, so that what the source is told stands beside it.
+A later peer is the real endpoint with one thing changed: what a later handshake might send. Each is searched in every
+order of events, and played once to its end, which gives the reason that the source receives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _speaks(preface: bytes, lowest: int, highest: int) -> bytes:
 
 @reducible
 class LaterSource(Source):
-    """Speaks the next version too, and says so."""
+    """Speaks the next version too, and announces it."""
 
     def _greeting(self, conn: int) -> bytes:
         return _speaks(super()._greeting(conn), frames.LOWEST, frames.HIGHEST + 1)
@@ -49,7 +49,7 @@ class LaterDestination(Destination):
 
 @reducible
 class OnlyLaterSource(Source):
-    """Has forgotten this version."""
+    """Does not speak this version any more."""
 
     def _greeting(self, conn: int) -> bytes:
         return _speaks(super()._greeting(conn), frames.HIGHEST + 1, frames.HIGHEST + 2)
@@ -57,7 +57,7 @@ class OnlyLaterSource(Source):
 
 @reducible
 class Observer(Source):
-    """A role that nobody here has heard of."""
+    """Has a role that today's peers do not know."""
 
     def _content(self, message: Message) -> dict[str, object]:
         return super()._content(message) | ({"role": "observer"} if isinstance(message, Hello) else {})
@@ -65,7 +65,7 @@ class Observer(Source):
 
 @reducible
 class Demanding(Source):
-    """Cannot do without a feature of its own time."""
+    """Requires a feature that today's peers do not know."""
 
     def _content(self, message: Message) -> dict[str, object]:
         content = super()._content(message)
@@ -78,7 +78,7 @@ class Demanding(Source):
 
 @reducible
 class CriticalFrame(Source):
-    """Sends a frame that nobody here knows, and says that it may not be skipped."""
+    """Sends a frame that today's peers do not know, marked so that it may not be skipped."""
 
     def _say(self, conn: int, message: Message, before: bytes = b"", note: str = "") -> bytes:
         if isinstance(message, Offer):
@@ -100,7 +100,7 @@ PEERS = (
 
 
 def peers() -> pandas.DataFrame:
-    """A row a peer from the future: every order of events, how it ends, and what its source is told."""
+    """A row for each peer from the future: every order of events, how it ends, and the reason at its source."""
     rows = []
     for name, kind in PEERS:
         fits = kind in (NewerSource, NewerDestination, LaterSource, LaterDestination)
@@ -124,7 +124,12 @@ def peers() -> pandas.DataFrame:
 
 
 def skew(run: Runner, versions: Sequence[str], situations: Iterable[str] = ("matched",)) -> pandas.DataFrame:
-    """A row a pair of versions, situation and protocol: how it ended, what was skipped, why it did not."""
+    """A row for each pair of versions, situation and protocol: the outcome, and what was skipped or why it failed.
+
+    Args:
+        versions: QEMU versions, each paired with each.
+        situations: names of scenarios of the library.
+    """
     rows = []
     for name in situations:
         for ours in versions:
@@ -136,12 +141,12 @@ def skew(run: Runner, versions: Sequence[str], situations: Iterable[str] = ("mat
 
 
 def sides(run: Runner, version: str = "10.0>7.2") -> pandas.DataFrame:
-    """What the manager told the source and the destination, and how it ends: nobody guesses, eight bytes decide."""
+    """How each setting of source and destination by the manager ends: no side guesses, eight bytes decide."""
     rows = []
     for protocol in BOTH:
         for accept, new in (("v1", False), ("v1", True), ("v2", True), ("v2-or-v1", True)):
             if (protocol, accept) == BOTH:
-                continue  # a scenario can't say that: its manager sets both sides to v1
+                continue  # no scenario can express that: its manager sets both sides to v1
             at = find("matched").vary(destination__accept=accept, destination__knows_v2=new)
             row = run(at, protocol=protocol, version=version).row
             there = f"takes {accept}" if new else "from before v2"

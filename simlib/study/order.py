@@ -14,19 +14,19 @@ from ..explore.detection import pairs
 from ..explore.report import Line, search_mutants
 from . import figures
 
-pandas.set_option("display.max_colwidth", None)  # what is told here is told whole
+pandas.set_option("display.max_colwidth", None)  # no cell is cut off
 SEARCHED = ["model", "kind", "states", "breaks"]
-PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
+PLAIN, REDUCED = "#b3541e", "#1b6ca8"  # distinct for every kind of colour blindness
 
 
 def models(lines: Mapping[str, Line]) -> pandas.DataFrame:
-    """A row a model: its states, and what some order of events breaks."""
+    """A row for each model: its states, and what some order of events breaks."""
     rows = [(name, line.result.states, ", ".join(line.result.violations) or "nothing") for name, line in lines.items()]
     return pandas.DataFrame(rows, columns=["model", "states", "breaks"]).set_index("model")
 
 
 def searched(kinds: Mapping[str, Mapping[str, Line]]) -> pandas.DataFrame:
-    """A row a model of each kind: its states, and whether some order of events breaks it."""
+    """A row for each model of each kind: its states, and whether some order of events breaks it."""
     rows = [
         (name, kind, line.result.states, bool(line.result.violations))
         for kind in kinds
@@ -36,7 +36,7 @@ def searched(kinds: Mapping[str, Mapping[str, Line]]) -> pandas.DataFrame:
 
 
 def recorded() -> pandas.DataFrame:
-    """As `searched`, of all that `make results` searched and wrote down."""
+    """As `searched`, from the recorded searches of `make results`."""
     rows = []
     for line in (DATA / "results" / "ordering.md").read_text(encoding="utf-8").splitlines():
         cells = [c.strip() for c in line.strip("| ").split("|")]
@@ -47,7 +47,7 @@ def recorded() -> pandas.DataFrame:
 
 
 def rules() -> pandas.DataFrame:
-    """A row a rule of v2: what notices that it is gone, after how many steps."""
+    """A row for each rule of v2: the property that detects its removal, and after how many steps."""
     rows = [(m.rule, m.where, m.killed_by, len(f.violations[m.killed_by].path)) for m, f in search_mutants()]
     return pandas.DataFrame(rows, columns=["rule taken away", "where", "noticed by", "steps"]).set_index(
         "rule taken away"
@@ -55,14 +55,14 @@ def rules() -> pandas.DataFrame:
 
 
 def histories() -> pandas.DataFrame:
-    """A row a detection strategy: what the source hears on both links, and where it errs."""
+    """A row for each detection strategy: what the source receives on both links, and where it errs."""
     rows = [(p.strategy, " ".join(p.on_pipe), p.same, p.decides, p.errs) for p in pairs()]
     columns = ["strategy", "heard on the pipe", "the same on a slow path", "it decides", "it errs"]
     return pandas.DataFrame(rows, columns=columns).set_index("strategy")
 
 
 def states_figure(reduced: dict[int, SearchResult], plain: dict[int, SearchResult], title: str) -> SVG:
-    """States against channels, plain and reduced, on a logarithmic axis."""
+    """States against channels, plain and reduced, on a logarithmic axis; searches as from `over_channels`."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for searches, colour, marker, label in ((plain, PLAIN, "s", "plain"), (reduced, REDUCED, "o", "reduced")):
@@ -84,5 +84,5 @@ def states_figure(reduced: dict[int, SearchResult], plain: dict[int, SearchResul
 def over_channels(
     make: Callable[[int], Model], channels: Iterable[int], plain: bool = False
 ) -> dict[int, SearchResult]:
-    """The search of `make(n)` for each number of channels."""
+    """The search of `make(n)` for each number n of channels; `plain`: without the reductions."""
     return {n: search(make(n), plain=plain) for n in channels}

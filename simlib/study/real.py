@@ -14,17 +14,17 @@ from ..case.profiles import DATA
 from ..handshake.versions import version_number
 from . import figures
 
-V1, V2 = "#b3541e", "#1b6ca8"  # apart for every kind of colour blindness
+V1, V2 = "#b3541e", "#1b6ca8"  # distinct for every kind of colour blindness
 KEY = ["scenario", "version"]
 
 
 def cells() -> pandas.DataFrame:
-    """A row a cell: scenario, pair of versions, protocol, endings, whether real and simulated QEMU agree."""
+    """A row for each cell: scenario, pair of versions, protocol, endings, whether real and simulated QEMU agree."""
     return pandas.DataFrame(json.loads((DATA / "results" / "qemu-check.json").read_text(encoding="utf-8")))
 
 
 def ran(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Those that real QEMUs could play, with the outcomes in words."""
+    """The cells that real QEMUs could play, with their outcomes as text."""
     played = table[table.left_out == ""].copy()
     played["outcome"] = [" or ".join(dict.fromkeys(e[0] for e in real)) for real in played.real]
     played["simulated"] = [" or ".join(dict.fromkeys(e[0] for e in ends)) for ends in played.simulated]
@@ -32,7 +32,7 @@ def ran(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def agreement(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A row a protocol: cells, those that agree, those that differ."""
+    """A row for each protocol: the numbers of cells, of those that agree, differ, and can't be played."""
     counts = ran(table).groupby("protocol").agrees.agg(cells="count", agree="sum")
     counts["differ"] = counts.cells - counts.agree
     counts["not playable"] = table[table.left_out != ""].groupby("protocol").size()
@@ -40,13 +40,13 @@ def agreement(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def by_version(played: pandas.DataFrame, protocol: str) -> pandas.DataFrame:
-    """How many cells end how, a column a pair of versions, oldest first."""
+    """How many cells end with each outcome; a column for each pair of versions, oldest first."""
     table = played[played.protocol == protocol].groupby(["outcome", "version"]).size().unstack(fill_value=0)
     return table[sorted(table, key=lambda version: [version_number(v) for v in pair(version)])]
 
 
 def costs(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A row a situation that v2 refuses: how real v1 ends there, when, and after how many bytes; and v2 beside QEMU."""
+    """A row for each situation that v2 refuses: how real v1 ends, after how many s and MiB; and v2 beside QEMU."""
     played = ran(table)
     one, two = (played[played.protocol == p].set_index(KEY) for p in ("v1", "v2"))
     both = one.join(two, lsuffix="_v1", rsuffix="_v2", how="inner")
@@ -65,7 +65,7 @@ def costs(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def costs_figure(table: pandas.DataFrame) -> SVG:
-    """When the source's migration ended, and what was sent by then: a row a situation, a mark a pair of versions."""
+    """When the source's migration ended, and what was sent by then, by situation and pair of versions."""
     rows = table.groupby("scenario")[["v1 MiB", "v1 s"]].max().sort_values(["v1 MiB", "v1 s"]).index
     y = [rows.get_loc(scenario) for scenario, _ in table.index]
     never_s = 4 * table[["v1 s", "v2 s"]].max(axis=None)

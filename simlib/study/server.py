@@ -1,7 +1,7 @@
-"""How `make lab` has JupyterLab's server talk to the browser: each message at once.
+"""The connection of `make lab`'s JupyterLab server to the browser, which sends each message at once.
 
 A slider's move comes back as several small messages. Without TCP_NODELAY, which jupyter_server 2 leaves off, Nagle's
-algorithm keeps back all but the first until the browser acknowledges that one, and a browser that has nothing to say
+algorithm keeps back all but the first until the browser acknowledges that one, and a browser that has nothing to send
 does so 40 ms later (delayed ACK, RFC 1122 section 4.2.3.2): most of the time from slider to chart.
 """
 

@@ -1,8 +1,9 @@
-"""Numbers that hold: intervals for what was counted, sensitivity, and closed forms that the simulation must meet.
+"""Statistics: intervals for counts, sensitivity, and closed forms that the simulation must meet.
 
-The closed forms say what a timeout on a path does before anything is run: how often a probe's answer comes too late
-(lognormal, Pareto, losses that come in bursts, the kernel's retransmissions), who arrives first, and how long a verdict
-takes. `tests/study/test_statistics.py` holds each of them against the simulated world within four standard errors.
+The closed forms predict what a timeout on a path does, without a run: how often a probe's answer comes too late
+(lognormal, Pareto, losses that come in bursts, the kernel's retransmissions), which connection arrives first, and how
+long a verdict takes. `tests/study/test_statistics.py` compares each with the simulated world, within four standard
+errors.
 Times in seconds; a law's `base_s` is added to every draw, as `simlib.case.scenario.Link` does.
 """
 
@@ -22,7 +23,7 @@ NORMAL_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with the interval that holds the truth in 95 of 100 repetitions (unless asked otherwise)."""
+    """A value with its confidence interval, of 95 % unless another level is given."""
 
     value: float
     low: float
@@ -33,7 +34,14 @@ class Interval:
 
 
 def wilson(hits: int, runs: int, z: float = NORMAL_95) -> Interval:
-    """A rate. Sound where hits are few or none: 0 of 1000 gives an upper bound of 0.4 %."""
+    """A rate with Wilson's interval. Sound where hits are few or none: 0 of 1000 gives an upper bound of 0.4 %.
+
+    Args:
+        z: the normal quantile of the interval's level; 1.96 for 95 %.
+
+    Raises:
+        ValueError: if `hits` of `runs` is no rate.
+    """
     if runs <= 0 or not 0 <= hits <= runs:
         raise ValueError(f"{hits} of {runs} is no rate")
     rate, square = hits / runs, z * z
@@ -43,7 +51,15 @@ def wilson(hits: int, runs: int, z: float = NORMAL_95) -> Interval:
 
 
 def quantile(values: Sequence[float], at: float, seed: int = 1, resamples: int = 2000) -> Interval:
-    """A quantile with its bootstrap interval."""
+    """A quantile with its bootstrap interval of 95 %.
+
+    Args:
+        at: which quantile, from 0 to 1.
+        resamples: bootstrap samples.
+
+    Raises:
+        ValueError: for no values, or `at` outside 0 to 1.
+    """
     if not len(values) or not 0 <= at <= 1:
         raise ValueError(f"no quantile {at} of {len(values)} values")
     array, rng = numpy.asarray(values, float), numpy.random.default_rng(seed)
@@ -64,7 +80,14 @@ def sensitivity(
 ) -> dict[str, tuple[Interval, Interval]]:
     """How much of the variance of `measure` each parameter explains alone, and with all others (Sobol, by SALib).
 
-    Runs `measure` points * (parameters + 2) times; `points` is a power of two."""
+    Args:
+        ranges: each parameter's lowest and highest value.
+        measure: takes a value of each parameter; called points * (parameters + 2) times.
+        points: a power of two.
+
+    Returns:
+        For each parameter the first-order and the total index, each with its interval of 95 %.
+    """
     from SALib.analyze import sobol as analyze
     from SALib.sample import sobol as sample
 
@@ -83,7 +106,7 @@ def sensitivity(
 
 
 def sigmas(hits: int, runs: int, expected: float) -> float:
-    """How far a count is from its expectation, in standard errors."""
+    """How far the rate `hits` of `runs` is from the `expected` rate (0 to 1), in standard errors."""
     error = math.sqrt(max(expected * (1 - expected), 1e-300) / runs)
     return (hits / runs - expected) / error
 
@@ -110,7 +133,7 @@ def constant(base_s: float) -> Survival:
 
 
 def inverse(survival: Survival, probability: float) -> float:
-    """The time that is exceeded with this probability: the timeout for an error that one accepts."""
+    """The time in seconds that is exceeded with this probability, as a timeout for this error; inf beyond 1e30 s."""
     low, high = 1e-3, 1e-3
     while survival(high) > probability:
         low, high = high, high * 4
@@ -127,8 +150,8 @@ def inverse(survival: Survival, probability: float) -> float:
 def there_and_back(there: Survival, back: Survival, points: int = 20) -> Survival:
     """The survival of a sum of two legs: either both are longer than half of it, or one is and makes up for the other.
 
-    So the heavy ends of the two laws never meet in one integrand, and Gauss-Legendre over the logarithm of the other's
-    quantile converges for every tail."""
+    This way the heavy tails of the two laws never meet in one integrand, and Gauss-Legendre over the logarithm of the
+    other's quantile converges for every tail."""
     nodes, weights = numpy.polynomial.legendre.leggauss(points)
     spread = [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
 
@@ -143,7 +166,7 @@ def there_and_back(there: Survival, back: Survival, points: int = 20) -> Surviva
 
 # --- losses and the kernel's back-off -------------------------------------------------------------------------------
 def attempts(first_s: float, factor: float, most: int = 12) -> tuple[float, ...]:
-    """When each attempt is sent: 0, first, first * (1 + factor), ..."""
+    """When each of `most` attempts is sent, in seconds: 0, first, first * (1 + factor), ..."""
     sent, gap = [0.0], first_s
     for _ in range(most - 1):
         sent.append(sent[-1] + gap)
@@ -174,7 +197,7 @@ class Bursts:
         return self.to_bad / (self.to_bad + self.to_good)
 
     def all_lost(self, sent_s: Sequence[float]) -> float:
-        """That every attempt is lost, the first at a random moment: pi L prod(P(gap) L) 1."""
+        """The probability that every attempt is lost, the first at a random moment: pi L prod(P(gap) L) 1."""
         here = numpy.array([1 - self.bad, self.bad]) * (self.loss_good, self.loss_bad)
         for before, after in pairwise(sent_s):
             left = math.exp(-(self.to_bad + self.to_good) * (after - before))
@@ -183,7 +206,7 @@ class Bursts:
         return float(here.sum())
 
     def simulate(self, sent_s: Sequence[float], rng: random.Random) -> bool:
-        """One draw of the same, by walking from change to change: whether all were lost."""
+        """One random draw of the same, from change to change: whether all attempts were lost."""
         bad, changes_s, at = rng.random() < self.bad, 0.0, 0
         while at < len(sent_s):
             changes_s += rng.expovariate(self.to_good if bad else self.to_bad)
@@ -231,28 +254,29 @@ def dead_path_s(timeout_s: float, probes: int = 1) -> float:
 
 
 def syn_backoff_s(loss: float, first_s: float = 1.0, factor: float = 2.0) -> float:
-    """What lost SYNs cost on average; without end where factor * loss >= 1."""
+    """The mean delay in seconds by lost SYNs; infinite where factor * loss >= 1."""
     return first_s * loss / (1 - factor * loss) if factor * loss < 1 else math.inf
 
 
-# --- who arrives first ----------------------------------------------------------------------------------------------
+# --- which connection arrives first ---------------------------------------------------------------------------------
 def main_first(extra: int, loss: float | None = None) -> float:
-    """That main is taken first of 1 + `extra` connections which start together: 1/(extra + 1) for every continuous law,
-    with losses too; with `loss`: at one fixed delay, where ties keep their order, and lost SYNs come later."""
+    """The probability that main is accepted first of 1 + `extra` connections that start together: 1/(extra + 1) for
+    every continuous law, with losses too; with `loss`: at one fixed delay, where ties keep their order, and lost SYNs
+    come later."""
     if loss is None:
         return 1 / (extra + 1)
     return (1 - loss) / (1 - loss ** (extra + 1))
 
 
 def all_in_order(extra: int, loss: float | None = None) -> float:
-    """That all are taken in the order in which they were opened; as in `main_first`."""
+    """The probability that all are accepted in the order in which they were opened; `loss` as in `main_first`."""
     if loss is None:
         return 1 / math.factorial(extra + 1)
     return math.prod((1 - loss) / (1 - loss**j) for j in range(1, extra + 2))
 
 
 def main_first_of(law: Sequence[tuple[float, float]], extra: int) -> float:
-    """The same for any few arrival times, (seconds, probability) each, where ties keep their order."""
+    """`main_first` for a few arrival times, (seconds, probability) each, where ties keep their order."""
     ordered = sorted(law)
     left, total = 1.0, 0.0
     for _, probability in ordered:
@@ -262,7 +286,7 @@ def main_first_of(law: Sequence[tuple[float, float]], extra: int) -> float:
 
 
 def main_first_by_head_start(survival: Survival, extra: int, head_start_s: float, points: int = 400) -> float:
-    """The same where main starts earlier: the integral of f(t) S(t - start)^N; exponential: 1 - N/(N+1) e^(-start)."""
+    """`main_first` if main starts earlier: the integral of f(t) S(t - start)^N; exponential: 1 - N/(N+1) e^-start."""
     nodes, weights = numpy.polynomial.legendre.leggauss(points)
     total = 0.0
     for x, w in zip(nodes, weights, strict=True):

@@ -4,7 +4,7 @@ A record is a chunk of rows: a header (first run, run after the last, length, ch
 compressed JSON. A record that was being written when the process died is cut off when the log is opened again; one that
 was damaged since costs its own rows, which are run again, and no other's. In the end the records are merged, in the
 order of the runs and without ever holding more than a row group, into one Parquet file that appears whole or not at
-all, and whose seal, a checksum of all its other bytes, tells whether it still is what was written.
+all, and whose seal, a checksum of all its other bytes, shows whether it is unchanged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Column = list[object]  # values as JSON has them
 
 
 class StoreError(Failure):
-    """What is wrong with what is on the disk, in one sentence."""
+    """Why a sweep can't be run or stored, in one sentence."""
 
 
 def packed(rows: list[tuple[object, ...]]) -> bytes:
@@ -49,7 +49,7 @@ def packed(rows: list[tuple[object, ...]]) -> bytes:
 
 
 def _same(column: tuple[object, ...]) -> bool:
-    """Whether one value says them all: to Python 1, 1.0 and True are equal, in a result they are not."""
+    """Whether one value can represent all: to Python 1, 1.0 and True are equal, in a result they are not."""
     first, last = column[0], column[-1]
     return (
         first == last
@@ -130,7 +130,16 @@ class Log:
         self.file.seek(good)
 
     def add(self, first: int, after: int, body: bytes) -> None:
-        """Keep a chunk. Raises StoreError when the disk is full; what was kept before stays good."""
+        """Keep a chunk of rows.
+
+        Args:
+            first: the index of its first run in the sweep.
+            after: the index behind its last run.
+            body: its rows as `packed` returns them.
+
+        Raises:
+            StoreError: if the disk is full; what was kept before stays good.
+        """
         offset = self._write(_sealed(first, after, body) + body)
         self._know(first, after, offset + HEADER_BYTES, len(body))
 
@@ -159,7 +168,7 @@ class Log:
         return offset
 
     def gaps(self, runs: int) -> Iterator[tuple[int, int]]:
-        """What is still to be run."""
+        """The spans of runs (first, after the last) that are still missing, of `runs` in all."""
         next_run = 0
         for first, after, *_ in self._in_order():
             if first > next_run:
@@ -177,7 +186,7 @@ class Log:
             yield [column if len(column) == many else column * many for column in columns]
 
     def close(self) -> None:
-        with suppress(OSError, ValueError):  # a full disk was told already
+        with suppress(OSError, ValueError):  # a full disk was reported already
             self.file.close()
 
 
@@ -204,13 +213,13 @@ def schema(columns: tuple[str, ...], examples: Mapping[str, Column], metadata: M
 
 
 def write(chunks: Iterable[list[Column]], arrow_schema: pyarrow.Schema, out: Path) -> int:
-    """The Parquet file, whole or not at all, from chunks' columns. Raises StoreError."""
+    """Write the Parquet file, whole or not at all, from chunks' columns; the number of rows. Raises StoreError."""
     import pyarrow
     import pyarrow.parquet
 
     count, partial = 0, out.with_name(out.name + ".tmp")
     try:
-        # The pages' own checksums are for other readers, who know no seal.
+        # The pages' own checksums are for other readers, which know no seal.
         with pyarrow.parquet.ParquetWriter(partial, arrow_schema, compression="zstd", write_page_checksum=True) as file:
             columns: list[Column] = [[] for _ in arrow_schema]
 
@@ -245,7 +254,7 @@ def write(chunks: Iterable[list[Column]], arrow_schema: pyarrow.Schema, out: Pat
 
 
 def _array(column: Column, kind: pyarrow.DataType) -> pyarrow.Array:
-    """A column's values; a parameter that is a list, or now a number and now a word, is told as text."""
+    """A column's values; a parameter that is a list, or sometimes a number and sometimes a text, is stored as text."""
     import pyarrow
 
     if kind == pyarrow.string():
@@ -272,7 +281,7 @@ def _seal(path: Path) -> tuple[int, bytes, bytes]:
 
 
 def intact(out: Path) -> bool | None:
-    """Whether every byte of a result is as it was written; None where no seal says so. Raises StoreError."""
+    """Whether every byte of a result is as it was written; None if it has no seal. Raises StoreError."""
     try:
         at, seal, right = _seal(out)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Runs a design on any executor: chunks of about 200 ms go out, packed rows come back and are kept at once.
 
-What is sent is seeds and parameters, what the rows are does not depend on who computed them, in what chunks or in
-what order. At most a few chunks per worker are under way, so that memory does not grow with the sweep's length.
+Only seeds and parameters are sent; the rows do not depend on the worker that computes them, on the chunks or on their
+order. At most a few chunks per worker are under way, so that memory does not grow with the sweep's length.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ..case.registry import ALL
 from ..case.scenario import Scenario
 from ..record.compare import Runner
 from ..record.outcome import Row
-from .design import TOLD, Batch, Design, Values, applied, columns, derived_seeds
+from .design import ROW_FIELDS, Batch, Design, Values, applied, columns, derived_seeds
 from .extras import install_command
 from .store import Log, StoreError, intact, metadata_of, packed, schema, write
 
@@ -51,7 +51,7 @@ CHUNK_S = 0.2
 CHUNK_RUNS = 20_000
 IN_FLIGHT = 3  # chunks per worker
 CLUSTER_S = 5.0  # until a Dask scheduler has answered
-_row_values = attrgetter(*TOLD)
+_row_values = attrgetter(*ROW_FIELDS)
 _READ: dict[bytes, object] = {}  # a sweep's pickles and what they hold: its scenario, and what the user has added
 HERE = Path(__file__).resolve().parents[1]
 ProgressCallback = Callable[[int], object]  # takes how many rows there are
@@ -89,10 +89,13 @@ class Pool:
 
 
 def compute(run: Runner, task: Task) -> Packed:
-    """A chunk's rows, packed, and the seconds that one run took. What goes wrong in a run is told in its row.
+    """Run a chunk. An error in a run is recorded in its row.
 
     Seeds are made before the runs of a point and rows after them: between two runs each costs several times as much,
-    since the processor has forgotten how.
+    since the processor's caches no longer hold the code.
+
+    Returns:
+        The chunk's rows as `store.packed` makes them, and the seconds that one run took on average.
     """
     began_s = time.perf_counter()
     rows: list[tuple[object, ...]] = []
@@ -105,7 +108,7 @@ def compute(run: Runner, task: Task) -> Packed:
         seeds = [*derived_seeds(task.seed, batch.values, batch.repetitions)]
         results = [_one(run, base, batch, seed) for seed in seeds]
         for n, (repetition, seed, one) in enumerate(zip(batch.repetitions, seeds, results, strict=True)):
-            cells = (*_row_values(one), "") if isinstance(one, Row) else _untold(base, batch, seed, one)
+            cells = (*_row_values(one), "") if isinstance(one, Row) else _failed_cells(base, batch, seed, one)
             rows.append((batch.first + n, batch.point, repetition, *here, *cells))
     return packed(rows), (time.perf_counter() - began_s) / len(rows)
 
@@ -123,9 +126,9 @@ def _one(run: Runner, base: Scenario, batch: Batch, seed: int) -> Row | Exceptio
         return error
 
 
-def _untold(base: Scenario, batch: Batch, seed: int, error: Exception) -> Iterator[object]:
+def _failed_cells(base: Scenario, batch: Batch, seed: int, error: Exception) -> Iterator[object]:
     known = {"scenario": base.name, "protocol": batch.protocol, "manager": batch.manager, "seed": seed}
-    yield from map(known.get, TOLD)
+    yield from map(known.get, ROW_FIELDS)
     yield f"{type(error).__name__}: {error}"
 
 
@@ -197,9 +200,10 @@ def _begin(parent: int) -> None:
 
 
 @contextmanager
-def _unheard_while_starting() -> Iterator[None]:
-    """Ctrl-C of a terminal goes to the whole group. Who is started in here is deaf to it from its first moment, by the
-    mask that it inherits; for us it comes afterwards (to any thread, so the mask alone would not keep it off)."""
+def _interrupts_held_while_starting() -> Iterator[None]:
+    """Ctrl-C in a terminal goes to the whole process group. Processes started in here ignore it from their first
+    moment, by the mask that they inherit; this process handles it afterwards (a signal may reach any thread, so the
+    mask alone would not hold it off)."""
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield
         return
@@ -220,11 +224,11 @@ def processes(workers: int) -> Iterator[Pool]:
     """Processes on this machine."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
     try:
-        with _unheard_while_starting():
+        with _interrupts_held_while_starting():
             for _ in range(workers):
                 pool.submit(int)  # which starts one
         yield Pool(pool, workers)
-    except BaseException:  # what they still do nobody waits for: a second Ctrl-C ends it at once
+    except BaseException:  # their remaining work is not waited for: a second Ctrl-C ends it at once
         for child in active_children():
             child.kill()
         raise
@@ -243,7 +247,7 @@ class InlineExecutor(Executor):
 
 @contextmanager
 def cluster(address: str) -> Iterator[Pool]:
-    """An existing Dask cluster. Raises StoreError when nobody answers."""
+    """An existing Dask cluster, by its scheduler's address. Raises StoreError if no scheduler answers."""
     try:
         import distributed
     except ModuleNotFoundError:
@@ -254,14 +258,14 @@ def cluster(address: str) -> Iterator[Pool]:
         async with asyncio.timeout(CLUSTER_S), rpc(address) as scheduler:
             await scheduler.identity()
 
-    try:  # before a Client, which waits for ever for whoever is silent
+    try:  # before a Client, which would wait for a silent address without limit
         asyncio.run(asked())
         client_of: Any = distributed.Client
         client = client_of(address, timeout=CLUSTER_S, set_as_default=False)
     except (OSError, ValueError) as error:
         why = (str(error) or f"no answer in {CLUSTER_S:g} s").splitlines()[0]
         raise StoreError(f"no Dask scheduler answers at {address}: {why}") from None
-    logging.disable()  # of a scheduler that dies it tells in pages what is said below in a sentence
+    logging.disable()  # a scheduler that dies would fill pages with what one sentence below reports
     try:
         many = sum(client.ncores().values())
         if not many:
@@ -275,7 +279,15 @@ def cluster(address: str) -> Iterator[Pool]:
 
 # --- a sweep --------------------------------------------------------------------------------------------------------
 def sweep(run: Runner, design: Design, pool: Pool, log: Log, progress: ProgressCallback = lambda done: None) -> None:
-    """Run what the log lacks. Ctrl-C: what is under way is kept, then KeyboardInterrupt goes on. Raises StoreError."""
+    """Run what the log lacks.
+
+    Args:
+        progress: receives the number of finished rows, whenever chunks are finished.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once the chunks that end within 10 s are in the log.
+        StoreError: if a worker dies, the disk is full, or cloudpickle, which the user's entries need, is missing.
+    """
     todo, (base, added) = _chunks(design, log), _by_value(design.base)
     flying: dict[Future[Packed], tuple[int, int]] = {}
     size = _Size()
@@ -404,7 +416,7 @@ def complete(design: Design, identified: SessionConfig, out: Path) -> bool:
 
 
 def opened(identified: SessionConfig, out: Path) -> Log:
-    """The log of a sweep, begun or gone on with. Raises StoreError if it was begun by another sweep."""
+    """The log of a sweep, new or continued. Raises StoreError if it was begun by another sweep."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log = Log(log_path(out), identified)
     if digest(log.identity) != digest(identified):
@@ -430,7 +442,7 @@ def digestible(value: object) -> object:
 
 
 def digest(identified: Mapping[str, object]) -> str:
-    """One word for all that must be equal."""
+    """One digest of all that must be equal."""
     return blake2b(json.dumps(identified, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -14,12 +14,12 @@ from ..record.outcome import OUTCOMES
 
 
 def outcomes(runner: Runner, scenarios: Iterable[Scenario], seed: int = 1) -> pandas.DataFrame:
-    """One row a run of every scenario under its protocols, versions and managers; columns as in `outcome.Row`."""
+    """A row for each run of every scenario under its protocols, versions and managers; columns as in `outcome.Row`."""
     return Comparison(runner, scenarios, seed).table
 
 
 def counted(table: pandas.DataFrame) -> pandas.DataFrame:
-    """How often each outcome occurs: a line an outcome that does, a column for each group that does not probe."""
+    """How often each outcome occurs: a line for each one that does, a column for each group that does not probe."""
     group = pandas.Series(map(group_of, table.protocol, table.manager), table.index, dtype=object)
     counts = table.groupby(["outcome", group]).size().unstack(fill_value=0)
     columns = [name for name in group_names() if name not in PROTOCOLS or not PROTOCOLS.get(name).probes]

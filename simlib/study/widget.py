@@ -48,7 +48,7 @@ LOCAL = ("unix", "exec", "file", "fd")  # no network between the two
 
 
 class Values(TypedDict):
-    """What the controls say, by their names."""
+    """The controls' values, by their names."""
 
     situation: str
     protocol: str
@@ -67,7 +67,14 @@ class Values(TypedDict):
 
 class Explorer:
     """The controls, the chart, and what they stand for. `controls` holds each control by name; `scenario`, `version`
-    and `result` are what was run last, so that a cell below can go on with it."""
+    and `result` are what was run last, so that a cell below can go on with it.
+
+    Args:
+        run: the runner.
+        situation: a scenario, or the name of one of the library.
+        protocol: a protocol, or its name.
+        version: QEMU's of both sides, "10.0", or of source and destination, "7.2>10.0".
+    """
 
     result: Run | None
     still: str
@@ -103,7 +110,7 @@ class Explorer:
         self.view = ipywidgets.VBox([grid, self.message, self.chart])
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict[str, object]:
-        """The live view for whoever has a kernel, the picture for all others: an export never is empty."""
+        """The live view where a kernel runs, the picture elsewhere, so that an export is never empty."""
         live: dict[str, object] = self.view._repr_mimebundle_(**kwargs) or {}
         picture = {"image/svg+xml": self.still, "text/html": as_html(self.still, repr(self))} if self.still else {}
         return {**live, **picture, "text/plain": repr(self)}
@@ -117,7 +124,7 @@ class Explorer:
     def _find(self, situation: str) -> Scenario:
         return self.library.get(situation) or find(situation)
 
-    # --- what the controls say --------------------------------------------------------------------------------------
+    # --- changes of the controls ------------------------------------------------------------------------------------
     def _situation_changed(self, change: object = None) -> None:
         """The sliders go to where the situation has them; only what is moved afterwards differs from it."""
         self._settling = True
@@ -205,7 +212,7 @@ def _values(scenario: Scenario) -> dict[str, str | float]:
 
 
 def varied(scenario: Scenario, moved: set[str], values: Values) -> Scenario:
-    """The scenario with what the moved controls say; what was not moved stays as it was written."""
+    """The scenario with the values of the controls named in `moved`; all other keys stay as written."""
     link = scenario.link
     if "round_trip_ms" in moved:
         link = replace(link, delay_ms=values["round_trip_ms"] / 2)

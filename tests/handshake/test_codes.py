@@ -367,5 +367,7 @@ def test_no_code_of_the_catalogue_is_left_out() -> None:
         "channel-lost",
         "connection-lost",
         "channel-missing",
+        "handshake-timeout",
+        "peer-silent",
     } | set(channel_codes())
     assert set(Code) == set(CASES) | elsewhere

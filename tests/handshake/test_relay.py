@@ -141,5 +141,4 @@ def test_memory_that_will_not_come_any_more_is_told_by_both_sides() -> None:
         pair = next(p for p in pair.next() if len(p.reports[0]) and len(p.reports[1]))
     pair.tell(0, i.GuestMoved("Channel error: Input/output error"))
     pair.tell(1, i.Loaded("its migration is postcopy-paused"))
-    assert [s.finished.status for s in pair.sides] == ["uncertain", "failed"]
-    assert pair.sides[1].status == "postcopy-paused"
+    assert [s.finished.status for s in pair.sides] == ["postcopy-paused"] * 2

@@ -14,6 +14,7 @@ from .states import DestinationState as S
 from .states import Stage
 
 CONTROL = 0  # a source's first connection
+MEMORY = ("main", "postcopy-preempt")  # channels that carry a postcopy's memory
 AGREED = (S.STARTED, S.READY, S.LOADING, S.LOADED, S.GOING, S.COMPLETED)
 
 

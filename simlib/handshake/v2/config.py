@@ -22,6 +22,9 @@ class SessionConfig:
         memory_limit_bytes: of a destination, the largest guest it may take; 0: any.
         bidirectional: the manager's word that exec: or fd: returns what the peer sends.
         relays: the channels carry the stream of a QEMU that has no handshake.
+        keepalive_s: between two looks at whether the peer has sent anything on control, in seconds; 0: never (SPEC
+            5.10). With libvirt's values: its `keepalive_interval` and `keepalive_count`.
+        keepalive_count: PINGs without any answer before the peer counts as silent.
     """
 
     entropy: bytes = bytes(32)
@@ -35,3 +38,10 @@ class SessionConfig:
     memory_limit_bytes: int = 0
     bidirectional: bool = True
     relays: bool = False
+    keepalive_s: float = 5.0
+    keepalive_count: int = 5
+
+    @property
+    def silence_s(self) -> float:
+        """The longest time from the last byte of a peer to the end of the attempt."""
+        return self.keepalive_s * (self.keepalive_count + 2)

@@ -16,19 +16,21 @@ from ..errors import Code, Error, PeerError, Retry, clean
 from ..loader import Loader, MultifdReader, Position
 from ..machine import Settings
 from ..names import Reason, Status
-from . import binding, body, features, frames, inventory, messages, states
+from . import binding, body, features, frames, inventory, messages, reasons, states
 from .agreement import agreed_settings, agreement_body, as_config, channel_plan
-from .answers import Peer
+from .answers import MEMORY, Peer
 from .config import SessionConfig
 from .features import Agreement
 from .frames import Frame
 from .incoming import Incoming
 from .messages import Message
-from .session import ANY_STATE, Receive
+from .session import ANY_STATE, KEEPALIVE, Receive
 from .states import DestinationState as S
 from .states import Event
 
 UNAUTHENTICATED = ("new", "draining")  # connections of nobody that is known
+GUARDED = (*UNAUTHENTICATED, "control")  # connections that an alarm may end
+UNREADY = (S.GREETED, S.ACCEPTED, S.STARTED)
 TRANSFERRING = (S.READY, S.LOADING, S.LOADED)  # a failure is answered with ERROR
 
 
@@ -64,6 +66,7 @@ class Destination(Incoming):
         self.applied = False
         self._forget_data()
         self.exporter = self.key_bytes = self.sent = self.heard = b""
+        self.quiet = 0
 
     @property
     def accepting(self) -> bool:
@@ -114,7 +117,12 @@ class Destination(Incoming):
             self._close(failed.conn)
 
     def _alarm_rang(self, alarm: i.AlarmRang) -> None:
-        """A guard against connections that never say who they are. It selects nothing."""
+        """A guard against connections that never prove who they are, and against attempts that do not come to READY.
+        It selects nothing."""
+        if alarm.name == KEEPALIVE:
+            if self.control is not None:
+                self._keepalive_rang(self.control, may_ping=True)
+            return
         conn = int(alarm.name.rpartition("-")[2])
         late = f"connection {conn} did not authenticate within {self.session_config.limits.guard_s} s"
         kind = self.links[conn].kind if conn in self.links else ""
@@ -123,9 +131,16 @@ class Destination(Incoming):
             self._close(conn)
         elif kind == "draining":
             self._close(conn)  # it was refused and has not closed
-        elif conn == self.control and self.state in (S.GREETED, S.ACCEPTED):
-            self._out.append(i.Printed(late))
-            self._attempt_over((Error(Code.CONNECTION_LOST, item="control", text=late, retry=Retry.LATER),))
+        elif conn == self.control and self.state in UNREADY:
+            guard_s = self.session_config.limits.guard_s
+            self._refuse((reasons.handshake_timeout(guard_s, self._awaited()),))
+
+    def _awaited(self) -> str:
+        """What an attempt that has not come to READY waits for."""
+        if self.state != S.STARTED:
+            return "START" if self.state == S.ACCEPTED else "OFFER"
+        bound = [name for name, _, _ in self.bound]
+        return ", ".join(name for name in self.plan if name not in bound) or "configuration"
 
     def _known(self, conn: int, kind: str) -> None:
         """The connection has proved that it belongs to the session: its guard is off."""
@@ -137,6 +152,8 @@ class Destination(Incoming):
         """Bytes of a bound channel are the stream's. Before that they are frames, of which those up to OFFER belong
         to the transcript (SPEC 5.5)."""
         conn, link = received.conn, self.links.get(received.conn)
+        if conn == self.control:
+            self.quiet = 0
         if link is None or link.kind == "draining":
             return
         if link.kind not in ("new", "control"):
@@ -189,7 +206,7 @@ class Destination(Incoming):
             self._reject_connection(conn, error)
             return
         self.control = conn
-        self._set(conn, kind="control")  # its guard runs on until START has proved who it is
+        self._set(conn, kind="control")  # its guard runs on until READY
         self.exporter = self.links[conn].exporter
         hello.check_role(states.SOURCE)
         self.peer = Peer(hello.qemu_version, hello.session or "", hello.main)
@@ -255,7 +272,6 @@ class Destination(Incoming):
         if not binding.same(start.mac, binding.mac(self.key_bytes, "START", self.digest)):
             text = "START does not prove the same conversation: something changed it"
             raise PeerError(Code.TRANSCRIPT, text, item="START")
-        self._known(conn, "control")
         self.applies += 1
         self._out.append(i.Apply(as_config(agreed_settings(self.settings, self.agreement))))
 
@@ -332,15 +348,35 @@ class Destination(Incoming):
         mac = binding.mac(self.key_bytes, "READY", *(part for row in channels for part in row))
         self.lanes = ConnectionTable({rows[n][0]: MultifdReader() for n in self.plan if n.startswith("multifd")})
         self._set(control, reader=self.links[control].reader._replace(unlimited=True))
+        self._known(control, "control")
+        self._watch_peer()
         self._report_status(Status.ACTIVE)
         self._say(control, messages.Ready(channels, mac))
         if self.session_config.relays:
             self._out.append(i.MoveGuest(tuple((name, rows[name][0]) for name in self.plan)))
 
     # --- endings ----------------------------------------------------------------------------------------------------
+    def _cancel(self, cancel: i.Cancel) -> None:
+        """The manager's own deadline, or its cancel: before GO the attempt is over, and so is the command (SPEC 5.9).
+        After GO the guest is here."""
+        if self.state in (S.GOING, S.COMPLETED):
+            return
+        error = reasons.cancelled(cancel.code)
+        if self.control is not None:
+            self._refuse((error,))
+        if self.finished is None:
+            for conn in list(self.links):
+                self._close(conn)
+            self._happened(Event.CANCELLED)
+            self._report_status(Status.CANCELLED)
+            self._end(Status.CANCELLED, (error,))
+
     def _aborted(self, conn: int, answer: messages.Abort | messages.Failure) -> None:
-        """The source has ended the attempt (SPEC 5.4)."""
-        self._attempt_over(answer.errors)
+        """The source has ended the attempt (SPEC 5.4); in postcopy it can't send the rest of the memory."""
+        if self.state == S.GOING:
+            self._session_lost(answer.errors[0] if answer.errors else Error(Code.CONNECTION_LOST))
+        else:
+            self._attempt_over(answer.errors)
 
     def _ended(self, ended: i.Ended) -> None:
         """FIN: a source that goes on keeps its connections open."""
@@ -359,9 +395,13 @@ class Destination(Incoming):
         if kind in UNAUTHENTICATED:
             self._close(conn)
             return
-        if self.state in (S.GOING, S.COMPLETED):
-            if conn == self.control and self.running:  # postcopy: its memory will not come any more
-                self._memory_over(how)
+        if self.state == S.GOING:
+            if kind in MEMORY and not self.session_config.relays:
+                text = f"Channel {kind} was lost ({clean(how)})."
+                self._session_lost(Error(Code.CHANNEL_LOST, item=f"channel[{kind}]", text=text))
+            elif conn == self.control:
+                text = f"The source went away ({clean(how)})."
+                self._session_lost(Error(Code.CONNECTION_LOST, item="control", text=text))
             return
         if conn == self.control:
             text = f"The source went away ({clean(how)})."
@@ -400,7 +440,8 @@ class Destination(Incoming):
         conn = self.control
         assert conn is not None
         if self.state == S.GOING:
-            self._out.append(i.Printed(f"ignored after GO: {errors[0].code}: {errors[0].text}"))
+            self._out.append(i.Printed(f"after GO: {errors[0].code}: {errors[0].text}"))
+            self._session_lost(errors[0])
             return
         self._out.append(i.Printed("; ".join(f"{e.code}: {e.text}" for e in errors)))
         codes = ", ".join(dict.fromkeys(e.code for e in errors))
@@ -415,6 +456,8 @@ class Destination(Incoming):
     def _attempt_over(self, errors: tuple[Error, ...]) -> None:
         """Listen again, unless loading had begun."""
         self.ended_as = errors
+        if self.session_config.keepalive_s:
+            self._out.append(i.StopAlarm(KEEPALIVE))
         begun = self._loader.state != Position.HEADER or self.session_config.relays
         dirty = begun and self.state in (*TRANSFERRING, S.FAILED)
         for conn in [c for c, link in self.links.items() if link.kind not in UNAUTHENTICATED]:
@@ -438,7 +481,7 @@ class Destination(Incoming):
 
     def _close(self, conn: int) -> None:
         """Close it and forget it; its guard is off."""
-        if self.links.pop(conn).kind in UNAUTHENTICATED and self.session_config.limits.guard_s:
+        if self.links.pop(conn).kind in GUARDED and self.session_config.limits.guard_s:
             self._out.append(i.StopAlarm(f"guard-{conn}"))
         self._out.append(i.Drop(conn))
 
@@ -451,6 +494,7 @@ class Destination(Incoming):
     # --- the tables -------------------------------------------------------------------------------------------------
     HANDLERS: ClassVar[Mapping[type, Callable[..., None]]] = {
         i.Start: _start,
+        i.Cancel: _cancel,
         i.Opened: _opened,
         i.Secured: _secured,
         i.TlsFailed: _tls_failed,
@@ -474,7 +518,9 @@ class Destination(Incoming):
             | dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED),
             _aborted,
         ),
-        messages.Failure: Receive(dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED), _aborted),
+        messages.Failure: Receive(
+            dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED) | {S.GOING: S.GOING}, _aborted
+        ),
         messages.Info: Receive(ANY_STATE, Incoming._info),
     }
     SENDS: ClassVar[Mapping[type[Message], Mapping[S, S]]] = {
@@ -486,6 +532,8 @@ class Destination(Incoming):
         Event.STREAM_READ: {S.READY: S.LOADING},
         Event.RUN_FAILED: {S.GOING: S.LOADED},
         Event.COMPLETED: {S.GOING: S.COMPLETED},
+        Event.PAUSED: {S.GOING: S.PAUSED},
+        Event.CANCELLED: {S.NONE: S.FAILED, S.LISTENING: S.FAILED},
         Event.FAILED: dict.fromkeys((*TRANSFERRING, S.FAILED), S.FAILED),
         Event.RESET: dict.fromkeys(S, S.LISTENING),
     }

@@ -8,11 +8,11 @@ from __future__ import annotations
 from .. import interface as i
 from .. import stream
 from ..endpoint import ConnectionTable
-from ..errors import Code, Error, Retry, clean
+from ..errors import Code, Error
 from ..loader import Loader, MultifdReader, StreamError
 from ..machine import Settings
 from ..names import Status
-from . import messages
+from . import messages, reasons
 from .answers import DestinationAnswers
 from .config import SessionConfig
 from .frames import Frame
@@ -33,6 +33,7 @@ class Incoming(DestinationAnswers):
     def _forget_data(self) -> None:
         """Nothing has come yet."""
         self.postcopy = self.running = self.eof = False
+        self.session_lost: tuple[Error, ...] = ()  # after GO
         self.main_bytes = self.flushes = 0
         self.lanes = ConnectionTable()
         self._loader = Loader(self.settings)
@@ -99,13 +100,18 @@ class Incoming(DestinationAnswers):
         return next((conn for name, conn, _ in self.bound if name == "main"), self.control)
 
     def _loaded_when_complete(self) -> None:
-        """The stream is at its end and every lane has had all its SYNCs."""
-        if not self.eof or any(lane.syncs < self.flushes for lane in self.lanes.values()):
+        """The stream ends with the devices; in postcopy with the last page."""
+        if not self._complete:
             return
         if self.postcopy:
             self._memory_over()
         elif self.state == S.READY:
             self._start_loading()
+
+    @property
+    def _complete(self) -> bool:
+        """The stream is at its end, and every lane."""
+        return self.eof and all(lane.syncs >= self.flushes for lane in self.lanes.values())
 
     def _start_loading(self) -> None:
         """All that the devices need is here. POSTCOPY_RUN may come once."""
@@ -117,8 +123,7 @@ class Incoming(DestinationAnswers):
         """The devices have run their post_load: LOADED, and then GO is awaited (SPEC 5.9). A QEMU that loads by
         itself reports a second time when a postcopy's memory is complete."""
         if self.session_config.relays and self.postcopy and self.state in (S.LOADED, S.GOING):
-            self.eof = not loaded.error
-            self._memory_over(loaded.error)
+            self._relayed_memory_over(loaded.error)
         elif self.state != (S.READY if self.session_config.relays else S.LOADING):
             return
         elif loaded.error:
@@ -139,26 +144,54 @@ class Incoming(DestinationAnswers):
             return
         self.running = True
         self._tell(messages.Running())
-        if self.postcopy:
-            self._report_status(Status.POSTCOPY_ACTIVE)
-        if self.eof and self.postcopy:
-            self._memory_over()
-        elif not self.postcopy:
+        if not self.postcopy:
             self._completed()
+            return
+        self._report_status(Status.POSTCOPY_ACTIVE)
+        if self._complete:
+            self._memory_over()
+        elif self.session_lost:
+            self._session_lost(self.session_lost[0])
 
-    def _memory_over(self, error: str = "") -> None:
-        """Of a guest that came by postcopy: all of its memory is here, or never will be."""
-        if not self.running:
-            if error:
-                self._load_failed(error)
-        elif error:
-            self._report_status(Status.POSTCOPY_PAUSED)
-            text = f"The source went away ({clean(error)}) while its guest ran here without all of its memory."
-            lost = Error(Code.CONNECTION_LOST, item="control", text=text, retry=Retry.NEVER)
-            self._end(Status.FAILED, (lost,))
-        else:
+    def _memory_over(self) -> None:
+        """All memory of a postcopy is here."""
+        if self.running:
             self._tell(messages.Loaded(self.ram_bytes))
             self._completed()
+
+    def _relayed_memory_over(self, error: str) -> None:
+        """The QEMU beside has all memory of a postcopy, or reports why it never will."""
+        self.eof = not error
+        if not error:
+            self._memory_over()
+        elif self.state == S.LOADED:
+            self._load_failed(error)
+        else:
+            self._session_lost(Error(Code.CONNECTION_LOST, item="main", text=error))
+
+    def _session_lost(self, error: Error) -> None:
+        """After GO the guest is ours whatever becomes of the link (SPEC 5.9). In postcopy it runs, and the rest of its
+        memory will not come: both sides report that. A guest that has yet to be started is waited for."""
+        if not self.postcopy or self._complete:
+            return
+        self.session_lost = (error,)
+        if not self.running:
+            return
+        lost = reasons.postcopy_paused(error, "here")
+        if error.code != Code.CONNECTION_LOST:
+            self._tell(messages.Failure((lost,)))
+        for conn in list(self.links):
+            self._close(conn)
+        self._happened(Event.PAUSED)
+        self._report_status(Status.POSTCOPY_PAUSED)
+        self._end(Status.POSTCOPY_PAUSED, (lost,))
+
+    def _peer_silent(self, error: Error) -> None:
+        """Like a lost connection. After GO of a precopy nothing more is needed from the source."""
+        if self.state == S.GOING:
+            self._session_lost(error)
+        else:
+            self._refuse((error,))
 
     def _completed(self) -> None:
         """Everything has arrived and the guest runs."""

@@ -31,6 +31,7 @@ class Outgoing(SourceAnswers):
         self.undrained: tuple[int, ...] = ()
         self.stage: Stage = Stage.BEFORE
         self.stopped = self.converged = self.postcopy = self.collected = False
+        self.postcopy_ordered = False  # by the manager
         self.packets = 0
 
     @property

@@ -10,15 +10,16 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..endpoint import BaseEndpoint, ConnectionTable, as_overridden, declare
 from ..errors import Code, Error, OurMistake, PeerError
-from ..interface import Heard, Said, Send
+from ..interface import Heard, Said, Send, SetAlarm
 from ..machine import Settings
-from . import binding, body, frames, messages, states, wire
+from . import binding, body, frames, messages, reasons, states, wire
 from .body import Json
 from .config import SessionConfig
 from .frames import Frame, Preface, Reader
 from .messages import Message
 from .states import Event
 
+KEEPALIVE = "keepalive"  # the name of an alarm
 GREASED = (messages.Hello, messages.Offer, messages.Accept)  # messages that may carry an ignorable key
 
 
@@ -94,6 +95,7 @@ class Session(BaseEndpoint):
         self.sent = self.heard = b""  # transcripts, until they become digests
         self.key_bytes = b""
         self.exporter = b""
+        self.quiet = 0  # times that the keepalive alarm rang since the last byte on control
 
     # --- states -----------------------------------------------------------------------------------------------------
     @classmethod
@@ -114,6 +116,27 @@ class Session(BaseEndpoint):
         if state is None:
             raise OurMistake(f"the {self.role} is {self.state}, where {cause} is not expected")
         self.state = state
+
+    # --- liveness ---------------------------------------------------------------------------------------------------
+    def _watch_peer(self) -> None:
+        """Set the keepalive alarm, if it is not off (SPEC 5.10)."""
+        if self.session_config.keepalive_s:
+            self._out.append(SetAlarm(KEEPALIVE, self.session_config.keepalive_s))
+
+    def _keepalive_rang(self, conn: int, may_ping: bool) -> None:
+        """Ask a peer that has sent nothing since the last time; give up on one that has not answered often enough
+        (SPEC 5.10)."""
+        if self.quiet > self.session_config.keepalive_count:
+            self._peer_silent(reasons.silent(self.session_config.silence_s))
+            return
+        if self.quiet and may_ping:
+            self._send(conn, frames.frame(frames.PING, b""), "PING")
+        self.quiet += 1
+        self._watch_peer()
+
+    def _peer_silent(self, error: Error) -> None:
+        """The peer is dead, frozen, or can't be reached."""
+        raise NotImplementedError
 
     # --- out --------------------------------------------------------------------------------------------------------
     def _derive(self, label: str, size: int) -> bytes:

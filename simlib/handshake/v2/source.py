@@ -16,10 +16,9 @@ from ..endpoint import reducible
 from ..errors import Code, Error, PeerError, Retry, clean
 from ..machine import Settings
 from ..names import Reason, Status
-from . import binding, body, features, frames, messages, states
+from . import binding, body, features, frames, messages, reasons, states
 from .agreement import agreement_body, as_config, channel_plan
-from .answers import CONTROL
-from .body import Json
+from .answers import CONTROL, MEMORY
 from .config import SessionConfig
 from .features import FeatureOffer
 from .messages import Message
@@ -81,38 +80,30 @@ class Source(Outgoing):
             self._set(CONTROL, kind="control")
             self._report_status(Status.SETUP)
             self._out.append(i.Open(CONTROL, "control"))
+            self._watch_peer()
 
     def _cancel(self, cancel: i.Cancel) -> None:
         """`migrate_cancel`, or the manager's deadline: at any time before GO (SPEC 5.9). Channels that were not
         bound by then are named."""
         if self.state in (*GIVEN_UP, S.COMPLETED):
             return
-        texts: dict[str, str] = {
-            Code.DEADLINE: "The manager's deadline has passed.",
-            Code.CANCELLED: "The manager cancelled the migration.",
-        }
         missing = [n for n in self.channels[1:] if n not in self.agreed] if self.state == S.AGREED else []
-        self._give_up(
-            Error(cancel.code, text=texts[cancel.code], retry=Retry.LATER),
-            *(
-                Error(
-                    Code.CHANNEL_MISSING,
-                    item=f"channel[{n}]",
-                    source="opened",
-                    destination="not bound",
-                    text=f"Channel {n} was not bound by then.",
-                    retry=Retry.LATER,
-                )
-                for n in missing
-            ),
-        )
+        self._give_up(reasons.cancelled(cancel.code), *map(reasons.channel_missing, missing))
 
     def _switch_to_postcopy(self, _: i.SwitchToPostcopy) -> None:
-        """Obeyed if postcopy was agreed, and if the whole guest is not on its way already."""
+        """Obeyed if postcopy is agreed, now or later, and if the whole guest is not on its way already."""
         if self.stage in (Stage.COLLECT_LAST, Stage.SENT):
             return  # too late: the whole guest is on its way
+        self.postcopy_ordered = True
+        if self.stage:
+            self._obey_switch()
+
+    def _obey_switch(self) -> None:
+        """Go over to postcopy at the end of this pass, where it was agreed."""
         self.postcopy = self.agreement.has("postcopy-ram")
-        if self.postcopy and self.stage == Stage.RELAY:
+        if not self.postcopy:
+            self._out.append(i.Printed("postcopy-ram was not agreed: the migration goes on as precopy"))
+        elif self.stage == Stage.RELAY:
             self._out.append(i.SwitchGuest())
 
     # --- connections ------------------------------------------------------------------------------------------------
@@ -160,6 +151,8 @@ class Source(Outgoing):
 
     def _received(self, received: i.Received) -> None:
         """What the destination sends up to ACCEPT belongs to the transcript (SPEC 5.5)."""
+        if received.conn == CONTROL:
+            self.quiet = 0
         if received.conn == CONTROL and self.state in (S.OFFERED, S.GREETED):
             self.heard += received.data
         self._read(received.conn, received.data, received.fill)
@@ -194,18 +187,45 @@ class Source(Outgoing):
         elif conn != CONTROL and self.state in (S.AGREED, S.READY, S.PACKAGE_SENT):
             self._channel_lost(self._name(conn), how)
         elif self.state in GIVEN_UP:
-            if conn == CONTROL:  # the other channels may end before RUNNING arrives: nothing orders connections
-                self._uncertain(how)
+            if conn == CONTROL:
+                self._control_lost(how)
+            elif self._name(conn) in MEMORY and self.state != S.LOADED:
+                self._memory_channel_lost(self._name(conn), how)
         elif self.state not in (S.COMPLETED, S.FAILED):
             text = f"The connection {self._name(conn)} was lost while {self.state} ({clean(how)})."
             self._give_up(Error(Code.CONNECTION_LOST, item=self._name(conn), text=text, retry=Retry.LATER))
 
     def _channel_lost(self, name: str, how: str) -> None:
         """Of a channel the destination may know more: see `_channel_over`."""
-        when = "while the guest moved" if self.stage else "before READY"
-        text = f"Channel {name} was lost {when} ({clean(how)})."
-        error = Error(Code.CHANNEL_LOST, item=f"channel[{name}]", source="closed", text=text, retry=Retry.LATER)
-        self._channel_over((error,))
+        when = "while the guest moved " if self.stage else "before READY "
+        self._channel_over((reasons.channel_lost(name, how, when),))
+
+    def _control_lost(self, how: str) -> None:
+        """After GO."""
+        if self.state != S.POSTCOPY:
+            self._uncertain(how)
+            return
+        text = f"The connection to the destination was lost ({clean(how)})."
+        self._paused(self.lost or (Error(Code.CONNECTION_LOST, item="control", text=text),))
+
+    def _memory_channel_lost(self, name: str, how: str) -> None:
+        """In postcopy the rest of the memory can't follow, and the destination may not know. Its LOADED may be on the
+        way, though, for nothing orders connections: control decides (SPEC 5.9). Beside a QEMU that one reports it."""
+        if not self.lost and not self.session_config.relays:
+            self.lost = (reasons.channel_lost(name, how),)
+            self._say(CONTROL, messages.Failure(self.lost), note=Code.CHANNEL_LOST)
+
+    def _alarm_rang(self, alarm: i.AlarmRang) -> None:
+        """PING is legal once ACCEPT has come (SPEC section 5)."""
+        before = (S.CONNECTING, S.OFFERED, S.GREETED, S.CLOSING)
+        self._keepalive_rang(CONTROL, self.state not in before)
+
+    def _peer_silent(self, error: Error) -> None:
+        """Like a lost connection: before GO the guest stays, after it the source is uncertain."""
+        if self.state == S.CLOSING:
+            self._end_attempt(self.lost)
+        elif self.state != S.COMPLETED:  # then only the QEMU beside has to end
+            self._give_up(error)
 
     def _channel_over(self, errors: tuple[Error, ...]) -> None:
         """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
@@ -245,7 +265,7 @@ class Source(Outgoing):
         plan = channel_plan(self.agreement, self.inline)
         ours = agreement_body(self.agreement, plan, self.session_id)
         if self.agreement.errors or body.dump(ours) != body.dump(accept.agreement):
-            self._give_up(*(self.agreement.errors or (_mismatch(ours, accept.agreement),)))
+            self._give_up(*(self.agreement.errors or (reasons.agreement_mismatch(ours, accept.agreement),)))
             return
         if len(accept.secret) != 64 or not all(c in "0123456789abcdef" for c in accept.secret):
             text = "ACCEPT's secret is not 32 bytes of lower-case hex"
@@ -291,7 +311,8 @@ class Source(Outgoing):
             if self.session_config.relays:
                 channels = tuple((n, c) for c, n in enumerate(self.channels) if c != CONTROL)
                 self._out.append(i.MoveGuest(channels, as_config(self._agreed_settings)))
-                self._out += [i.SwitchGuest()] * self.postcopy
+            if self.postcopy_ordered:
+                self._obey_switch()
             self._advance()
 
     def _rejected(self, conn: int, answer: messages.Reject | messages.Abort) -> None:
@@ -303,18 +324,21 @@ class Source(Outgoing):
             self._channel_over(errors or (Error(answer.code, item=f"channel[{self._name(conn)}]", text=answer.text),))
 
     def _failed(self, conn: int, failure: messages.Failure) -> None:
-        """The destination failed after READY; its device state may be dirty (`needs-restart`)."""
-        self._end_attempt(failure.errors or (Error(Code.CONNECTION_LOST),))
+        """The destination failed after READY; its device state may be dirty (`needs-restart`). In postcopy its guest
+        runs, without all of its memory."""
+        errors = failure.errors or (Error(Code.CONNECTION_LOST),)
+        if self.state == S.POSTCOPY:
+            self._paused(self.lost or errors)
+        else:
+            self._end_attempt(errors)
 
     def _loaded(self, conn: int, loaded: messages.Loaded) -> None:
         """All state is loaded there: GO gives the guest up (SPEC 5.9). In postcopy a second LOADED means that all
         memory is there."""
         if self.state == S.CLOSING:
             return
-        if self.state == S.COMPLETED and self.session_config.relays and self.stage != Stage.SENT:
-            self._stage_to(Stage.ENDING)  # what carries the stream here has yet to notice
-        elif self.state == S.COMPLETED:
-            self._completed()
+        if self.state == S.POSTCOPY:
+            self._memory_loaded()
         elif self.stage == Stage.RELAY:  # the guest here has yet to report that it stands still
             self._stage_to(Stage.ARRIVED)
         elif self.stage in (Stage.SENT, Stage.PACKAGE):
@@ -322,11 +346,21 @@ class Source(Outgoing):
         else:
             raise PeerError(Code.BAD_STATE, "LOADED before everything was sent", item="LOADED")
 
+    def _memory_loaded(self) -> None:
+        """The end of a postcopy, where all memory was sent."""
+        if self.stage != Stage.SENT and not self.session_config.relays:
+            raise PeerError(Code.BAD_STATE, "LOADED before all memory was sent", item="LOADED")
+        self._happened(Event.COMPLETED)
+        if self.stage == Stage.SENT:
+            self._completed()
+        else:
+            self._stage_to(Stage.ENDING)  # what carries the stream here has yet to notice
+
     def _running(self, conn: int, running: messages.Running) -> None:
         """The guest runs there. In postcopy its memory follows."""
         if self.state == S.POSTCOPY:
             self._report_status(Status.POSTCOPY_ACTIVE)
-            if not self.session_config.relays:
+            if not self.session_config.relays and not self.lost:
                 self._collect(last=True)
         else:
             self._completed()
@@ -367,6 +401,10 @@ class Source(Outgoing):
         if self.state == S.COMPLETED:  # the guest is there, whatever the peer sends now
             self._completed()
             return
+        if self.state == S.POSTCOPY:
+            self._say(CONTROL, messages.Failure(errors), note=errors[0].code)
+            self._paused(errors)
+            return
         if self.state in GIVEN_UP:
             self._uncertain(str(errors[0]))
             return
@@ -387,18 +425,15 @@ class Source(Outgoing):
         """Between GO and RUNNING nobody here can know where the guest runs; only then is it paused on both sides,
         and only then must a person look (SPEC 5.9)."""
         self._drop_all()
-        error = Error(
-            Code.CONNECTION_LOST,
-            item="control",
-            source="GO sent",
-            destination="no RUNNING",
-            text=f"The link was lost after GO, before the end was heard ({clean(how)}): the destination may run "
-            "the guest. It is paused here.",
-            hint="Ask the destination, then either resume here or quit.",
-            retry=Retry.NEVER,
-        )
         self._report_status(Status.UNCERTAIN)
-        self._end(Status.UNCERTAIN, (error,))
+        self._end(Status.UNCERTAIN, (reasons.uncertain(how),))
+
+    def _paused(self, errors: tuple[Error, ...]) -> None:
+        """The guest runs at the destination, and the rest of its memory is here and can't follow (SPEC 5.9)."""
+        self._drop_all()
+        self._happened(Event.PAUSED)
+        self._report_status(Status.POSTCOPY_PAUSED)
+        self._end(Status.POSTCOPY_PAUSED, (reasons.postcopy_paused(errors[0], "at the destination"),))
 
     def _drop_all(self) -> None:
         """Every connection."""
@@ -429,6 +464,7 @@ class Source(Outgoing):
         i.RamCollected: Outgoing._ram_collected,
         i.GuestStopped: Outgoing._guest_stopped,
         i.GuestMoved: _guest_moved,
+        i.AlarmRang: _alarm_rang,
     }
     RECEIVES: ClassVar[Mapping[type[Message], Receive]] = {
         messages.Hello: Receive({S.OFFERED: S.GREETED}, _hello),
@@ -442,16 +478,18 @@ class Source(Outgoing):
             {
                 S.READY: S.READY,
                 S.PACKAGE_SENT: S.PACKAGE_SENT,
-                S.POSTCOPY: S.COMPLETED,  # the second: all memory is there
+                S.POSTCOPY: S.POSTCOPY,  # the second: all memory is there
                 S.CLOSING: S.CLOSING,
             },
             _loaded,
         ),
         messages.Running: Receive({S.LOADED: S.COMPLETED, S.PACKAGE_LOADED: S.POSTCOPY}, _running),
         messages.Failure: Receive(
-            dict.fromkeys((S.READY, S.LOADED, S.PACKAGE_SENT, S.PACKAGE_LOADED, S.CLOSING), S.FAILED), _failed
+            dict.fromkeys((S.READY, S.LOADED, S.PACKAGE_SENT, S.PACKAGE_LOADED, S.CLOSING), S.FAILED)
+            | {S.POSTCOPY: S.POSTCOPY},
+            _failed,
         ),
-        messages.Abort: Receive(  # not in POSTCOPY: the guest runs there, and whatever comes leaves us uncertain
+        messages.Abort: Receive(  # not in POSTCOPY: the guest runs there
             dict.fromkeys(
                 (
                     S.OFFERED,
@@ -476,17 +514,6 @@ class Source(Outgoing):
     EVENTS: ClassVar[Mapping[Event, Mapping[S, S]]] = {
         Event.PACKAGE_SENT: {S.READY: S.PACKAGE_SENT, S.PACKAGE_SENT: S.PACKAGE_SENT},
         Event.CHANNEL_LOST: dict.fromkeys((S.AGREED, S.READY, S.PACKAGE_SENT), S.CLOSING),
+        Event.COMPLETED: {S.POSTCOPY: S.COMPLETED},
+        Event.PAUSED: {S.POSTCOPY: S.PAUSED},
     }
-
-
-def _mismatch(ours: Json, theirs: Json) -> Error:
-    """Both digests, shortened."""
-    return Error(
-        Code.AGREEMENT_MISMATCH,
-        item="agreement",
-        source=body.digest(ours)[:16],
-        destination=body.digest(theirs)[:16],
-        text="The two sides computed different agreements from the same offers.",
-        hint="This is a defect.",
-        retry=Retry.NEVER,
-    )

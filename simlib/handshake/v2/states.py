@@ -20,6 +20,7 @@ class SourceState(Name):
     PACKAGE_SENT = "package-sent"  # postcopy, from here on
     PACKAGE_LOADED = "package-loaded"  # GO was sent
     POSTCOPY = "postcopy"  # the guest runs there
+    PAUSED = "postcopy-paused"  # and its memory can't follow
     CLOSING = "closing"  # a channel was lost and ABORT was sent: the destination's own reason may be on its way
     COMPLETED = "completed"
     FAILED = "failed"
@@ -37,6 +38,7 @@ class DestinationState(Name):
     LOADING = "loading"
     LOADED = "loaded"
     GOING = "going"  # GO has come: nothing that is sent now can take it back
+    PAUSED = "postcopy-paused"  # the guest runs without all of its memory, which can't follow
     COMPLETED = "completed"
     FAILED = "failed"
 
@@ -47,10 +49,12 @@ class Event(Name):
     STARTED = "started"  # `migrate-incoming`
     PACKAGE_SENT = "package-sent"  # postcopy: all but the memory
     CHANNEL_LOST = "channel-lost"
+    CANCELLED = "cancelled"
     LATE_REFUSAL = "late-refusal"
     STREAM_READ = "stream-read"  # all that is needed to load the devices
     RUN_FAILED = "run-failed"  # GO was not obeyed, for certain
     COMPLETED = "completed"
+    PAUSED = "paused"  # a postcopy whose session was lost
     FAILED = "failed"
     RESET = "reset"  # ready for the next attempt
 
