@@ -33,7 +33,7 @@ def build(source: Path) -> Any:
     config.KernelManager.transport_encryption = "auto"  # else ipykernel warns of plain TCP
     client = NotebookClient(
         notebook,
-        timeout=120,
+        timeout=600,
         record_timing=False,
         resources={"metadata": {"path": str(HERE)}},
         store_widget_state=False,

@@ -178,7 +178,8 @@ class Incoming(DestinationAnswers):
         if not self.running:
             return
         lost = reasons.postcopy_paused(error, "here")
-        if error.code != Code.CONNECTION_LOST:
+        control_lost = error.code == Code.CONNECTION_LOST and error.item == "control"
+        if not control_lost:
             self._tell(messages.Failure((lost,)))
         for conn in list(self.links):
             self._close(conn)

@@ -67,15 +67,15 @@ def uncertain(how: str) -> Error:
 
 
 def postcopy_paused(error: Error, where: str) -> Error:
-    """The guest runs at the destination, and the rest of its memory can't follow. `where`, for its reader: "here" or
+    """The guest was started at the destination, and the rest of its memory can't follow. `where`: "here" or
     "at the destination"."""
     recover, resume = ("here", "there") if where == "here" else ("there", "here")
     return Error(
         error.code,
         item=error.item,
         source="has the rest of the memory",
-        destination="runs the guest",
-        text=f"The guest runs {where} without all of its memory ({clean(str(error))}).",
+        destination="has started the guest",
+        text=f"The guest was started {where}, and the rest of its memory can't follow ({clean(str(error))}).",
         hint=f"Keep both sides. If both QEMUs are postcopy-paused: migrate-recover {recover}, migrate with resume "
         f"{resume}.",
         retry=Retry.NEVER,
