@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simlib.case.files import find
 from simlib.handshake import interface as i
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
+from simlib.handshake.names import Reason, Status
 from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
 from simlib.world.run import play
 from simlib.world.world import World
+from tests.handshake.builders import QUICK, SIZES, cut, outputs, statuses
 
 MACHINE = Machine(ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(Device("timer"),))
 PREEMPT = ("postcopy-ram", "postcopy-preempt", "return-path")
@@ -21,18 +25,6 @@ PREEMPT = ("postcopy-ram", "postcopy-preempt", "return-path")
 def source(version: str, *capabilities: str, tls: bool = False) -> Source:
     parameters = (("multifd-channels", 1), *((("tls-creds", "psk"),) if tls else ()))
     return Source(Settings(version, MACHINE, capabilities, parameters))
-
-
-def outputs(to: Source | Destination, *inputs: i.Input) -> list[i.Output]:
-    """All inputs in turn; whatever is sent is taken at once."""
-    out: list[i.Output] = []
-    for one in inputs:
-        outputs = to.handle(one)
-        while outputs:
-            out += outputs
-            drained = {o.conn for o in outputs if isinstance(o, i.Send)}
-            outputs = [o for conn in sorted(drained) for o in to.handle(i.Drained(conn))]
-    return out
 
 
 def text(to: Source) -> tuple[str, str]:
@@ -153,10 +145,6 @@ def test_a_write_that_fails_in_tls_has_lost_its_errno_in_11_1(version: str, expe
     assert text(plain) == ("Unable to write to socket: reset", "generic")
 
 
-def statuses(out: list[i.Output]) -> list[str]:
-    return [o.status for o in out if isinstance(o, i.Entered)]
-
-
 @pytest.mark.parametrize("version", ["5.2", "7.2", "10.0", "11.1"])
 def test_pause_before_switchover_holds_a_stopped_guest_until_it_is_told_to_continue(version: str) -> None:
     endpoint = source(version, "pause-before-switchover")
@@ -196,6 +184,129 @@ def test_a_background_snapshot_leaves_its_guest_running_here(version: str) -> No
     ]
     out = outputs(endpoint, i.RamCollected(8192, True))
     assert endpoint.finished == i.Finished("completed") and i.StopGuest() not in out
+
+
+# --- the return path ------------------------------------------------------------------------------------------------
+REPLIES = {
+    b"\0\2\0\4\0\0\0\7": "PONG 7",
+    b"\0\7\0\0": "ACK",
+    b"\0\5\0\2ab": "RECV_BITMAP 0",
+    b"\0\1\0\4\0\0\0\0": "SHUT",
+}
+
+
+@QUICK
+@given(st.lists(st.sampled_from(sorted(REPLIES)), max_size=6), SIZES)
+def test_replies_are_read_in_order_however_they_are_cut(replies: list[bytes], sizes: list[int]) -> None:
+    endpoint = source("10.0", "return-path")
+    outputs(endpoint, i.Start(), i.Opened(0))
+    out = []
+    for data, _ in cut([(b"".join(replies), 0)], sizes):
+        out += outputs(endpoint, i.Received(0, data))
+    names = [REPLIES[reply].replace("SHUT", "SHUT 0") for reply in replies]
+    assert [o.text for o in out if isinstance(o, i.Heard)] == names
+    flags = endpoint.ponged, endpoint.acked, endpoint.shut
+    assert flags == ("PONG 7" in names, "ACK" in names, "SHUT 0" in names)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\0\1\0\4\0\0\0\5", "Sibling indicated error 5"),
+        (b"\0\x63\0\4", "Received invalid message 0x0063 length 0x0004"),
+        (b"\0\2\0\5", "Received 'PONG' message (0x0002) withincorrect length 5 expecting 4"),
+    ],
+)
+def test_what_is_wrong_with_a_reply_is_the_reason_of_the_failure_at_the_end(data: bytes, expected: str) -> None:
+    endpoint = source("10.0", "return-path")
+    out = outputs(endpoint, i.Start(), i.Opened(0), i.Received(0, data))
+    assert (i.Pause(0) in out) == (not expected.startswith("Sibling")) and endpoint.finished is None
+    late = i.Received(0, b"\0\1\0\4\0\0\0\0")  # nobody reads it
+    out = outputs(endpoint, late, i.RamCollected(0, True), i.GuestStopped(), i.RamCollected(0, True))
+    assert not [o for o in out if isinstance(o, i.Heard)]
+    assert text(endpoint) == (expected, "specific") and i.ResumeGuest() in out
+
+
+def test_a_source_without_return_path_reads_nothing() -> None:
+    endpoint = source("10.0")
+    assert i.Pause(0) in outputs(endpoint, i.Start(), i.Opened(0))
+    assert outputs(endpoint, i.Received(0, b"\0\x63\0\4"), i.Ended(0)) == []
+    outputs(endpoint, i.RamCollected(0, True), i.GuestStopped(), i.RamCollected(0, True))
+    assert endpoint.status == Status.COMPLETED
+
+
+def test_an_end_after_shut_is_as_it_should_be() -> None:
+    endpoint = source("10.0", "return-path")
+    shut = i.Received(0, b"\0\1\0\4\0\0\0\0")
+    outputs(endpoint, i.Start(), i.Opened(0), shut, i.Ended(0), i.RamCollected(0, True), i.GuestStopped())
+    outputs(endpoint, i.RamCollected(0, True))
+    assert endpoint.status == Status.COMPLETED
+
+
+def test_a_file_has_no_return_path() -> None:
+    endpoint = Source(Settings("10.0", MACHINE, ("return-path",), (), "file"))
+    outputs(endpoint, i.Start(), i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.RamCollected(0, True))
+    assert text(endpoint) == ("Unable to read from file: Bad file descriptor", "generic")
+
+
+# --- connections, and cancel ----------------------------------------------------------------------------------------
+def test_settings_that_qmp_refuses_end_before_anything_is_connected() -> None:
+    endpoint = source("10.0", "postcopy-ram", "x-ignore-shared")
+    refused = i.Finished(
+        Status.REJECTED, "Postcopy is not compatible with ignore-shared", Reason.SPECIFIC, listening=True
+    )
+    assert endpoint.handle(i.Start()) == [refused] and endpoint.status == Status.NONE
+
+
+def test_the_monitor_is_silent_while_tls_is_set_up_on_main() -> None:
+    endpoint = source("10.0", "multifd", tls=True)
+    assert i.StartTls(0) in outputs(endpoint, i.Start(), i.Opened(0)) and endpoint.blocked
+    assert i.Open(1, "multifd[0]") in outputs(endpoint, i.Secured(0)) and not endpoint.blocked
+    assert outputs(endpoint, i.Opened(1)) == [i.StartTls(1)] and not endpoint.blocked
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_a_cancel_during_connect_takes_effect_when_the_connection_is_there(version: str) -> None:
+    for ended in (i.Opened(0), i.Broken(0, "Connection refused")):
+        endpoint = source(version)
+        out = outputs(endpoint, i.Start(), i.Cancel())
+        assert statuses(out) == ["setup", "cancelling"] and endpoint.finished is None
+        out = outputs(endpoint, ended)
+        assert out == [i.Drop(0), i.ResumeGuest(), i.Finished(Status.CANCELLED)]
+
+
+@pytest.mark.parametrize(("version", "waits"), [("8.2", False), ("9.0", True)])
+def test_a_cancel_does_not_wake_who_waits_for_multifd_s_channels(version: str, waits: bool) -> None:
+    endpoint = source(version, "multifd")
+    outputs(endpoint, i.Start(), i.Opened(0), i.Cancel())
+    assert (endpoint.finished is None) == waits
+    outputs(endpoint, i.Opened(1))
+    assert endpoint.finished == i.Finished(Status.CANCELLED)
+
+
+@pytest.mark.parametrize(("transport", "waits"), [("tcp", False), ("exec", True)])
+def test_a_cancel_during_the_wait_for_shut_does_not_wake_a_pipe_s_reader(transport: str, waits: bool) -> None:
+    endpoint = Source(Settings("10.0", MACHINE, ("return-path",), (), transport))
+    outputs(endpoint, i.Start(), i.Opened(0), i.RamCollected(0, True), i.GuestStopped(), i.RamCollected(0, True))
+    out = outputs(endpoint, i.Cancel())
+    assert (endpoint.finished is None) == waits and (i.ResumeGuest() in out) == (not waits)
+    outputs(endpoint, i.Ended(0))
+    assert endpoint.finished == i.Finished(Status.CANCELLED)
+
+
+@pytest.mark.parametrize(("version", "ends"), [("9.2", True), ("10.0", False)])
+def test_a_postcopy_that_is_cancelled_ends_without_a_guest_or_goes_on(version: str, ends: bool) -> None:
+    endpoint = source(version, "postcopy-ram")
+    outputs(endpoint, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(0, False), i.GuestStopped())
+    out = outputs(endpoint, i.Cancel())
+    assert i.ResumeGuest() not in out and statuses(out) == (["cancelling"] if ends else [])
+    assert endpoint.finished == (i.Finished(Status.CANCELLED) if ends else None)
+
+
+def test_a_request_for_postcopy_without_the_capability_has_no_effect() -> None:
+    endpoint = source("10.0")
+    out = outputs(endpoint, i.Start(), i.Opened(0), i.SwitchToPostcopy(), i.RamCollected(0, False))
+    assert out[-1] == i.CollectRam() and not endpoint.postcopy
 
 
 # --- in the world, against destinations of other versions -----------------------------------------------------------

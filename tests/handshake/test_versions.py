@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simlib.case.files import find
 from simlib.handshake import interface as i
@@ -16,9 +18,18 @@ from simlib.handshake.capabilities import known_capabilities, refusal
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings
 from simlib.handshake.v1.destination import Destination
 from simlib.handshake.v1.source import Source
+from simlib.handshake.versions import (
+    BEHAVIOURS,
+    behaviour,
+    flushes_by_command,
+    is_modelled,
+    not_modelled,
+    opens_preempt_early,
+    version_number,
+)
 from simlib.world.run import play
 from simlib.world.world import World
-from tests.handshake.test_v1_source import outputs, statuses
+from tests.handshake.builders import QUICK, outputs, statuses
 
 RELEASES = (
     "5.2",
@@ -185,3 +196,63 @@ def test_each_of_v1_s_ways_begins_at_its_release(behaviour: Callable[[str], bool
     there = [r for r in RELEASES if "preempt" not in behaviour.__name__ or "postcopy-preempt" in known_capabilities(r)]
     end = there.index(until) if until else len(there)
     assert [r for r in there if behaviour(r)] == there[there.index(since) : end]
+
+
+# --- versions themselves --------------------------------------------------------------------------------------------
+NUMBERS = st.integers(0, 30)
+
+
+@QUICK
+@given(NUMBERS, NUMBERS, NUMBERS)
+def test_the_numbers_of_a_version_are_read_whatever_a_packager_wrote_behind_them(
+    major: int, minor: int, micro: int
+) -> None:
+    for behind in ("", "-1.fc40", "+ds", ".1", " (Debian 1:7.2+dfsg)"):
+        assert version_number(f"{major}.{minor}.{micro}{behind}") == (major, minor, micro)
+
+
+@QUICK
+@given(NUMBERS, NUMBERS, NUMBERS)
+def test_a_release_is_the_newest_of_its_series_and_older_than_the_next(major: int, minor: int, micro: int) -> None:
+    release = version_number(f"{major}.{minor}")
+    assert version_number(f"{major}.{minor}.{micro}") < release < version_number(f"{major}.{minor + 1}.0")
+    assert (version_number(f"{major}") == release) == (minor == 0)
+
+
+@pytest.mark.parametrize("text", ["", "ten", "v10.0", "10.", ".1", "10.x", "10.0>7.2", " 10.0"])
+def test_what_is_no_version_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no version of QEMU"):
+        version_number(text)
+
+
+@QUICK
+@given(st.sampled_from(RELEASES), NUMBERS)
+def test_a_point_release_behaves_as_its_series_and_is_modelled_with_it(release: str, micro: int) -> None:
+    assert behaviour(f"{release}.{micro}") is behaviour(release)
+    assert is_modelled(release) and is_modelled(f"{release}.{micro}")
+
+
+@pytest.mark.parametrize("version", ["5.1", "4.2.1", "0.9"])
+def test_anything_older_behaves_as_the_oldest_and_is_not_modelled(version: str) -> None:
+    assert behaviour(version) is behaviour("5.2") and not is_modelled(version)
+    assert not_modelled(version) == f"QEMU {version} is not modelled; known are the releases from 5.2 to 11.2"
+
+
+@pytest.mark.parametrize("version", ["11.3", "12.0", "6.3", "10.3"])
+def test_anything_newer_behaves_as_the_newest_before_it_and_is_not_modelled(version: str) -> None:
+    assert behaviour(version) is behaviour({"6.3": "6.2", "10.3": "10.2"}.get(version, "11.2"))
+    assert not is_modelled(version)
+
+
+def test_each_group_of_versions_begins_at_a_release_and_is_used() -> None:
+    sinces = [f"{b.since[0]}.{b.since[1]}" for b in BEHAVIOURS]
+    assert [r for r in RELEASES if behaviour(r) is not behaviour(RELEASES[max(0, RELEASES.index(r) - 1)])] == sinces[1:]
+    assert all(behaviour(since) is b for since, b in zip(sinces, BEHAVIOURS, strict=True))
+
+
+@QUICK
+@given(st.integers(0, 12), st.integers(0, 3))
+def test_a_machine_type_decides_how_channels_synchronise_and_when_preempt_s_is_made(major: int, minor: int) -> None:
+    number = major * 10 + minor
+    assert flushes_by_command((major, minor)) == (number >= 81)
+    assert opens_preempt_early((major, minor)) == (number <= 72)
