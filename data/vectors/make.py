@@ -15,9 +15,22 @@ import json
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from conversations import (
+    COMPLETED,
+    CONVERSATIONS,
+    NET,
+    OVER_TCP,
+    SMALL,
+    TIMER,
+    Conversation,
+    Side,
+    transcripts,
+)
+from schema import bodies as schemas
 
 from simlib.case import profiles
 from simlib.handshake import interface as i
@@ -27,17 +40,17 @@ from simlib.handshake.v2 import binding, body, features, frames, inventory, mani
 from simlib.handshake.v2.agreement import agreement_body, channel_plan
 from simlib.handshake.v2.config import SessionConfig
 from simlib.handshake.v2.destination import Destination
-from simlib.handshake.v2.frames import CRITICAL, DATA, INITIATOR, MORE, RESPONDER, frame
+from simlib.handshake.v2.frames import CRITICAL, DATA, HIGHEST, INITIATOR, LOWEST, MORE, RESPONDER, frame
 from simlib.handshake.v2.manifest import Manifest
 from simlib.handshake.v2.source import Source
 
-ACCEPT, GO, HELLO, INFO, LOADED, OFFER, REJECT = (
+ACCEPT, CHANNEL_OK, GO, HELLO, LOADED, OFFER, REJECT = (
     m.TYPE
     for m in (
         messages.Accept,
+        messages.ChannelOk,
         messages.Go,
         messages.Hello,
-        messages.Info,
         messages.Loaded,
         messages.Offer,
         messages.Reject,
@@ -50,231 +63,10 @@ SESSION = "0123456789abcdef"
 FACTS = ("machine", "ram-blocks", "devices")  # of an OFFER and of a manifest
 
 
-# --- both endpoints in one process ----------------------------------------------------------------------------------
-class Side:
-    """An endpoint and its neighbours, who answer at once. What it puts on the wire gathers in `wire`."""
-
-    def __init__(self, endpoint: Source | Destination, case: Conversation) -> None:
-        self.endpoint = endpoint
-        self.passes = list(case.passes)
-        self.case = case
-        self.wire: list[dict[str, Any]] = []
-        self.opened: set[int] = set()
-        self.gone: set[int] = set()
-        self.said = ""
-        self.tell(i.Start())
-
-    def tell(self, input: i.Input) -> None:
-        waiting: list[i.Input] = [input]
-        while waiting:
-            for output in self.endpoint.handle(waiting.pop(0)):
-                waiting += self._answers(output)
-
-    def _answers(self, output: i.Output) -> Iterator[i.Input]:
-        if isinstance(output, i.Said):
-            self.said = output.text
-        elif isinstance(output, i.Open):
-            self.opened.add(output.conn)
-            yield i.Opened(output.conn)
-        elif isinstance(output, i.Send):
-            step = {"connection": output.conn, "says": self.said, "hex": output.data.hex(), "zeros": output.fill}
-            self.wire.append({k: v for k, v in step.items() if v != "" and (k, v) != ("zeros", 0)})
-            self.said = ""
-            yield i.Drained(output.conn)
-        elif isinstance(output, i.Drop | i.End) and output.conn not in self.gone:
-            self.gone.add(output.conn)
-            self.wire.append({"connection": output.conn, "closes": True})
-        elif isinstance(output, i.CollectRam):
-            yield self.passes.pop(0)
-        elif isinstance(output, i.StopGuest):
-            yield i.GuestStopped()
-        elif isinstance(output, i.Apply):
-            yield i.Applied(self.case.apply_error)
-        elif isinstance(output, i.Load):
-            yield i.Loaded(self.case.load_error)
-        elif isinstance(output, i.RunGuest):
-            yield i.GuestRunning()
-
-    def hear(self, step: dict[str, Any], at_a_time: int = 1 << 30) -> None:
-        """What the other side put on the wire arrives, so many bytes at a time."""
-        conn = step["connection"]
-        if conn in self.gone:
-            return
-        if conn not in self.opened:
-            self.opened.add(conn)
-            self.tell(i.Opened(conn))
-        data = bytes.fromhex(step.get("hex", "")) + bytes(step.get("zeros", 0))
-        for at in range(0, len(data), at_a_time):
-            self.tell(i.Received(conn, data[at : at + at_a_time]))
-        if step.get("closes"):
-            self.tell(i.Ended(conn))
-
-    def outcome(self) -> dict[str, Any]:
-        end = self.endpoint.finished
-        errors = end.errors if end else getattr(self.endpoint, "ended_as", ())
-        return {"status": end.status if end else self.endpoint.state, "codes": [e.code for e in errors]}
-
-
-class FromTheFuture(Source):
-    """Speaks version 3 alone."""
-
-    def _greeting(self, conn: int) -> bytes:
-        preface = super()._greeting(conn)
-        return preface[:10] + struct.pack(">HH", 3, 3) + preface[14:]
-
-
-@dataclass(frozen=True)
-class Conversation:
-    about: str
-    source: Settings
-    destination: Settings
-    passes: tuple[i.RamCollected, ...] = ()
-    apply_error: str = ""
-    load_error: str = ""
-    psk: bytes = b""
-    on_maybe: str = "warn"
-    source_class: type[Source] = Source
-
-    def sides(self) -> dict[str, Side]:
-        """Fresh endpoints with the fixed entropy of these vectors."""
-        one = self.source_class(self.source, SessionConfig(b"S" * 32, psk=self.psk, on_maybe=self.on_maybe))
-        other = Destination(self.destination, SessionConfig(b"D" * 32, psk=self.psk))
-        return {"source": Side(one, self), "destination": Side(other, self)}
-
-
-TIMER = Device("timer", version=2, minimum_version=2, size_bytes=16, schema="11" * 8)
-NET = Device(
-    "0000:00:03.0/virtio-net",
-    version=11,
-    minimum_version=11,
-    size_bytes=24,
-    schema="22" * 8,
-    subsections=(Subsection("virtio-net-device/rss", 1, "maybe"),),
-    nested=(("virtio", 1, 1),),
-    features=("mrg-rxbuf", "ctrl-vq"),
-)
-SMALL = Machine("pc-i440fx-7.2", ("pc",), ram_blocks=(RamBlock("pc.ram", 1 << 20),), devices=(TIMER, NET))
-MULTIFD = (("multifd-channels", 2), ("multifd-compression", "none"))
-OVER_TCP = Settings("10.0", SMALL)
-WITH_MULTIFD = Settings("10.0", SMALL, ("multifd",), MULTIFD)
-PASSES = (i.RamCollected(8192, True), i.RamCollected(0, True))
-CONVERSATIONS = {
-    "success-inline": Conversation(
-        "exec: with an answer; the stream is carried in DATA frames on the control connection",
-        replace(OVER_TCP, transport="exec"),
-        replace(OVER_TCP, transport="exec"),
-        PASSES,
-    ),
-    "success-multifd": Conversation(
-        "main and two multifd channels, each a connection of its own; a pre-shared key",
-        WITH_MULTIFD,
-        WITH_MULTIFD,
-        PASSES,
-        psk=b"the pre-shared key",
-    ),
-    "refusal-device-unknown": Conversation(
-        "the destination lacks a device", OVER_TCP, replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER,)))
-    ),
-    "refusal-several": Conversation(
-        "everything that is wrong is told at once",
-        OVER_TCP,
-        replace(
-            OVER_TCP,
-            machine=replace(
-                SMALL,
-                type="pc-q35-7.2",
-                aliases=(),
-                page_bits=13,
-                ram_blocks=(RamBlock("pc.ram", 2 << 20),),
-                devices=(replace(TIMER, version=1, minimum_version=1), replace(NET, features=("ctrl-vq",))),
-            ),
-        ),
-    ),
-    "refusal-maybe": Conversation(
-        "the source asked that maybe be refused",
-        OVER_TCP,
-        replace(OVER_TCP, machine=replace(SMALL, devices=(TIMER, NET, Device("extra")))),
-        on_maybe="reject",
-    ),
-    "refusal-no-common-version": Conversation(
-        "a source that speaks version 3 alone", OVER_TCP, OVER_TCP, source_class=FromTheFuture
-    ),
-    "refusal-apply-failed": Conversation(
-        "agreed, but the destination could not set what was agreed",
-        OVER_TCP,
-        OVER_TCP,
-        apply_error="no such compressor",
-    ),
-    "late-failure": Conversation(
-        "all was sent, and a device would not load", OVER_TCP, OVER_TCP, PASSES, load_error="timer: bad period"
-    ),
-}
-
-
-def converse(case: Conversation) -> tuple[list[dict[str, Any]], dict[str, Side]]:
-    """Both real endpoints against each other until neither has more to say: the steps in order."""
-    sides = case.sides()
-    steps: list[dict[str, Any]] = []
-    while any(side.wire for side in sides.values()):
-        for name, other in (("source", "destination"), ("destination", "source")):
-            pending, sides[name].wire = sides[name].wire, []
-            for step in pending:
-                steps.append({"from": name, **step})
-                sides[other].hear(step)
-    return steps, sides
-
-
-def replayed(case: Conversation, role: str, steps: list[dict[str, Any]], at_a_time: int) -> Side:
-    """A fresh endpoint, told what the recorded other side said."""
-    side = case.sides()[role]
-    for step in steps:
-        if step["from"] != role:
-            side.hear(step, at_a_time)
-    return side
-
-
-def bytes_of(steps: list[dict[str, Any]]) -> dict[int, bytes]:
-    """All bytes of each connection."""
-    streams: dict[int, bytes] = {}
-    for step in steps:
-        data = bytes.fromhex(step.get("hex", "")) + bytes(step.get("zeros", 0))
-        streams[step["connection"]] = streams.get(step["connection"], b"") + data
-    return streams
-
-
-def transcripts() -> Iterator[tuple[str, str]]:
-    for name, case in CONVERSATIONS.items():
-        steps, sides = converse(case)
-        transcript: dict[str, Any] = {"name": name, "about": case.about, "psk": case.psk.hex()}
-        flights = {role: bytes_of([s for s in steps if s["from"] == role])[0] for role in sides}
-        if any("ACCEPT" in s.get("says", "") for s in steps):
-            transcript |= _key_of(flights["source"], flights["destination"], case.psk)
-            _must(name, transcript["key"], sides["source"].endpoint.key_bytes.hex())
-        transcript |= {"steps": steps, "outcome": {role: side.outcome() for role, side in sides.items()}}
-        yield f"transcripts/{name}.json", json.dumps(transcript, indent=1) + "\n"
-
-
-def _key_of(source: bytes, destination: bytes, psk: bytes) -> dict[str, str]:
-    """By SPEC section 5 alone, without the implementation's own way."""
-    upto, end = _upto(source, OFFER)[0], _upto(destination, ACCEPT)
-    secret = json.loads(end[1])["secret"]
-    hashes = hashlib.sha256(upto).digest(), hashlib.sha256(end[0]).digest()
-    key = binding.session_key(bytes.fromhex(secret), psk, b"", *hashes)
-    return {"secret": secret, "h_S": hashes[0].hex(), "h_D": hashes[1].hex(), "key": key.hex()}
-
-
-def _upto(flight: bytes, type: int) -> tuple[bytes, bytes]:
-    """The bytes up to the end of the first frame of that type, and its payload."""
-    at = struct.unpack(">H", flight[8:10])[0]
-    while True:
-        size, frame_type = struct.unpack(">IB", flight[at : at + 5])
-        at += 12 + size
-        if frame_type == type:
-            return flight[:at], flight[at - size : at]
-
-
 # --- frames ---------------------------------------------------------------------------------------------------------
-def _preface(magic: bytes = INITIATOR, size: int = 32, lowest: int = 2, highest: int = 2, flags: int = 0) -> bytes:
+def _preface(
+    magic: bytes = INITIATOR, size: int = 32, lowest: int = LOWEST, highest: int = HIGHEST, flags: int = 0
+) -> bytes:
     return magic + struct.pack(">HHHH", size, lowest, highest, flags) + NONCE + bytes(max(0, size - 32))
 
 
@@ -287,7 +79,7 @@ GOOD_FRAMES: list[tuple[str, str, bytes]] = [
     ("a preface", "destination", PREFACE),
     ("a responder's preface", "source", _preface(RESPONDER)),
     ("a preface with every flag set", "destination", _preface(flags=0xFFFF)),
-    ("a longer preface of a later version", "destination", _preface(size=48, highest=5) + frame(GO, b"{}")),
+    ("a longer preface of a later version", "destination", _preface(size=48, highest=0x0305) + frame(GO, b"{}")),
     ("the longest preface", "destination", _preface(size=1024)),
     ("an empty frame", "destination", PREFACE + frame(0x90, b"", flags=0)),
     ("a HELLO that is not JSON, which framing does not see", "destination", PREFACE + frame(HELLO, b"hello")),
@@ -296,7 +88,10 @@ GOOD_FRAMES: list[tuple[str, str, bytes]] = [
     (
         "a frame continued twice",
         "destination",
-        PREFACE + frame(INFO, b'{"text":', CRITICAL | MORE) + frame(INFO, b'"x",', MORE) + frame(INFO, b'"percent":1}'),
+        PREFACE
+        + frame(CHANNEL_OK, b'{"nonce":', CRITICAL | MORE)
+        + frame(CHANNEL_OK, b'"x",', MORE)
+        + frame(CHANNEL_OK, b'"mac":""}'),
     ),
     ("an ignorable frame before another", "destination", PREFACE + frame(0xC3, b"\1\2\3", 0xF0) + frame(GO, b"{}")),
     ("a DATA frame", "destination", PREFACE + frame(DATA, b"QEVM\0\0\0\3")),
@@ -324,10 +119,22 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ("two responders", "destination", _preface(RESPONDER), "reflected", []),
     ("a preface of 31 bytes", "destination", _preface(size=31), "frame-too-big", ["REJECT"]),
     ("a preface of 1025 bytes", "destination", _preface(size=1025), "frame-too-big", ["REJECT"]),
-    ("an older source", "destination", _preface(lowest=1, highest=1), "no-common-version", ["REJECT"]),
-    ("a later source", "destination", _preface(lowest=3, highest=9), "no-common-version", ["REJECT"]),
-    ("a later destination", "source", _preface(RESPONDER, lowest=3, highest=3), "no-common-version", ["ABORT"]),
-    ("lowest above highest", "destination", _preface(lowest=3, highest=2), "no-common-version", ["REJECT"]),
+    ("the draft 2.0", "destination", _preface(lowest=2, highest=2), "no-common-version", ["REJECT"]),
+    ("a later source", "destination", _preface(lowest=0x0300, highest=0x0309), "no-common-version", ["REJECT"]),
+    (
+        "a later destination",
+        "source",
+        _preface(RESPONDER, lowest=0x0300, highest=0x0300),
+        "no-common-version",
+        ["ABORT"],
+    ),
+    (
+        "lowest above highest",
+        "destination",
+        _preface(lowest=HIGHEST + 1, highest=LOWEST),
+        "no-common-version",
+        ["REJECT"],
+    ),
     ("a frame one byte too long", "destination", PREFACE + _announced(65537, OFFER), "frame-too-big", ["REJECT"]),
     ("the longest length", "destination", PREFACE + _announced(0xFFFFFFFF, OFFER), "frame-too-big", ["REJECT"]),
     ("a DATA frame too long", "destination", PREFACE + _announced((256 << 10) + 1, DATA), "frame-too-big", ["REJECT"]),
@@ -342,7 +149,7 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ),
     ("OFFER before HELLO", "destination", PREFACE + frame(OFFER, b"{}"), "bad-state", ["REJECT"]),
     ("DATA before HELLO", "destination", PREFACE + frame(DATA, b"QEVM"), "bad-state", ["REJECT"]),
-    ("a ping of 65 bytes", "destination", PREFACE + frame(frames.PING, bytes(65)), "frame-too-big", ["REJECT"]),
+    ("PING before HELLO", "destination", PREFACE + frame(frames.PING, b""), "bad-state", ["REJECT"]),
     ("an early LOADED", "source", _preface(RESPONDER) + frame(LOADED, b'{"bytes":0}'), "bad-state", ["ABORT"]),
 ]
 
@@ -373,7 +180,7 @@ def read_frames(reader: str, data: bytes) -> list[dict[str, Any]]:
 
 def refusal(reader: str, data: bytes) -> dict[str, Any]:
     """What a whole endpoint makes of the bytes: the code, and the messages that it answers."""
-    side = Conversation("", OVER_TCP, OVER_TCP).sides()[reader]
+    side = Conversation("", OVER_TCP, OVER_TCP, COMPLETED).sides()[reader]
     side.wire = []
     printed: list[str] = []
     handle = side.endpoint.handle
@@ -405,6 +212,35 @@ def frame_vectors() -> list[dict[str, Any]]:
 
 # --- bodies ---------------------------------------------------------------------------------------------------------
 _NESTED = b'{"?x":' + b"[" * 15 + b"]" * 15 + b"}"
+_HELLO = {"role": "source", "main": "separate", "implementation": "any", "qemu-version": "10.0"}
+_ON: dict[str, Any] = {"name": "multifd", "need": "prefer"}
+_ACCEPT: dict[str, Any] = {
+    "features": [_ON],
+    "agreement": {"features": {"multifd": {}}, "channels": ["main"], "session-id": SESSION},
+    "session-id": SESSION,
+    "secret": "00" * 32,
+    "channels": ["main"],
+    "verdict": "yes",
+    "warnings": [],
+    "skipped": [["xbzrle", "source: prefer, destination: forbid"]],
+    "config": {},
+}
+_OFFER: dict[str, Any] = wire.to_body(
+    messages.offer(OVER_TCP, SessionConfig(), (features.FeatureOffer("final-ack", features.REQUIRE),))
+)
+
+
+def _stanced(**stance: Any) -> dict[str, Any]:
+    """An ACCEPT with that stance alone."""
+    return _ACCEPT | {"features": [stance]}
+
+
+def _subsection(*needed: str) -> dict[str, Any]:
+    """An OFFER of one device, with one subsection."""
+    device = {**_OFFER["devices"][0], "subsections": [["timer/new", 1, *needed]]}
+    return _OFFER | {"devices": [device]}
+
+
 # name, message, payload, error code or "" (accepted)
 BODIES: list[tuple[str, str, bytes, str]] = [
     ("as it should be", "LOADED", b'{"bytes":4096}', ""),
@@ -412,22 +248,23 @@ BODIES: list[tuple[str, str, bytes, str]] = [
     ("a body without keys", "GO", b"{}", ""),
     ("an ignorable key", "GO", b'{"?grease-1f":[1,{"a":null}]}', ""),
     ("a known key with a mark is that key", "LOADED", b'{"?bytes":7}', ""),
-    ("an optional key is absent", "INFO", b'{"text":"half","percent":50}', ""),
-    ("an optional key", "INFO", b'{"text":"","percent":0,"missing":["main"]}', ""),
-    ("escapes", "INFO", b'{"text":"\\u00e9\\ud83d\\ude00\\n\\/","percent":0}', ""),
-    ("UTF-8", "INFO", '{"text":"é😀","percent":0}'.encode(), ""),
+    ("an optional key is absent", "HELLO", body.dump(_HELLO), ""),
+    ("an optional key", "HELLO", body.dump(_HELLO | {"session": "this one"}), ""),
+    ("escapes", "CHANNEL_OK", b'{"nonce":"\\u00e9\\ud83d\\ude00\\n\\/","mac":""}', ""),
+    ("UTF-8", "CHANNEL_OK", '{"nonce":"é😀","mac":""}'.encode(), ""),
     ("the largest integer", "LOADED", b'{"bytes":18446744073709551615}', ""),
-    ("the smallest integer", "LOADED", b'{"bytes":-9223372036854775808}', ""),
+    ("the smallest integer", "GO", b'{"?least":-9223372036854775808}', ""),
     ("16 levels", "GO", _NESTED, ""),
     ("256 ignorable keys", "GO", json.dumps({f"?{n}": 0 for n in range(256)}).encode(), ""),
-    ("4096 characters", "INFO", json.dumps({"text": "x" * 4096, "percent": 0}).encode(), ""),
-    ("brackets in a string are not depth", "INFO", json.dumps({"text": "[" * 40, "percent": 0}).encode(), ""),
+    ("4096 characters", "CHANNEL_OK", json.dumps({"nonce": "x" * 4096, "mac": ""}).encode(), ""),
+    ("brackets in a string are not depth", "CHANNEL_OK", json.dumps({"nonce": "[" * 40, "mac": ""}).encode(), ""),
     ("17 levels", "GO", _NESTED.replace(b"[]", b"[[]]"), "encoding"),
     ("a fraction", "LOADED", b'{"bytes":1.5}', "encoding"),
     ("an exponent", "LOADED", b'{"bytes":1e3}', "encoding"),
     ("not a number", "LOADED", b'{"bytes":NaN}', "encoding"),
     ("65 bits", "LOADED", b'{"bytes":18446744073709551616}', "encoding"),
-    ("65 bits below", "LOADED", b'{"bytes":-9223372036854775809}', "encoding"),
+    ("65 bits below", "GO", b'{"?least":-9223372036854775809}', "encoding"),
+    ("half of a surrogate pair", "CHANNEL_OK", b'{"nonce":"\\ud83d","mac":""}', "encoding"),
     ("a key twice", "LOADED", b'{"bytes":1,"bytes":1}', "encoding"),
     ("a key twice, once with a mark", "LOADED", b'{"bytes":1,"?bytes":1}', "encoding"),
     ("an ignorable key twice", "GO", b'{"?a":1,"?a":1}', "encoding"),
@@ -436,20 +273,43 @@ BODIES: list[tuple[str, str, bytes, str]] = [
     ("nothing at all", "GO", b"", "encoding"),
     ("a list", "GO", b"[]", "encoding"),
     ("null", "GO", b"null", "encoding"),
-    ("not UTF-8", "INFO", b'{"text":"\xff","percent":0}', "encoding"),
+    ("not UTF-8", "CHANNEL_OK", b'{"nonce":"\xff","mac":""}', "encoding"),
     ("a byte order mark", "GO", b"\xef\xbb\xbf{}", "encoding"),
-    ("a raw control character in a string", "INFO", b'{"text":"\n","percent":0}', "encoding"),
+    ("a raw control character in a string", "CHANNEL_OK", b'{"nonce":"\n","mac":""}', "encoding"),
     ("a leading zero", "LOADED", b'{"bytes":01}', "encoding"),
     ("an unknown key", "GO", b'{"fast":true}', "unknown-key"),
     ("a key that lacks", "LOADED", b"{}", "unknown-value"),
     ("a string for an integer", "LOADED", b'{"bytes":"1"}', "unknown-value"),
     ("a boolean for an integer", "LOADED", b'{"bytes":true}', "unknown-value"),
     ("null for an integer", "LOADED", b'{"bytes":null}', "unknown-value"),
+    ("a negative count", "LOADED", b'{"bytes":-1}', "unknown-value"),
+    ("an ACCEPT of no", "ACCEPT", body.dump(_ACCEPT | {"verdict": "no"}), "unknown-value"),
+    ("a short secret", "ACCEPT", body.dump(_ACCEPT | {"secret": "00"}), "unknown-value"),
+    ("a stance that is none", "ACCEPT", body.dump(_stanced(name="x", need="perhaps")), "unknown-value"),
+    ("a feature twice", "ACCEPT", body.dump(_ACCEPT | {"features": [_ON, _ON]}), "unknown-value"),
+    ("a range", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": [1, 2]})), ""),
+    ("a range of booleans", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": [True, True]})), "unknown-value"),
+    ("a set", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": {"set": ["a", "b"]}})), ""),
+    (
+        "a set with one twice",
+        "ACCEPT",
+        body.dump(_stanced(**_ON, parameters={"p": {"set": ["a", "a"]}})),
+        "unknown-value",
+    ),
+    ("an empty set", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": {"set": []}})), "unknown-value"),
+    ("an empty choice", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": []})), "unknown-value"),
+    ("an OFFER", "OFFER", body.dump(_OFFER), ""),
+    ("a device twice", "OFFER", body.dump(_OFFER | {"devices": _OFFER["devices"][:1] * 2}), "unknown-value"),
+    ("a memory block twice", "OFFER", body.dump(_OFFER | {"ram-blocks": _OFFER["ram-blocks"] * 2}), "unknown-value"),
+    ("a subsection that is sent perhaps", "OFFER", body.dump(_subsection("perhaps")), "unknown-value"),
+    ("a subsection's row too short", "OFFER", body.dump(_subsection()), "unknown-value"),
+    ("on-maybe is something else", "OFFER", body.dump(_OFFER | {"on-maybe": "ask"}), "unknown-value"),
+    ("an ERROR without an error", "ERROR", b'{"errors":[]}', "unknown-value"),
     ("an object for a list", "ERROR", b'{"errors":{}}', "unknown-value"),
     ("a string for an object", "ERROR", b'{"errors":["x"]}', "unknown-value"),
     ("257 ignorable keys", "GO", json.dumps({f"?{n}": 0 for n in range(257)}).encode(), "too-much"),
-    ("4097 characters", "INFO", json.dumps({"text": "x" * 4097, "percent": 0}).encode(), "too-much"),
-    ("8193 items", "INFO", body.dump({"text": "", "percent": 0, "missing": [""] * 8193}), "too-much"),
+    ("4097 characters", "CHANNEL_OK", json.dumps({"nonce": "x" * 4097, "mac": ""}).encode(), "too-much"),
+    ("8193 items", "READY", body.dump({"channels": [["", ""]] * 8193, "mac": ""}), "too-much"),
 ]
 CANONICAL: list[tuple[str, Any]] = [
     ("keys are sorted", {"b": 1, "a": {"d": 2, "c": [3, 1, 2]}, "B": 0, "a-": 1}),
@@ -470,7 +330,9 @@ MESSAGE = {name: type for type, name in frames.NAMES.items()}
 def read_body(message: str, payload: bytes) -> dict[str, Any]:
     """What is expected of a body: the canonical form's digest, marks and ignorable keys gone, or code and item."""
     try:
-        return {"sha256": body.digest(body.load(payload, messages.SHAPES[MESSAGE[message]], message))}
+        content = body.load(payload, messages.SHAPES[MESSAGE[message]], message)
+        messages.read(MESSAGE[message], content)
+        return {"sha256": body.digest(content)}
     except PeerError as error:
         return {"error": error.error.code, "item": error.error.item}
 
@@ -490,7 +352,8 @@ def body_vectors() -> dict[str, Any]:
 
 # --- negotiation ----------------------------------------------------------------------------------------------------
 def _stances(text: str) -> list[dict[str, Any]]:
-    """Of "multifd+ channels=1..8 compression=zstd|none, xbzrle": ! require, + prefer, - forbid, nothing: allow."""
+    """Of "multifd+ channels=1..8 compression=zstd|none with=a&b, xbzrle": ! require, + prefer, - forbid, nothing:
+    allow; a parameter is a range, a choice or a set."""
     stances = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, *words = part.split()
@@ -498,9 +361,16 @@ def _stances(text: str) -> list[dict[str, Any]]:
         stance: dict[str, Any] = {"name": name.rstrip("!+") if need != "forbid" else name[:-1], "need": need}
         if words:
             pairs = [g.split("=") for g in words]
-            stance["parameters"] = {k: [int(n) for n in v.split("..")] if ".." in v else v.split("|") for k, v in pairs}
+            stance["parameters"] = {k: _values(v) for k, v in pairs}
         stances.append(stance)
     return stances
+
+
+def _values(text: str) -> Any:
+    """A range, a set or a choice."""
+    if ".." in text:
+        return [int(n) for n in text.split("..")]
+    return {"set": text.strip("&").split("&")} if "&" in text else text.split("|")
 
 
 _M = "multifd+ channels=1..4 compression="
@@ -577,6 +447,16 @@ NEGOTIATIONS: list[tuple[str, str, str, dict[str, Any], list[str], list[list[str
         [],
     ),
     (
+        "of sets, what is in both",
+        "x-later+ devices=c&a&b",
+        "x-later devices=d&b&a",
+        {"x-later": {"devices": ["a", "b"]}},
+        [],
+        [],
+    ),
+    ("sets without anything in both", "x-later+ devices=a&", "x-later devices=b&", {}, ["x-later"], []),
+    ("a set against a choice has nothing in common", "x-later+ devices=a&", "x-later devices=a", {}, ["x-later"], []),
+    (
         "a parameter that one side does not name is left out",
         _M + "none",
         "multifd compression=none",
@@ -611,10 +491,10 @@ NEGOTIATIONS: list[tuple[str, str, str, dict[str, Any], list[str], list[list[str
     ),
     (
         "conflicts are taken in their order",
-        "postcopy-ram+, x-ignore-shared+, mapped-ram+",
-        "postcopy-ram, x-ignore-shared, mapped-ram",
-        {"postcopy-ram": {}},
-        ["x-ignore-shared", "mapped-ram"],
+        "multifd+, xbzrle+, compress+",
+        "multifd, xbzrle, compress",
+        {"multifd": {}},
+        ["xbzrle", "compress"],
         [],
     ),
     (
@@ -649,6 +529,16 @@ NEGOTIATIONS: list[tuple[str, str, str, dict[str, Any], list[str], list[list[str
         [],
         [["parameter", "feature[multifd].channels"], ["feature-required", "feature[xbzrle]"]],
     ),
+    ("main is inline: multifd is skipped", "multifd+", "multifd", {}, ["multifd"], []),
+    ("main is inline, multifd is allowed: not a word", "multifd", "multifd", {}, [], []),
+    (
+        "main is inline, and multifd required",
+        "multifd!",
+        "multifd",
+        {},
+        [],
+        [["feature-required", "feature[multifd]"]],
+    ),
     (
         "channels in the plan",
         "final-ack!, multifd+ channels=1..2, postcopy-ram+, postcopy-preempt+",
@@ -660,15 +550,15 @@ NEGOTIATIONS: list[tuple[str, str, str, dict[str, Any], list[str], list[list[str
 ]
 
 
-def negotiated(source: list[dict[str, Any]], destination: list[dict[str, Any]]) -> dict[str, Any]:
-    agreement = features.resolve(messages.read_stances(source), messages.read_stances(destination))
+def negotiated(source: list[dict[str, Any]], destination: list[dict[str, Any]], inline: bool) -> dict[str, Any]:
+    agreement = features.resolve(messages.read_stances(source), messages.read_stances(destination), inline)
     result: dict[str, Any] = {
         "on": agreement.body(),
         "skipped": [name for name, _ in agreement.skipped],
         "errors": [[e.code, e.item] for e in agreement.errors],
     }
     if not agreement.errors:
-        result["agreement"] = agreement_body(agreement, channel_plan(agreement, False), SESSION)
+        result["agreement"] = agreement_body(agreement, channel_plan(agreement, inline), SESSION)
         result["digest"] = body.digest(result["agreement"])
     return result
 
@@ -677,9 +567,10 @@ def negotiation_vectors() -> list[dict[str, Any]]:
     cases = []
     for name, one, other, on, skipped, errors in NEGOTIATIONS:
         source, destination = _stances(one), _stances(other)
-        result = negotiated(source, destination)
+        main = "inline" if name.startswith("main is inline") else "separate"
+        result = negotiated(source, destination, main == "inline")
         _must(name, (on, skipped, errors), (result["on"], result["skipped"], result["errors"]))
-        cases.append({"name": name, "source": source, "destination": destination, "expect": result})
+        cases.append({"name": name, "main": main, "source": source, "destination": destination, "expect": result})
     return cases
 
 
@@ -699,6 +590,7 @@ def _same(machine: Machine) -> Machine:
 
 HOTPLUG = Device("0000:00:01.3/piix4_pm", subsections=(Subsection("piix4_pm/cpuhp", 1, "always"),))
 _NET = f"device[{NET.id}]"
+_UUIDS = [{"uuid": digit * 32} for digit in "ab"]
 # name, the source's machine, the destination's, its memory limit, verdict, findings (code, item, severity)
 VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
     ("the same machine", _same, _same, 0, "yes", []),
@@ -808,6 +700,40 @@ VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
     ),
     ("a subsection that is never sent", _device(subsections=(Subsection("new", 1, "never"),)), _same, 0, "yes", []),
     (
+        "a subsection of a later version",
+        _device(subsections=(Subsection("virtio-net-device/rss", 2, "always"),)),
+        _same,
+        0,
+        "no",
+        [("device-subsection", f"{_NET}.virtio-net-device/rss")],
+    ),
+    (
+        "a subsection of a later version that may be sent",
+        _device(subsections=(Subsection("virtio-net-device/rss", 2, "maybe"),)),
+        _same,
+        0,
+        "maybe",
+        [("device-subsection", f"{_NET}.virtio-net-device/rss")],
+    ),
+    ("another UUID", _with(**_UUIDS[0]), _with(**_UUIDS[1]), 0, "yes", []),
+    (
+        "another UUID, with validate-uuid",
+        _with(**_UUIDS[0]),
+        _with(**_UUIDS[1]),
+        0,
+        "no",
+        [("uuid", "machine.uuid")],
+    ),
+    ("pages of another size", _same, _with(ram_blocks=(RamBlock("pc.ram", 1 << 20, 2 << 20),)), 0, "yes", []),
+    (
+        "pages of another size, with postcopy-ram",
+        _same,
+        _with(ram_blocks=(RamBlock("pc.ram", 1 << 20, 2 << 20),)),
+        0,
+        "no",
+        [("ram-page-size", "ram-block[pc.ram]")],
+    ),
+    (
         "features that the guest uses",
         _device(features=("ctrl-vq", "rss", "mq")),
         _same,
@@ -855,15 +781,16 @@ def machine_of(facts: dict[str, Any]) -> Machine:
     shape = {key: manifest.SHAPE[key] for key in FACTS}
     local = {"aliases?": [str], "resizable?": [str], "capabilities?": [str]}
     checked = body.load(body.dump(facts), shape | local, "facts")
-    messages.check_facts(checked)
+    messages.check_facts(checked, "facts")
     sent = checked | {"capabilities": [], "qemu-version": ""}
     machine = messages.whole_machine(wire.from_body(Manifest, sent, ""))
     blocks = tuple(replace(b, resizable=b.name in facts.get("resizable", ())) for b in machine.ram_blocks)
     return replace(machine, aliases=tuple(facts.get("aliases", ())), ram_blocks=blocks)
 
 
-def judged(source: dict[str, Any], destination: dict[str, Any], limit_bytes: int) -> dict[str, Any]:
-    errors = inventory.compare(machine_of(source), machine_of(destination), limit_bytes)
+def judged(source: dict[str, Any], destination: dict[str, Any], limit_bytes: int, agreed: list[str]) -> dict[str, Any]:
+    uuid_checked, postcopy = "validate-uuid" in agreed, "postcopy-ram" in agreed
+    errors = inventory.compare(machine_of(source), machine_of(destination), limit_bytes, uuid_checked, postcopy)
     findings = [[e.code, e.item, e.severity, e.source, e.destination] for e in errors]
     return {"verdict": inventory.verdict(errors), "findings": findings}
 
@@ -872,11 +799,11 @@ def verdict_vectors() -> list[dict[str, Any]]:
     cases = []
     for name, one, other, limit, verdict, findings in VERDICTS:
         source, destination = facts_of(one(SMALL), False), facts_of(other(SMALL), True)
-        result = judged(source, destination, limit)
+        agreed = [name.rpartition(" with ")[2]] if ", with " in name else []
+        result = judged(source, destination, limit, agreed)
         _must(name, (verdict, findings), (result["verdict"], [tuple(f[:2]) for f in result["findings"]]))
-        cases.append(
-            {"name": name, "source": source, "destination": destination, "memory-limit": limit, "expect": result}
-        )
+        given = {"memory-limit": limit, "agreed": agreed}
+        cases.append({"name": name, "source": source, "destination": destination, **given, "expect": result})
     return cases
 
 
@@ -904,13 +831,15 @@ def mac_vectors() -> list[dict[str, Any]]:
         nonces = [hashlib.sha256(bytes([n])).hexdigest()[:32] for n in range(3)]
         for parts in (
             ["START", hashlib.sha256(b"agreement").hexdigest()],
-            ["CHANNEL_OPEN", SESSION, "multifd[1]", nonces[0]],
+            ["CHANNEL_OPEN", SESSION, "multifd[1]", nonces[0], exporter],
             ["CHANNEL_OK", "multifd[1]", nonces[0], nonces[1]],
             ["READY"],
             ["READY", "main", nonces[2], "multifd[0]", nonces[1], "multifd[1]", nonces[0]],
         ):
-            raw = b"".join(struct.pack(">I", len(p)) + p.encode() for p in parts)
-            case["macs"].append({"parts": parts, "input": raw.hex(), "mac": binding.mac(key, *parts)})
+            bytes_of = [p if isinstance(p, bytes) else p.encode() for p in parts]
+            raw = b"".join(struct.pack(">I", len(p)) + p for p in bytes_of)
+            shown = [p.hex() if isinstance(p, bytes) else p for p in parts]
+            case["macs"].append({"parts": shown, "input": raw.hex(), "mac": binding.mac(key, *parts)})
         cases.append(case)
     return cases
 
@@ -965,7 +894,8 @@ OFFERS = [(q, c, g) for q in ("7.2", "10.0") for c in ("pc-i440fx-7.2", "pc-q35-
 def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
     """What a destination of that version says to a first flight: verdict and codes."""
     settings = Settings(version, profiles.machine(version, configuration))
-    side = Side(Destination(settings, SessionConfig(b"D" * 32, grease=False)), Conversation("", settings, settings))
+    case = Conversation("", settings, settings, COMPLETED)
+    side = Side(Destination(settings, SessionConfig(b"D" * 32, grease=False)), case)
     side.hear({"connection": 0, "hex": flight.hex()})
     for item in read_frames("source", bytes.fromhex(next(s["hex"] for s in side.wire if "hex" in s))):
         content = json.loads(bytes.fromhex(item["payload"])) if "payload" in item else {}
@@ -980,7 +910,8 @@ def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
 def offers() -> Iterator[tuple[str, str]]:
     for version, configuration, grease in OFFERS:
         settings = Settings(version, profiles.machine(version, configuration))
-        side = Side(Source(settings, SessionConfig(b"S" * 32, grease=grease)), Conversation("", settings, settings))
+        case = Conversation("", settings, settings, COMPLETED)
+        side = Side(Source(settings, SessionConfig(b"S" * 32, grease=grease)), case)
         flight = bytes.fromhex(side.wire[0]["hex"])
         offer = {
             "about": f"the first flight of QEMU {version} with {configuration}; frozen: it is accepted for ever",
@@ -990,9 +921,18 @@ def offers() -> Iterator[tuple[str, str]]:
             "expect": [answered(flight, other, configuration) for other in ("7.2", "10.0")],
         }
         yield (
-            f"offers/v2.0-{version}-{configuration}{'-grease' if grease else ''}.json",
+            f"offers/v2.1-{version}-{configuration}{'-grease' if grease else ''}.json",
             json.dumps(offer, indent=1) + "\n",
         )
+
+
+# --- transcripts ----------------------------------------------------------------------------------------------------
+def transcript_vectors() -> Iterator[tuple[str, str]]:
+    for name, transcript in transcripts():
+        ends = CONVERSATIONS[name].ends
+        outcome = [" ".join([side["status"], *side["codes"]]) for side in transcript["outcome"].values()]
+        _must(name, list(ends), outcome)
+        yield f"transcripts/{name}.json", json.dumps(transcript, indent=1) + "\n"
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -1016,7 +956,8 @@ def made() -> dict[str, str]:
         "verdict.json": _lines(verdict_vectors()),
         "mac.json": _lines(mac_vectors()),
         "manifest.json": _lines(manifest_vectors()),
-        **dict(transcripts()),
+        "schema.json": json.dumps(schemas(), indent=1) + "\n",
+        **dict(transcript_vectors()),
     }
 
 

@@ -37,7 +37,10 @@ run(find("multifd_only_at_destination_small"), protocol="v1", version="10.0")
 shared = [s for s in load_all() if {"v1", "v2"} == {*s.protocols} and not s.management.lies]
 table = outcomes(run, shared)
 counts = counted(table)
-rows = "\n".join(f"| {o.replace('_', ' ')} | {' | '.join(map(str, n))} | {OUTCOMES[o]} |" for o, n in counts.iterrows())
+bold = {o: "**" if o in BAD else "" for o in counts.index}
+rows = "\n".join(
+    f"| {bold[o]}{o.replace('_', ' ')}{bold[o]} | {' | '.join(map(str, n))} | {OUTCOMES[o]} |" for o, n in counts.iterrows()
+)
 with_rules = table[table.manager == "libvirt"].scenario.nunique()
 ends_badly = ", ".join(
     f"**{name}: {int(counts.loc[counts.index.isin(BAD), name].sum())} of {counts[name].sum()}**" for name in counts
@@ -45,9 +48,9 @@ ends_badly = ", ".join(
 
 # %%
 Markdown(
-    f"| outcome | {' | '.join(counts)} | |\n|---|--:|--:|--:|---|\n{rows}\n\n{len(shared)} situations on their QEMU versions. "
-    f"End badly (hung, lost, misconfigured, corrupted, split brain): {ends_badly}. A naive manager trusts the source's status; "
-    f"one with libvirt's rules sets both sides and looks at both; {with_rules} situations have it."
+    f"| outcome | {' | '.join(counts)} | |\n|---|--:|--:|--:|---|\n{rows}\n\n{len(shared)} situations. In bold, ends badly: "
+    f"{ends_badly}. A naive manager trusts the source's status; one with libvirt's rules ({with_rules} situations) sets "
+    "both sides and looks at both."
 )
 
 # %% [markdown]

@@ -171,7 +171,10 @@ def edited(machine: Machine, edits: tuple[Json, ...]) -> Machine:
             if not _fits(value, _EXAMPLE.get(key)):
                 raise ProfileError(f"edit of {edit['device']}: {key} = {value!r} is nothing that a device has")
             if key == "subsections":
-                changes[key] = tuple(Subsection(*s) for s in value)
+                try:
+                    changes[key] = tuple(Subsection(*s) for s in value)
+                except ValueError as error:
+                    raise ProfileError(f"edit of {edit['device']}: {error}") from None
             elif isinstance(value, list):
                 changes[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
         devices[at] = replace(devices[at], **changes)

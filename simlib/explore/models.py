@@ -60,6 +60,12 @@ def v2(name: str, channels: int, faults: Faults = Faults(), **more: object) -> M
     return Model(Case(scenario(name, side(channels)), "v2", "10.0"), faults, **more)  # type: ignore[arg-type]
 
 
+def without_final_ack(channels: int, faults: Faults) -> Model:
+    """A pair whose managers watch both sides and forbid final-ack: one round trip less of downtime."""
+    ours = replace(side(channels, *(("postcopy-ram",) if "postcopy" in faults.orders else ())), forbid=("final-ack",))
+    return Model(Case(scenario("v2", ours), "v2", "10.0"), faults)
+
+
 def postcopy(faults: Faults, *capabilities: str, **more: object) -> Model:
     """A pair whose manager may order postcopy, at any moment."""
     setup = Case(scenario("v2", side(0, "postcopy-ram", *capabilities)), "v2", "10.0")
@@ -246,6 +252,10 @@ def v2_cases() -> list[SearchCase]:
         for payload in ("silent", "scan", "garbage", "multifd", "v2-hello", "bad-channel", "forge", "flood")
     ]
     listed += [
+        SearchCase(
+            "v2, no final-ack, 1 multifd, cancel and cut", without_final_ack(1, Faults(cuts=1, orders=("cancel",)))
+        ),
+        SearchCase("v2, no final-ack, postcopy", without_final_ack(0, Faults(cuts=1, orders=("postcopy",)))),
         SearchCase("v2, 1 multifd, a connection lost", v2("v2", 1, Faults(losses=1))),
         SearchCase("v2, 1 multifd, cancel", v2("v2", 1, Faults(orders=("cancel",)))),
         SearchCase("v2, 1 multifd, deadline and cut", v2("v2", 1, Faults(cuts=1, orders=("deadline",)))),

@@ -31,7 +31,8 @@ from .state import Faults, Model
 @reducible
 class AnyMac(Destination):
     def _channel_open(self, conn: int, opening: messages.ChannelOpen) -> None:
-        right = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, opening.name, opening.nonce)
+        parts = self.session_id, opening.name, opening.nonce, self.links[conn].exporter
+        right = binding.mac(self.key_bytes, "CHANNEL_OPEN", *parts)
         super()._channel_open(conn, replace(opening, mac=right))
 
 
@@ -89,8 +90,9 @@ class DriftedTrusting(Drifted):
 class Trusting(Source):
     def _accept(self, conn: int, accept: messages.Accept) -> None:
         agreed = features.resolve(self.stances, accept.features)
-        own = agreement_body(agreed, channel_plan(agreed, self.inline), accept.session_id)
-        super()._accept(conn, replace(accept, agreement=own))
+        plan = channel_plan(agreed, self.inline)
+        own = agreement_body(agreed, plan, accept.session_id)
+        super()._accept(conn, replace(accept, agreement=own, channels=plan))
 
 
 @reducible
@@ -148,6 +150,12 @@ class NoGo(Destination):
 
 
 # --- endings --------------------------------------------------------------------------------------------------------
+@reducible
+class KeepsTheGuest(Source):
+    def _give_up_without_go(self) -> None:
+        pass
+
+
 @reducible
 class NeverUncertain(Source):
     def _uncertain(self, how: str) -> None:
@@ -274,6 +282,13 @@ def mutants() -> list[Mutant]:
         Mutant("no data before READY", (NoReady,), s2, "a matched pair", matched),
         Mutant("LOADED waits for every lane", (EarlyLoaded,), s4, "a matched pair", matched),
         Mutant("the guest runs on GO alone", (NoGo,), s5, "a cut", cut),
+        Mutant(
+            "without final-ack the end of the stream gives the guest up",
+            (KeepsTheGuest,),
+            s5,
+            "a cancel",
+            v2_named("v2, no final-ack, 1 multifd, cancel and cut"),
+        ),
         Mutant("after GO the source is uncertain", (NeverUncertain,), s5, "a cut", cut),
         Mutant("nobody cancels after GO", (CancelAnyTime,), s5, "a cancel", v2("v2", 1, Faults(orders=("cancel",)))),
         Mutant("after GO only control's end counts", (EveryEndCounts,), l2, "a matched pair", matched),

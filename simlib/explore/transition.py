@@ -308,6 +308,10 @@ class Transition:
         self.guest_running = self.guest_running[SOURCE], True
         self._answer(side, i.GuestRunning())
 
+    def _watch_faults(self, side: int, ask: i.WatchFaults) -> None:
+        block = self.system.model.setup.settings(at_source=side == SOURCE).machine.ram_blocks[0]
+        self._answer(side, i.PageFault(block.name, 0, block.page_bytes))
+
     def _set_alarm(self, side: int, ask: i.SetAlarm) -> None:
         self.alarms = tuple(sorted({*self.alarms, (side, ask.name)}))
 
@@ -395,6 +399,7 @@ EFFECTS: Mapping[type, Callable[..., None]] = {
     i.Apply: Transition._apply,
     i.Load: Transition._load,
     i.RunGuest: Transition._run_guest,
+    i.WatchFaults: Transition._watch_faults,
     i.SetAlarm: Transition._set_alarm,
     i.StopAlarm: Transition._stop_alarm,
     i.Finished: Transition._finished,

@@ -159,6 +159,15 @@ class GuestRunning(_Value):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class PageFault(_Value):
+    """The guest here waits for a part of a memory block that has yet to come, as `WatchFaults` asked (userfaultfd)."""
+
+    block: str
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class AlarmRang(_Value):
     """The time of a `SetAlarm` is over."""
 
@@ -284,6 +293,12 @@ class RunGuest(_Value):
     __slots__ = ()
 
 
+class WatchFaults(_Value):
+    """The guest runs without all of its memory: report what it waits for (`PageFault`)."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class SetAlarm(_Value):
     """`AlarmRang` in so many seconds; set again, it begins anew."""
@@ -361,6 +376,7 @@ Input = (
     | Applied
     | Loaded
     | GuestRunning
+    | PageFault
     | AlarmRang
 )
 Output = (
@@ -380,6 +396,7 @@ Output = (
     | Apply
     | Load
     | RunGuest
+    | WatchFaults
     | SetAlarm
     | StopAlarm
     | Said

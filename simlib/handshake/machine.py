@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+NEEDED = ("always", "maybe", "never")
+
 
 @dataclass(frozen=True, slots=True)
 class Subsection:
@@ -19,6 +21,10 @@ class Subsection:
     name: str
     version: int = 1
     needed: str = "maybe"
+
+    def __post_init__(self) -> None:
+        if self.needed not in NEEDED:
+            raise ValueError(f"subsection {self.name}: needed is one of {', '.join(NEEDED)}, not {self.needed!r}")
 
     @property
     def by_vcpus(self) -> bool:

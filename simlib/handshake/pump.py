@@ -14,6 +14,7 @@ ANSWERS: dict[type[i.Output], i.Input] = {
     i.Apply: i.Applied(),
     i.Load: i.Loaded(),
     i.RunGuest: i.GuestRunning(),
+    i.WatchFaults: i.PageFault("pc.ram", 0, 4096),
 }
 
 

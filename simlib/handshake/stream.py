@@ -130,6 +130,11 @@ def ram_pass(section: int, settings: Settings, size_bytes: int, flush: bool, kin
     return [*pieces, (data + _flush(flush) + struct.pack(">Q", RAM_EOS) + _footer(section), 0)]
 
 
+def urgent_page(machine: Machine) -> Piece:
+    """A page that was asked for, as it stands on the preempt channel (ram_save_host_page_urgent, ram.c)."""
+    return struct.pack(">Q", 4096 | RAM_PAGE) + _name(machine.ram_blocks[0].name), 4096
+
+
 def _flush(flush: bool) -> bytes:
     """The record by which main asks all multifd channels to synchronise, from machine type 8.1 on
     (RAM_SAVE_FLAG_MULTIFD_FLUSH, ram.c)."""

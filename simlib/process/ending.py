@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..case.endpoints import Case
 from ..handshake.interface import Finished
 from ..handshake.machine import Settings
-from ..handshake.v2.features import SHARED
 from ..handshake.v2.inventory import compare
 from ..record.outcome import Facts, Row, classify, guest_at
 from .host import Host
@@ -38,7 +37,7 @@ def as_asked(setup: Case, ours: Settings, theirs: Settings) -> bool:
     if setup.definition.negotiates:
         return True
     both = ("multifd", "postcopy-ram", "postcopy-preempt", "x-ignore-shared")
-    if any(ours.has(c) and not theirs.has(c) for c in both if c in SHARED):
+    if any(ours.has(c) and not theirs.has(c) for c in both):
         return False
     differences = compare(ours.machine, theirs.machine)
     return not any(e.code in ("device-extra", "vcpus", "cpu-feature", "cpu-model") for e in differences)

@@ -140,6 +140,12 @@ class Host:
         self.note("guest", "guest runs here")
         self._guest_answers(0, lambda: self.feed(i.GuestRunning()))
 
+    def _watch_faults(self, _: i.WatchFaults) -> None:
+        """The guest's first instruction is in a page that has yet to come."""
+        block = self.endpoint.settings.machine.ram_blocks[0]
+        self.note("guest", f"guest waits for a page of {block.name}")
+        self._guest_answers(0, lambda: self.feed(i.PageFault(block.name, 0, block.page_bytes)))
+
     # --- reports ----------------------------------------------------------------------------------------------------
     def _said(self, o: i.Said) -> None:
         self.note("say", o.text, o.conn)
@@ -188,6 +194,7 @@ class Host:
         i.Apply: _apply,
         i.Load: _load,
         i.RunGuest: _run_guest,
+        i.WatchFaults: _watch_faults,
         i.SetAlarm: _set_alarm,
         i.StopAlarm: _stop_alarm,
         i.Said: _said,

@@ -205,12 +205,11 @@ def _features(guest: HostProfile, host: HostProfile, wanted: tuple[str, ...]) ->
     shared = tuple(c for c in wanted if c in SHARED and c in guest.capabilities)
     source = stances(replace(guest.settings, capabilities=wanted), True, require=shared)
     destination = stances(host.settings, False)
-    return resolve(
-        *(
-            tuple(s for s in each if s.feature in (*whose.capabilities, "final-ack"))
-            for each, whose in ((source, guest), (destination, host))
-        )
-    ).errors
+    has = [
+        tuple(s for s in each if s.feature in (*whose.capabilities, "final-ack"))
+        for each, whose in ((source, guest), (destination, host))
+    ]
+    return resolve(has[0], has[1]).errors
 
 
 def _knowing(error: Error, host: HostProfile) -> Error:

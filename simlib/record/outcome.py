@@ -9,9 +9,9 @@ from ..handshake.interface import Finished
 OUTCOMES = {
     "migrated": "the guest runs at the destination, as asked",
     "refused": "the source knows why, the guest runs on, the destination still listens",
-    "failed": "the guest runs on; what the source is told is generic or nothing, or the destination is gone",
+    "failed": "the guest runs on; the source is told nothing or an errno, or the destination is gone",
     "hung": "nothing ended while it was watched",
-    "unconfirmed": "the guest runs at the destination, which has all of it, and the source still waits",
+    "unconfirmed": "the guest runs at the destination, and the source still waits",
     "lost": "the source says completed and nothing was loaded",
     "misconfigured": "completed, but not as asked, and nobody was told",
     "corrupted": "the guest runs at the destination with wrong memory",

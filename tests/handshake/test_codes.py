@@ -151,11 +151,16 @@ CASES: dict[str, Callable[[], Pair]] = {
     "machine-type": lambda: Pair(theirs=machine(type="pc-q35-7.2")),
     "arch": lambda: Pair(theirs=machine(arch="aarch64")),
     "page-bits": lambda: Pair(theirs=machine(page_bits=16)),
+    "uuid": lambda: Pair(replace(machine(uuid="a" * 32), capabilities=("validate-uuid",)), machine(uuid="b" * 32)),
     "vcpus": lambda: Pair(machine(vcpus=4)),
     "cpu-feature": lambda: Pair(machine(cpu_features=("avx2", "sse2"))),
     "cpu-model": lambda: Pair(machine(cpu="Nehalem"), here=SessionConfig(on_maybe="reject")),
     "ram-block": lambda: Pair(machine(ram_blocks=(*BASE.ram_blocks, RamBlock("vga.vram", 1 << 24)))),
     "ram-size": lambda: Pair(machine(ram_blocks=(RamBlock("pc.ram", 1 << 28),))),
+    "ram-page-size": lambda: Pair(
+        replace(TCP, capabilities=("postcopy-ram",)),
+        machine(ram_blocks=(replace(BASE.ram_blocks[0], page_bytes=2 << 20),)),
+    ),
     "device-unknown": lambda: Pair(theirs=machine(devices=(Device("timer"),))),
     "device-extra": lambda: Pair(
         theirs=machine(devices=(*BASE.devices, Device("new"))), here=SessionConfig(on_maybe="reject")

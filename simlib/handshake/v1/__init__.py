@@ -2,5 +2,5 @@
 
 source, migration_thread    `migrate`, and the thread that writes the stream
 destination, channels       `migrate-incoming`, and what it knows of each connection
-return_path, states         messages back to the source; stages and kinds of connections
+states                      stages and kinds of connections
 """

@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from .. import interface as i
-from .. import stream
+from .. import return_path, stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..endpoint import reducible
 from ..loader import Loader, MultifdReader, Position, StreamError
 from ..machine import Settings
 from ..names import Reason, Status
+from ..return_path import Reply
 from ..versions import behaviour, flushes_by_command
 from .answers import DestinationAnswers
 from .channels import Connection, skip_urgent_pages, wrong_initial
-from .return_path import Reply
 from .states import Kind
 
 AT_THE_END = (Position.AFTER_EOF, Position.DESCRIPTION, Position.FINISHED)
@@ -468,7 +468,7 @@ class Destination(DestinationAnswers):
 
     def _reply(self, main: int, kind: Reply, payload: bytes, named: str) -> None:
         """A message on the return path: type, length, payload (migrate_send_rp_message, migration.c)."""
-        self._out += [i.Said(main, named), i.Send(main, struct.pack(">HH", kind, len(payload)) + payload)]
+        self._out += [i.Said(main, named), i.Send(main, return_path.message(kind, payload))]
 
     def _fail_channel(self, conn: int, text: str) -> None:
         """An incoming connection that makes no sense: 9.2 prints, lets go of it, and leaves the others open and unread:

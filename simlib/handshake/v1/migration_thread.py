@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from .. import interface as i
-from .. import stream
+from .. import return_path, stream
 from ..endpoint import as_overridden
 from ..errors import OurMistake
 from ..machine import Settings
 from ..names import Reason, Status
 from ..versions import behaviour, flushes_by_command
-from . import return_path
 from .answers import SourceAnswers
 from .states import NEXT, Stage
 

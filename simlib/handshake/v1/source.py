@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from .. import interface as i
-from .. import stream
+from .. import return_path, stream
 from ..buffer import Buffer
 from ..capabilities import refusal
 from ..endpoint import reducible
 from ..machine import Settings
 from ..names import Reason, Status
+from ..return_path import Reply
 from ..versions import opens_preempt_early
-from . import return_path
 from .migration_thread import MAIN, MigrationThread
-from .return_path import Reply
 from .states import Stage
 
 

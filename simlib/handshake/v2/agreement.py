@@ -10,11 +10,18 @@ from .body import Json
 from .features import Agreement
 
 
+def multifd_channels(agreement: Agreement) -> int:
+    """How many; 2 where that was left out (SPEC 4.2)."""
+    value = agreement.parameter("multifd", "channels", 2)
+    assert isinstance(value, int)  # each side offers a range
+    return value
+
+
 def channel_plan(agreement: Agreement, inline: bool) -> tuple[str, ...]:
     """The further connections, by name; none where control carries the stream."""
     if inline:
         return ()
-    lanes = int(agreement.parameter("multifd", "channels", 2)) if agreement.has("multifd") else 0
+    lanes = multifd_channels(agreement) if agreement.has("multifd") else 0
     preempt = ("postcopy-preempt",) if agreement.has("postcopy-preempt") else ()
     return ("main", *(f"multifd[{i}]" for i in range(lanes)), *preempt)
 
@@ -35,6 +42,6 @@ def agreed_settings(settings: Settings, agreement: Agreement) -> Settings:
     on = tuple(name for name, _ in agreement.on if name in features.DEPENDS and name != "final-ack")
     parameters = dict(settings.parameters)
     if agreement.has("multifd"):
-        parameters["multifd-channels"] = int(agreement.parameter("multifd", "channels", 2))
+        parameters["multifd-channels"] = multifd_channels(agreement)
         parameters["multifd-compression"] = str(agreement.parameter("multifd", "compression", "none"))
     return replace(settings, capabilities=keep + on, parameters=tuple(sorted(parameters.items())))

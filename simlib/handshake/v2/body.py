@@ -45,8 +45,8 @@ def load(payload: bytes, shape: Shape, what: str) -> Json:
         _check_depth(payload, what)
     try:
         value = (_FAST_DECODER if fast_path else _SLOW_DECODER).decode(payload.decode("utf-8"))
-    except PeerError:
-        raise
+    except PeerError as error:
+        raise PeerError(Code.ENCODING, error.error.text, item=what) from None
     except (ValueError, RecursionError) as error:
         raise PeerError(Code.ENCODING, f"{what} is not JSON: {error}", item=what) from None
     if not isinstance(value, dict):

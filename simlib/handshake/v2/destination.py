@@ -24,7 +24,7 @@ from .features import Agreement
 from .frames import Frame
 from .incoming import Incoming
 from .messages import Message
-from .session import ANY_STATE, KEEPALIVE, Receive
+from .session import KEEPALIVE, Receive
 from .states import DestinationState as S
 from .states import Event
 
@@ -85,6 +85,10 @@ class Destination(Incoming):
         if transport == "file" or (transport == "exec" and not self.session_config.bidirectional):
             text = "A file can't answer: see its manifest."
             error = Error(Code.TRANSPORT_ONE_WAY, item="transport", destination="file", text=text)
+            self._end(Status.REJECTED, (error,))
+            return
+        if refused := reasons.not_carried(self.settings, self.session_config):
+            error = Error(Code.FEATURE_CONFLICT, item="config", destination=refused, text=refused)
             self._end(Status.REJECTED, (error,))
             return
         self._happened(Event.STARTED)
@@ -219,10 +223,16 @@ class Destination(Incoming):
         """Agreement and verdict, all at once: the source reads everything that is wrong in one answer (SPEC 5.2, 5.3
         and section 6)."""
         ours = features.stances(self.settings, False, self.session_config.require, self.session_config.forbid)
-        self.agreement = features.resolve(offer.features, ours)
-        checked = self.session_config.relays and self.agreement.has("multifd")  # by who reads its first packets
+        self.agreement = features.resolve(offer.features, ours, self.inline)
+        by_multifd = self.session_config.relays and self.agreement.has("multifd")  # by who reads its first packets
         machine = messages.whole_machine(offer)
-        findings = inventory.compare(machine, self.settings.machine, self.session_config.memory_limit_bytes, checked)
+        findings = inventory.compare(
+            machine,
+            self.settings.machine,
+            self.session_config.memory_limit_bytes,
+            uuid_checked=by_multifd or self.agreement.has("validate-uuid"),
+            postcopy=self.agreement.has("postcopy-ram"),
+        )
         verdict = inventory.verdict(findings)
         errors = [*self.agreement.errors, *(f for f in findings if f.severity == "error")]
         warnings = tuple(f for f in findings if f.severity == "warning")
@@ -302,7 +312,7 @@ class Destination(Incoming):
     def _channel_open(self, conn: int, opening: messages.ChannelOpen) -> None:
         """Bind a channel by name and MAC (SPEC 5.6): the order in which connections arrive means nothing."""
         name, nonce = opening.name, opening.nonce
-        wrong = self._wrong_channel(opening)
+        wrong = self._wrong_channel(conn, opening)
         if wrong is not None:
             self._reject_connection(conn, wrong)
             return
@@ -317,7 +327,7 @@ class Destination(Incoming):
             raise PeerError(Code.BAD_STATE, text, item=f"channel[{clean(name, 80)}]")
         self._ready_when_complete()
 
-    def _wrong_channel(self, opening: messages.ChannelOpen) -> Error | None:
+    def _wrong_channel(self, conn: int, opening: messages.ChannelOpen) -> Error | None:
         """Why a connection is none of the session's channels."""
         name, nonce, session = opening.name, opening.nonce, clean(opening.session_id, 32)
         item = f"channel[{clean(name, 80)}]"
@@ -327,8 +337,9 @@ class Destination(Incoming):
         if opening.session_id != self.session_id:
             text = "The channel belongs to another session."
             return Error(Code.WRONG_SESSION, item="session", source=session, destination=self.session_id, text=text)
-        mac = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)
-        if not binding.same(opening.mac, mac):
+        link = self.links[conn]
+        mac = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce, link.exporter)
+        if not binding.same(opening.mac, mac) or nonce != link.peer_nonce.hex():
             return Error(Code.CHANNEL_AUTH, item=item, source="wrong MAC", text="The channel's MAC is wrong.")
         if name not in self.plan:
             text, planned = "No such channel was agreed.", ", ".join(self.plan)
@@ -371,12 +382,13 @@ class Destination(Incoming):
             self._report_status(Status.CANCELLED)
             self._end(Status.CANCELLED, (error,))
 
-    def _aborted(self, conn: int, answer: messages.Abort | messages.Failure) -> None:
-        """The source has ended the attempt (SPEC 5.4); in postcopy it can't send the rest of the memory."""
-        if self.state == S.GOING:
-            self._session_lost(answer.errors[0] if answer.errors else Error(Code.CONNECTION_LOST))
-        else:
-            self._attempt_over(answer.errors)
+    def _aborted(self, conn: int, answer: messages.Abort) -> None:
+        """The source has ended the attempt (SPEC 5.4)."""
+        self._attempt_over(answer.errors)
+
+    def _memory_will_not_come(self, conn: int, answer: messages.Failure) -> None:
+        """The source can't send the rest of a postcopy's memory (SPEC 5.9)."""
+        self._session_lost(answer.errors[0])
 
     def _ended(self, ended: i.Ended) -> None:
         """FIN: a source that goes on keeps its connections open."""
@@ -504,9 +516,11 @@ class Destination(Incoming):
         i.Applied: _config_applied,
         i.Loaded: Incoming._guest_loaded,
         i.GuestRunning: Incoming._guest_running,
+        i.PageFault: Incoming._page_fault,
         i.AlarmRang: _alarm_rang,
     }
     DATA_STATES = (S.READY, S.LOADING, S.LOADED, S.GOING)
+    BEFORE_ACCEPT = (S.LISTENING, S.GREETED)
     RECEIVES: ClassVar[Mapping[type[Message], Receive]] = {
         messages.Hello: Receive({S.LISTENING: S.GREETED}, _hello),
         messages.Offer: Receive({S.GREETED: S.ACCEPTED}, _offer),
@@ -518,18 +532,16 @@ class Destination(Incoming):
             | dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED),
             _aborted,
         ),
-        messages.Failure: Receive(
-            dict.fromkeys((S.READY, S.LOADING, S.LOADED), S.FAILED) | {S.GOING: S.GOING}, _aborted
-        ),
-        messages.Info: Receive(ANY_STATE, Incoming._info),
+        messages.Failure: Receive({S.GOING: S.GOING}, _memory_will_not_come),
     }
     SENDS: ClassVar[Mapping[type[Message], Mapping[S, S]]] = {
         messages.Ready: {S.STARTED: S.READY},
-        messages.Loaded: {S.LOADING: S.LOADED, S.READY: S.LOADED},  # from READY where a QEMU has loaded it
+        messages.Loaded: {S.LOADING: S.LOADED},
     }
     EVENTS: ClassVar[Mapping[Event, Mapping[S, S]]] = {
         Event.STARTED: {S.NONE: S.LISTENING},
         Event.STREAM_READ: {S.READY: S.LOADING},
+        Event.GIVEN_UP: {S.LOADING: S.GOING},
         Event.RUN_FAILED: {S.GOING: S.LOADED},
         Event.COMPLETED: {S.GOING: S.COMPLETED},
         Event.PAUSED: {S.GOING: S.PAUSED},

@@ -17,7 +17,10 @@ FORBID, ALLOW, PREFER, REQUIRE = "forbid", "allow", "prefer", "require"
 NEEDS = (FORBID, ALLOW, PREFER, REQUIRE)
 Range = tuple[int, int]  # lowest and highest that would do
 Choice = tuple[str, ...]  # best first
-Parameters = tuple[tuple[str, Range | Choice], ...]
+Names = frozenset[str]  # all that would do: agreed is what both have
+Parameters = tuple[tuple[str, Range | Choice | Names], ...]
+Value = int | str | tuple[str, ...]
+Values = tuple[tuple[str, Value], ...]  # of parameters that were agreed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class FeatureOffer:
 class Agreement:
     """What is on, with each parameter's one value; what is not, and why; errors that forbid an agreement."""
 
-    on: tuple[tuple[str, tuple[tuple[str, int | str], ...]], ...] = ()
+    on: tuple[tuple[str, Values], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     errors: tuple[Error, ...] = ()
 
@@ -41,13 +44,16 @@ class Agreement:
         """Whether a feature is on."""
         return any(name == feature for name, _ in self.on)
 
-    def parameter(self, feature: str, name: str, default: int | str) -> int | str:
+    def parameter(self, feature: str, name: str, default: int | str) -> Value:
         """The agreed value of a feature's parameter, or `default` where the feature is off."""
         return next((dict(parameters).get(name, default) for f, parameters in self.on if f == feature), default)
 
     def body(self) -> dict[str, object]:
         """Features with their parameters, as both sides digest them (SPEC 4.4)."""
-        return {name: dict(parameters) for name, parameters in self.on}
+        return {
+            name: {key: list(value) if isinstance(value, tuple) else value for key, value in parameters}
+            for name, parameters in self.on
+        }
 
 
 # The registry, in its order: each feature with those it depends on. Names are QEMU's capabilities.
@@ -71,16 +77,8 @@ DEPENDS: dict[str, tuple[str, ...]] = {
     "x-colo": (),
     "dirty-limit": (),
 }
-CONFLICTS = (
-    ("multifd", "xbzrle"),
-    ("multifd", "compress"),
-    ("postcopy-ram", "x-ignore-shared"),
-    ("postcopy-ram", "mapped-ram"),
-    ("mapped-ram", "xbzrle"),
-    ("mapped-ram", "compress"),
-    ("postcopy-ram", "x-colo"),
-)
-# Which of them change the bytes or the channels, so that both sides must have them; the rest stay the source's affair.
+CONFLICTS = (("multifd", "xbzrle"), ("multifd", "compress"), ("postcopy-ram", "x-ignore-shared"))
+# Which of them change the bytes or the channels, or need the destination's consent; the rest stay the source's affair.
 SHARED = (
     "final-ack",
     "multifd",
@@ -90,10 +88,10 @@ SHARED = (
     "xbzrle",
     "x-ignore-shared",
     "compress",
-    "mapped-ram",
-    "x-colo",
+    "validate-uuid",
     "zero-copy-send",
 )
+OWN_CHANNELS = ("multifd", "postcopy-preempt", "zero-copy-send")  # need connections besides control
 CHANNEL_LIMIT = 64
 
 
@@ -105,7 +103,7 @@ def stances(
     What was set it prefers, what it knows and could do it allows, the rest it forbids; `require` and `forbid` are the
     user's and win.
     """
-    listed = [FeatureOffer("final-ack", REQUIRE)]
+    listed = [FeatureOffer("final-ack", FORBID if "final-ack" in forbid else REQUIRE)]
     known = known_capabilities(settings.version)
     for name in DEPENDS:
         if name not in SHARED or name not in known:
@@ -125,12 +123,12 @@ def _possible(name: str, settings: Settings) -> bool:
         return True
     several = settings.transport in ("tcp", "unix")
     excludes = behaviour(settings.version).multifd_excludes_postcopy
-    if name in ("multifd", "postcopy-preempt", "zero-copy-send"):
+    if name in OWN_CHANNELS:
         clash = settings.has("postcopy-ram") and excludes
         return several and not (clash and name == "multifd")
     if name == "postcopy-ram":
         return not (settings.has("multifd") and excludes)
-    return name in ("switchover-ack", "xbzrle", "x-ignore-shared")
+    return name in ("switchover-ack", "xbzrle", "x-ignore-shared", "validate-uuid")
 
 
 def _parameters(name: str, settings: Settings, at_source: bool) -> Parameters:
@@ -144,26 +142,28 @@ def _parameters(name: str, settings: Settings, at_source: bool) -> Parameters:
     return ("channels", (1, CHANNEL_LIMIT)), ("compression", behaviour(settings.version).compressions)
 
 
-def resolve(source: tuple[FeatureOffer, ...], destination: tuple[FeatureOffer, ...]) -> Agreement:
+def resolve(source: tuple[FeatureOffer, ...], destination: tuple[FeatureOffer, ...], inline: bool = False) -> Agreement:
     """The agreement of two lists of stances (SPEC 4.3).
 
-    Symmetric, but for the order of choices, which is the source's. It is a function of the two lists alone, so that
-    both sides compute the same.
+    Symmetric, but for the order of choices, which is the source's. It is a function of its arguments alone, so that
+    both sides compute the same. `inline`: control carries the stream, and there is no other connection.
     """
     ours, theirs = {s.feature: s for s in source}, {s.feature: s for s in destination}
     names = [n for n in DEPENDS if n in ours or n in theirs]
     names += sorted((set(ours) | set(theirs)) - set(names))
     required_names = _transitively_required(ours, theirs)
-    on: dict[str, tuple[tuple[str, int | str], ...]] = {}
+    on: dict[str, Values] = {}
     skipped: list[tuple[str, str]] = []
     errors: list[Error] = []
     for name in names:
         one, other = _need(ours, name), _need(theirs, name)
-        if FORBID in (one, other):
+        no_channel = inline and name in OWN_CHANNELS
+        if no_channel or FORBID in (one, other):
             if REQUIRE in (one, other):
-                errors.append(_refused(name, one, other))
+                errors.append(_refused(name, one, other, no_channel))
             elif PREFER in (one, other):
-                skipped.append((name, f"source: {one}, destination: {other}"))
+                why = "main is inline" if no_channel else f"source: {one}, destination: {other}"
+                skipped.append((name, why))
         elif name in required_names or {one, other} & {PREFER, REQUIRE}:
             values, error = _intersect(name, ours[name].parameters, theirs[name].parameters)
             if error is None:
@@ -191,40 +191,33 @@ def _need(stances: dict[str, FeatureOffer], name: str) -> str:
     return stances[name].need if name in stances else FORBID
 
 
-def _refused(name: str, one: str, other: str) -> Error:
-    """The error of a feature that one side requires and the other does not have."""
+def _refused(name: str, one: str, other: str, no_channel: bool) -> Error:
+    """The error of a feature that one side requires and the other does not have, or the transport can't carry."""
+    who = "source" if one == REQUIRE else "destination"
+    why = "main is inline, on one connection" if no_channel else "the other side lacks or forbids it"
     return Error(
         Code.FEATURE_REQUIRED,
         item=f"feature[{name}]",
         source=one,
         destination=other,
-        text=f"The {'source' if one == REQUIRE else 'destination'} requires {name}; the "
-        "other side lacks or forbids it.",
-        hint=f"Do not require {name}, or use a QEMU that has it on both sides.",
+        text=f"The {who} requires {name}; {why}.",
+        hint=f"Do not require {name}, or use "
+        + ("a transport with several connections." if no_channel else "a QEMU that has it on both sides."),
     )
 
 
-def _intersect(
-    name: str, ours: Parameters, theirs: Parameters
-) -> tuple[tuple[tuple[str, int | str], ...], Error | None]:
-    """Ranges intersect to their highest common value, choices to the source's best that both have."""
+def _intersect(name: str, ours: Parameters, theirs: Parameters) -> tuple[Values, Error | None]:
+    """Each parameter that both sides name, with the value that both can do."""
     one_side, other_side = dict(ours), dict(theirs)
-    values: list[tuple[str, int | str]] = []
+    values: list[tuple[str, Value]] = []
     for key in sorted(set(one_side) & set(other_side)):
-        one, two = one_side[key], other_side[key]
-        value: int | str | None
-        if isinstance(one[0], int) and isinstance(two[0], int):
-            low, high = max(one[0], two[0]), min(int(one[1]), int(two[1]))
-            value = high if low <= high else None
-        else:
-            value = next((str(c) for c in one if c in two), None)
+        value = _common(one_side[key], other_side[key])
         if value is None:
-            shown = "..".join if isinstance(one[0], int) else " or ".join
             return (), Error(
                 Code.PARAMETER,
                 item=f"feature[{name}].{key}",
-                source=shown(map(str, one)),
-                destination=shown(map(str, two)),
+                source=_shown(one_side[key]),
+                destination=_shown(other_side[key]),
                 text=f"The two sides have no value of {name}'s {key} in common.",
                 hint=f"Choose a {key} that both sides can do.",
             )
@@ -232,8 +225,27 @@ def _intersect(
     return tuple(values), None
 
 
+def _common(one: Range | Choice | Names, two: Range | Choice | Names) -> Value | None:
+    """Of ranges the highest value in both, of choices the source's best that both have, of sets all that is in both;
+    None without any, and where the two are of different kinds."""
+    if isinstance(one, frozenset) or isinstance(two, frozenset):
+        both = isinstance(one, frozenset) and isinstance(two, frozenset)
+        return (tuple(sorted(map(str, frozenset(one) & frozenset(two)))) or None) if both else None
+    if isinstance(one[0], int) and isinstance(two[0], int):
+        low, high = max(one[0], two[0]), min(int(one[1]), int(two[1]))
+        return high if low <= high else None
+    return next((str(c) for c in one if c in two), None)
+
+
+def _shown(values: Range | Choice | Names) -> str:
+    """A parameter's values, for errors (SPEC section 7)."""
+    if isinstance(values, frozenset):
+        return " and ".join(sorted(values))
+    return ("..".join if isinstance(values[0], int) else " or ".join)(map(str, values))
+
+
 def _drop_conflicts(
-    on: dict[str, tuple[tuple[str, int | str], ...]],
+    on: dict[str, Values],
     skipped: list[tuple[str, str]],
     required: set[str],
     ours: dict[str, FeatureOffer],
@@ -263,9 +275,7 @@ def _drop_conflicts(
     return errors
 
 
-def _drop_dependents(
-    on: dict[str, tuple[tuple[str, int | str], ...]], skipped: list[tuple[str, str]], required: set[str]
-) -> list[Error]:
+def _drop_dependents(on: dict[str, Values], skipped: list[tuple[str, str]], required: set[str]) -> list[Error]:
     """To a fixpoint: what depends on something that is off goes off too."""
     errors: list[Error] = []
     while True:

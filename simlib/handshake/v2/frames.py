@@ -19,7 +19,7 @@ MANIFEST = b"\x89QMF\r\n\x1a\n"
 PREFACE_BYTES = 32
 PREFACE_LIMIT = 1024
 FRAME_BYTES = 12
-LOWEST = HIGHEST = 2
+LOWEST = HIGHEST = 0x0201  # 2.1; the draft 2.0 sent 2
 ALPN = "qemu-migration/2"  # what every TLS handshake of v2 offers (RFC 7301)
 CRITICAL, MORE = 0x01, 0x02
 PING, PONG, DATA = 0x0B, 0x0C, 0x40  # the frames without a JSON body
@@ -60,6 +60,15 @@ class Frame:
     channel: int = 0
     request: int = 0
     fill: int = 0  # stand-in bytes of a DATA payload
+
+
+def version_range(lowest: int, highest: int) -> str:
+    """Two version numbers, as errors show them: the high byte is the major version, the low byte the minor one.
+
+    >>> version_range(0x0201, 0x0300)
+    '2.1..3.0'
+    """
+    return "..".join(f"{number >> 8}.{number & 0xFF}" for number in (lowest, highest))
 
 
 def preface(magic: bytes, nonce: bytes, flags: int = 0, lowest: int = LOWEST, highest: int = HIGHEST) -> bytes:

@@ -6,13 +6,14 @@ Where a QEMU reads the stream itself (`relays`), nothing of it passes here, and 
 from __future__ import annotations
 
 from .. import interface as i
-from .. import stream
+from .. import return_path, stream
 from ..endpoint import ConnectionTable
 from ..errors import Code, Error
 from ..loader import Loader, MultifdReader, StreamError
 from ..machine import Settings
 from ..names import Status
-from . import messages, reasons
+from ..return_path import Reply
+from . import frames, messages, reasons
 from .answers import DestinationAnswers
 from .config import SessionConfig
 from .frames import Frame
@@ -79,7 +80,9 @@ class Incoming(DestinationAnswers):
         while self.finished is None and (event := self._loader.next_event()) is not None:
             if event[0] in _SHOWN:
                 self._out.append(i.Heard(self._main, _SHOWN[str(event[0])].format(*event[1:])))
-            if event[0] == "ram":
+            if event[0] == "setup" and self.agreement.has("switchover-ack"):
+                self._reply(return_path.message(Reply.ACK), "SWITCHOVER_ACK")
+            elif event[0] == "ram":
                 assert isinstance(event[1], int)
                 self.main_bytes += event[1]
             elif event[0] == "flush":
@@ -129,8 +132,14 @@ class Incoming(DestinationAnswers):
         elif loaded.error:
             self._load_failed(loaded.error)
         else:
+            if self.session_config.relays:
+                self._happened(Event.STREAM_READ)
             self.postcopy = self.postcopy or loaded.postcopy
-            self._tell(messages.Loaded(self.ram_bytes))
+            if self.agreement.has("final-ack"):
+                self._tell(messages.Loaded(self.ram_bytes))
+            else:
+                self._happened(Event.GIVEN_UP)
+                self._out.append(i.RunGuest())
 
     def _go(self, conn: int, go: messages.Go) -> None:
         """The source has given the guest up: it may run here (SPEC 5.9)."""
@@ -152,6 +161,19 @@ class Incoming(DestinationAnswers):
             self._memory_over()
         elif self.session_lost:
             self._session_lost(self.session_lost[0])
+        elif not self.session_config.relays:
+            self._out.append(i.WatchFaults())
+
+    def _page_fault(self, fault: i.PageFault) -> None:
+        """The guest waits for a page that is at the source (SPEC 5.8)."""
+        if self.state == S.GOING and not self._complete and not self.session_lost:
+            request = return_path.page_request(fault.block, fault.offset, fault.size_bytes)
+            self._reply(request, f"REQ_PAGES {fault.block}+0x{fault.offset:x}")
+
+    def _reply(self, message: bytes, name: str) -> None:
+        """To the source, on main."""
+        data = frames.frame(frames.DATA, message) if self._main == self.control else message
+        self._send(self._main, data, name)
 
     def _memory_over(self) -> None:
         """All memory of a postcopy is here."""

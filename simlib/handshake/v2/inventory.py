@@ -21,27 +21,36 @@ def verdict(findings: tuple[Error, ...]) -> str:
 
 
 def compare(
-    source: Machine, destination: Machine, memory_limit_bytes: int = 0, uuid_checked: bool = False
+    source: Machine,
+    destination: Machine,
+    memory_limit_bytes: int = 0,
+    uuid_checked: bool = False,
+    postcopy: bool = False,
 ) -> tuple[Error, ...]:
     """All that stands against `source`'s guest on `destination`, worst first (SPEC section 6).
 
-    `memory_limit_bytes` is what the destination's host can spare; 0: anything. `uuid_checked`: QEMU's own multifd
-    carries the stream, whose first packets name the VM (multifd_recv_initial_packet, multifd.c).
+    `memory_limit_bytes` is what the destination's host can spare; 0: anything. `uuid_checked`: the stream will name the
+    VM, by validate-uuid (vmstate_uuid, savevm.c) or in the first packets of QEMU's own multifd
+    (multifd_recv_initial_packet, multifd.c). `postcopy`: postcopy-ram was agreed.
     """
-    findings = [*_machine(source, destination), *_memory(source, destination, memory_limit_bytes)]
-    findings += _devices(source, destination)
+    findings = [*_machine(source, destination)]
     if uuid_checked and source.uuid != destination.uuid:
-        findings.append(
-            Error(
-                Code.PARAMETER,
-                item="machine.uuid",
-                source=source.uuid,
-                destination=destination.uuid,
-                text="QEMU's multifd checks the VM's UUID, and the two differ.",
-                hint="Start the destination with the source's -uuid, or migrate without multifd.",
-            )
-        )
+        findings.append(_uuid(source, destination))
+    findings += _memory(source, destination, memory_limit_bytes, postcopy)
+    findings += _devices(source, destination)
     return tuple(sorted(findings, key=lambda e: e.severity != "error"))
+
+
+def _uuid(source: Machine, destination: Machine) -> Error:
+    """The stream names another VM."""
+    return Error(
+        Code.UUID,
+        item="machine.uuid",
+        source=source.uuid or "none",
+        destination=destination.uuid or "none",
+        text="The stream will name the VM by its UUID, and the two sides' differ.",
+        hint="Start the destination with the source's -uuid, or migrate without validate-uuid and multifd.",
+    )
 
 
 def _machine(source: Machine, destination: Machine) -> Iterator[Error]:
@@ -118,8 +127,9 @@ def _machine(source: Machine, destination: Machine) -> Iterator[Error]:
         )
 
 
-def _memory(source: Machine, destination: Machine, limit_bytes: int) -> Iterator[Error]:
-    """Each block of the source must exist with its size (parse_ramblock, ram.c), and fit what the host may take."""
+def _memory(source: Machine, destination: Machine, limit_bytes: int, postcopy: bool) -> Iterator[Error]:
+    """Each block of the source must exist with its size, in postcopy with its page size too (parse_ramblock, ram.c),
+    and fit what the host may take."""
     local = {b.name: b for b in destination.ram_blocks}
     for block in source.ram_blocks:
         other = local.get(block.name)
@@ -142,6 +152,16 @@ def _memory(source: Machine, destination: Machine, limit_bytes: int) -> Iterator
                 text=f"Memory block {block.name} has {block.size_bytes} bytes at the source and "
                 f"{other.size_bytes} at the destination.",
                 hint="Start the destination with the same -m.",
+            )
+        elif postcopy and other.page_bytes != block.page_bytes:
+            yield Error(
+                Code.RAM_PAGE_SIZE,
+                item=item,
+                source=str(block.page_bytes),
+                destination=str(other.page_bytes),
+                text=f"Memory block {block.name} has pages of {block.page_bytes} bytes at the source and of "
+                f"{other.page_bytes} at the destination; postcopy needs the same.",
+                hint="Back both with the same huge pages, or migrate without postcopy-ram.",
             )
     if 0 < limit_bytes < source.ram_bytes:
         yield Error(
@@ -236,9 +256,21 @@ def _pair(device: Device, other: Device) -> Iterator[Error]:
                 hint="Use a machine type that both versions know, or the same QEMU version.",
                 retry=Retry.WITH_VERSION,
             )
-    known = {s.name for s in other.subsections}
-    strange = [s for s in device.subsections if s.needed != "never" and s.name not in known]
-    for subsection in strange:
+    known = {s.name: s.version for s in other.subsections}
+    sent = [s for s in device.subsections if s.needed != "never"]
+    for subsection in (s for s in sent if known.get(s.name, s.version) < s.version):
+        yield Error(
+            Code.DEVICE_SUBSECTION,
+            item=f"{item}.{subsection.name}",
+            source=f"version {subsection.version}",
+            destination=f"version {known[subsection.name]}",
+            text=f"{device.id} {'may send' if subsection.needed == 'maybe' else 'sends'} {subsection.name} of version "
+            f"{subsection.version}; the destination knows version {known[subsection.name]}.",
+            hint="Use a machine type that both versions know.",
+            retry=Retry.WITH_VERSION,
+            severity="error" if subsection.needed == "always" else "warning",
+        )
+    for subsection in (s for s in sent if s.name not in known):
         surely = subsection.needed == "always" and other.described  # undescribed: nobody knows what it would take
         yield Error(
             Code.DEVICE_SUBSECTION,

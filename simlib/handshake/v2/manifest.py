@@ -66,8 +66,8 @@ def read(data: bytes) -> tuple[Machine, tuple[str, ...], int]:
     if hashlib.sha256(data[: 12 + size]).digest() != data[12 + size : end]:
         raise PeerError(Code.MANIFEST, "the manifest's checksum is wrong")
     content = body.load(data[12 : 12 + size], SHAPE, "manifest")
-    messages.check_facts(content)
-    facts = wire.from_body(Manifest, content, "")
+    messages.check_facts(content, "manifest")
+    facts = wire.from_body(Manifest, content, "manifest")
     return messages.whole_machine(facts), facts.capabilities, end
 
 

@@ -15,7 +15,7 @@ from ..machine import Device, Machine, RamBlock, Settings
 from . import frames, wire
 from .body import Json, JsonValue
 from .config import SessionConfig
-from .features import NEEDS, FeatureOffer
+from .features import NEEDS, Choice, FeatureOffer, Names, Range
 from .frames import Limits
 
 RETRIES = frozenset(map(str, Retry))
@@ -57,37 +57,44 @@ def read(type: int, body: Json) -> Message:
     """The message of a body that has its shape. Raises PeerError for values that make no sense."""
     cls = MESSAGES[type]
     cls.check(body)
-    return wire.from_body(cls, body, "")
+    return wire.from_body(cls, body, cls.NAME)
 
 
 # --- values inside messages -----------------------------------------------------------------------------------------
 def read_stances(bodies: list[Json], path: str = "") -> tuple[FeatureOffer, ...]:
     """Unknown features stay (nobody else will want them); an unknown need is refused."""
     if len(bodies) > FEATURES_LIMIT:
-        raise PeerError(Code.TOO_MUCH, f"{len(bodies)} features; {FEATURES_LIMIT} are allowed", item="features")
+        raise PeerError(Code.TOO_MUCH, f"{len(bodies)} features; {FEATURES_LIMIT} are allowed", item=path or "features")
     if len({b["name"] for b in bodies}) != len(bodies):
-        raise PeerError(Code.UNKNOWN_VALUE, "a feature is listed twice", item="features")
+        raise PeerError(Code.UNKNOWN_VALUE, "a feature is listed twice", item=path or "features")
     return tuple(map(_read_stance, bodies))
 
 
 def _read_stance(body: Json) -> FeatureOffer:
-    """One feature with its need and its parameters: ranges of two integers, or choices (SPEC 4.1)."""
+    """One feature with its need and its parameters (SPEC 4.1)."""
     name, need, parameters = body["name"], body["need"], body.get("parameters", {})
     item = f"feature[{clean(name, 80)}]"
     if need not in NEEDS:
         text = f"feature {clean(name, 80)} has the need {clean(need, 40)!r}"
         raise PeerError(Code.UNKNOWN_VALUE, text, item=item)
-    if not isinstance(parameters, dict) or not all(_is_range(v) for v in parameters.values()):
-        text = f"feature {clean(name, 80)} has parameters that are neither ranges nor choices"
+    values = {k: _read_values(v) for k, v in parameters.items()} if isinstance(parameters, dict) else {"": None}
+    read = tuple((k, v) for k, v in sorted(values.items()) if v is not None)
+    if len(read) < len(values):
+        text = f"feature {clean(name, 80)} has parameters that are neither ranges nor choices nor sets"
         raise PeerError(Code.UNKNOWN_VALUE, text, item=item)
-    return FeatureOffer(name, need, tuple(sorted((k, tuple(v)) for k, v in parameters.items())))
+    return FeatureOffer(name, need, read)
 
 
-def _is_range(value: JsonValue) -> bool:
-    """A list of strings is a choice, two integers are a range."""
+def _read_values(value: JsonValue) -> Range | Choice | Names | None:
+    """Two integers are a range, strings a choice, an object with strings under the key `set` a set."""
+    if isinstance(value, dict):
+        names = value["set"] if value.keys() == {"set"} else None
+        strings = isinstance(names, list) and all(isinstance(n, str) for n in names)
+        return frozenset(names) if names and strings and len(set(names)) == len(names) else None
     if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(v, str) for v in value) or (len(value) == 2 and all(isinstance(v, int) for v in value))
+        return None
+    is_range = len(value) == 2 and all(type(v) is int for v in value)
+    return tuple(value) if is_range or all(isinstance(v, str) for v in value) else None
 
 
 def _write_stances(stances: tuple[FeatureOffer, ...]) -> list[Json]:
@@ -95,9 +102,8 @@ def _write_stances(stances: tuple[FeatureOffer, ...]) -> list[Json]:
     bodies = []
     for offered in stances:
         body: Json = {"name": offered.feature, "need": offered.need}
-        bodies.append(
-            body | ({"parameters": {k: list(v) for k, v in offered.parameters}} if offered.parameters else {})
-        )
+        parameters = {k: {"set": sorted(v)} if isinstance(v, frozenset) else list(v) for k, v in offered.parameters}
+        bodies.append(body | ({"parameters": parameters} if parameters else {}))
     return bodies
 
 
@@ -129,12 +135,8 @@ class Hello(Message):
 
     role: str
     main: str
-    version: int
     implementation: str
     qemu_version: str = field(metadata={"clean": 80})
-    limits: object
-    tls: bool
-    authentication: tuple[str, ...]
     session: str | None = None
 
     def check_role(self, role: str) -> None:
@@ -163,7 +165,7 @@ class Offer(Message):
         if body["on-maybe"] not in ("warn", "reject"):
             text = f"on-maybe is {clean(body['on-maybe'], 40)!r}"
             raise PeerError(Code.UNKNOWN_VALUE, text, item="OFFER.on-maybe")
-        check_facts(body)
+        check_facts(body, "OFFER")
 
 
 @message(0x04, "ACCEPT")
@@ -180,9 +182,29 @@ class Accept(Message):
     skipped: tuple[tuple[str, ...], ...]
     config: object
 
+    @classmethod
+    def check(cls, body: Json) -> None:
+        """The verdict of an acceptance, and a secret of 32 bytes."""
+        if body["verdict"] not in ("yes", "maybe"):
+            text = f"an ACCEPT with the verdict {clean(body['verdict'], 40)!r}"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="ACCEPT.verdict")
+        if len(body["secret"]) != 64 or not set(body["secret"]) <= set("0123456789abcdef"):
+            text = "ACCEPT's secret is not 32 bytes of lower-case hex"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="ACCEPT.secret")
+
+
+class _WithErrors(Message):
+    """One that says what is wrong."""
+
+    @classmethod
+    def check(cls, body: Json) -> None:
+        """There is something wrong."""
+        if not body["errors"]:
+            raise PeerError(Code.UNKNOWN_VALUE, f"{cls.NAME} without an error", item=f"{cls.NAME}.errors")
+
 
 @message(0x05, "REJECT")
-class Reject(Message):
+class Reject(_WithErrors):
     """All that is wrong, at once. The keys `code`, `text`, `version` keep their meaning for ever (I5)."""
 
     errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
@@ -245,7 +267,7 @@ class ChannelOk(Message):
 
 # --- at any time ----------------------------------------------------------------------------------------------------
 @message(0x0A, "ABORT")
-class Abort(Message):
+class Abort(_WithErrors):
     """A side ends the attempt."""
 
     errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
@@ -256,18 +278,10 @@ class Abort(Message):
     retry: str
 
     @classmethod
-    def of(cls, error: Error, phase: str) -> Abort:
+    def of(cls, errors: tuple[Error, ...], phase: str) -> Abort:
         """With the state in which its sender was."""
-        return cls((error,), error.code, error.text, frames.HIGHEST, phase, error.retry)
-
-
-@message(0x0F, "INFO")
-class Info(Message):
-    """Progress, for people."""
-
-    text: str = field(metadata={"clean": 200})
-    percent: int
-    missing: tuple[str, ...] | None = None
+        first = errors[0]
+        return cls(errors[:ERRORS_LIMIT], first.code, first.text, frames.HIGHEST, phase, first.retry)
 
 
 # --- the guest ------------------------------------------------------------------------------------------------------
@@ -276,6 +290,12 @@ class Loaded(Message):
     """All state is loaded; of a postcopy, a second time when all memory has come."""
 
     bytes: int
+
+    @classmethod
+    def check(cls, body: Json) -> None:
+        """A count of bytes."""
+        if body["bytes"] < 0:
+            raise PeerError(Code.UNKNOWN_VALUE, f"{body['bytes']} bytes of memory", item="LOADED.bytes")
 
 
 @message(0x21, "GO")
@@ -289,8 +309,8 @@ class Running(Message):
 
 
 @message(0x23, "ERROR")
-class Failure(Message):
-    """The destination failed after READY."""
+class Failure(_WithErrors):
+    """The destination failed after READY, or the source in postcopy."""
 
     errors: tuple[Error, ...] = field(metadata={"codec": ERRORS})
 
@@ -298,19 +318,7 @@ class Failure(Message):
 # --- made of settings -----------------------------------------------------------------------------------------------
 def hello(role: str, settings: Settings, session_config: SessionConfig, main: str) -> Hello:
     """The HELLO of a side (SPEC 5.1)."""
-    limits = session_config.limits
-    authentication = "psk" if session_config.psk else "tls-exporter" if settings.tls else "none"
-    return Hello(
-        role=role,
-        main=main,
-        version=frames.HIGHEST,
-        implementation="simlib",
-        qemu_version=settings.version,
-        limits={"frame": limits.frame_bytes, "data": limits.data_bytes, "channels": limits.channels},
-        tls=settings.tls,
-        authentication=(authentication,),
-        session=session_config.session or None,
-    )
+    return Hello(role, main, "simlib", settings.version, session_config.session or None)
 
 
 def offer(settings: Settings, session_config: SessionConfig, stances: tuple[FeatureOffer, ...]) -> Offer:
@@ -325,17 +333,22 @@ def public(parameters: tuple[tuple[str, int | str], ...]) -> Json:
     return {k: v for k, v in parameters if not k.startswith("tls-")}
 
 
-def check_facts(body: Json) -> None:
-    """Raises PeerError for too many devices or memory blocks, and for negative numbers (OFFER, manifest)."""
+def check_facts(body: Json, path: str) -> None:
+    """Raises PeerError for too many devices or memory blocks, for one that is listed twice, and for negative numbers;
+    `path` is what the body is of: OFFER, manifest."""
     if len(body["devices"]) > DEVICES_LIMIT or len(body["ram-blocks"]) > BLOCKS_LIMIT:
         text = f"more than {DEVICES_LIMIT} devices or {BLOCKS_LIMIT} memory blocks"
-        raise PeerError(Code.TOO_MUCH, text, item="devices")
+        raise PeerError(Code.TOO_MUCH, text, item=f"{path}.devices")
     machine = body["machine"]
     numbers = [machine["page-bits"], machine["vcpus"]]
     numbers += [n for b in body["ram-blocks"] for n in (b["size"], b["page-size"])]
     numbers += [d[k] for d in body["devices"] for k in ("instance", "version", "minimum-version")]
     if min(numbers) < 0:
-        raise PeerError(Code.UNKNOWN_VALUE, "a size, count or version is negative", item="machine")
+        raise PeerError(Code.UNKNOWN_VALUE, "a size, count or version is negative", item=path)
+    names = [(d["id"], d["instance"]) for d in body["devices"]], [b["name"] for b in body["ram-blocks"]]
+    for each, item in zip(names, ("devices", "ram-blocks"), strict=True):
+        if len(set(each)) < len(each):
+            raise PeerError(Code.UNKNOWN_VALUE, f"one of {item} is listed twice", item=f"{path}.{item}")
 
 
 class Facts(Protocol):

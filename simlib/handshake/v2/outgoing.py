@@ -6,16 +6,21 @@ its end. What the handshake needs to know of it is `stage`.
 
 from __future__ import annotations
 
+import struct
+
 from .. import interface as i
-from .. import stream
-from ..errors import OurMistake
+from .. import return_path, stream
+from ..buffer import Buffer
+from ..errors import Code, OurMistake, PeerError
 from ..machine import Settings
 from ..names import Status
+from ..return_path import Reply
 from . import frames
 from .agreement import agreed_settings
 from .answers import CONTROL, SourceAnswers
 from .config import SessionConfig
 from .features import Agreement
+from .frames import Frame
 from .states import STAGES, Event, SourceState, Stage
 
 RAM_SECTION = 1
@@ -33,6 +38,9 @@ class Outgoing(SourceAnswers):
         self.stopped = self.converged = self.postcopy = self.collected = False
         self.postcopy_ordered = False  # by the manager
         self.packets = 0
+        self.replies = Buffer()  # of main's return path, not yet understood
+        self.acked = False  # SWITCHOVER_ACK has come
+        self.requested = 0  # pages, not yet sent
 
     @property
     def inline(self) -> bool:
@@ -62,6 +70,8 @@ class Outgoing(SourceAnswers):
         agreed = self._agreed_settings  # what was skipped must not be on the wire
         for piece in stream.ram_pass(RAM_SECTION, agreed, 0 if lanes else ram.size_bytes, bool(lanes), kind):
             self._write_main(*piece)
+        if last and not self.postcopy:
+            self._give_up_without_go()
         if last:
             devices = [] if self.postcopy else list(stream.device_state(3, self.settings.machine))
             pieces = [*devices, (stream.end_of_stream(b"" if self.postcopy else b"{}"), 0)]
@@ -90,14 +100,16 @@ class Outgoing(SourceAnswers):
         """The migration thread: it stands still while the transport has not taken what it wrote."""
         if self.undrained or self.finished is not None or self.state == SourceState.CLOSING:
             return
-        if self.stage == Stage.SETUP:
+        if self.requested and self.stage in (Stage.PACKAGE, Stage.COLLECT_LAST):
+            self._send_page()
+        elif self.stage == Stage.SETUP:
             self._out.append(i.Said(self._main, "QEVM, CONFIGURATION, START ram"))
             agreed = self._agreed_settings
             self._stage_to(Stage.RAM)
             self._write_main(stream.header(agreed) + stream.ram_start(RAM_SECTION, agreed, False), 0)
         elif self.stage == Stage.RAM and not (self.converged or self.postcopy):
             self._collect(last=False)
-        elif self.stage == Stage.RAM:
+        elif self.stage == Stage.RAM and (self.acked or not self.agreement.has("switchover-ack")):
             self._stage_to(Stage.STOPPING)
             self._report_status(Status.DEVICE)
             self._out.append(i.StopGuest())
@@ -111,10 +123,52 @@ class Outgoing(SourceAnswers):
         """Postcopy: device state now, memory later; LOADED, GO and RUNNING come in between."""
         self._stage_to(Stage.PACKAGE)
         self._happened(Event.PACKAGE_SENT)
+        self._give_up_without_go()
         start, run = stream.command(stream.POSTCOPY_LISTEN), stream.command(stream.POSTCOPY_RUN)
         pieces = [(start, 0), *stream.device_state(3, self.settings.machine), (run, 0)]
         self._out.append(i.Said(self._main, "devices, POSTCOPY_RUN"))
         for piece in stream.joined(pieces):
+            self._write_main(*piece)
+
+    def _give_up_without_go(self) -> None:
+        """Where no final-ack was agreed, the end of what the guest needs is also the order to run it (SPEC 5.9)."""
+        if not self.agreement.has("final-ack"):
+            self._happened(Event.GIVEN_UP)
+
+    # --- the return path --------------------------------------------------------------------------------------------
+    def _got_data(self, conn: int, frame: Frame) -> None:
+        """Of a destination without a connection of its own for main (SPEC 5.8)."""
+        self._read_replies(frame.payload, frame.fill)
+
+    def _read_replies(self, data: bytes, fill: int) -> None:
+        """QEMU's messages of the destination, on main (SPEC 5.8). Raises PeerError."""
+        if not self.stage:
+            raise PeerError(Code.BAD_STATE, "bytes on main before the stream", item="channel[main]")
+        self.replies = self.replies.add(data, fill)
+        while len(self.replies) >= 4:
+            kind, size = struct.unpack(">HH", self.replies.peek(4))
+            if text := return_path.wrong(kind, size):
+                raise PeerError(Code.ENCODING, text, item="channel[main]")
+            if len(self.replies) < 4 + size:
+                return
+            self.replies = self.replies.skip(4 + size)
+            self._out.append(i.Heard(self._main, return_path.NAMES[kind]))
+            if kind == Reply.ACK:
+                self.acked = True
+            elif kind in (Reply.REQ_PAGES, Reply.REQ_PAGES_ID):
+                if self.state not in (SourceState.PACKAGE_SENT, SourceState.PACKAGE_LOADED, SourceState.POSTCOPY):
+                    raise PeerError(Code.BAD_STATE, f"REQ_PAGES while {self.state}", item="channel[main]")
+                self.requested += self.stage != Stage.SENT  # then all pages are on their way
+        self._advance()
+
+    def _send_page(self) -> None:
+        """A page that the destination waits for, ahead of the others: on its own channel if there is one."""
+        self.requested -= 1
+        self._out.append(i.Said(self._urgent, "a page that was asked for"))
+        if self._urgent != self._main:
+            self._write(self._urgent, *stream.urgent_page(self.settings.machine))
+            return
+        for piece in stream.joined(stream.ram_pass(RAM_SECTION, self._agreed_settings, 4096, False)):
             self._write_main(*piece)
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -127,6 +181,12 @@ class Outgoing(SourceAnswers):
     def _main(self) -> int:
         """The connection that carries main."""
         return CONTROL if self.inline else self.channels.index("main")
+
+    @property
+    def _urgent(self) -> int:
+        """The connection for pages that the destination waits for."""
+        preempt = "postcopy-preempt"
+        return self.channels.index(preempt) if preempt in self.channels else self._main
 
     def _write_main(self, data: bytes, fill: int) -> None:
         """On main's own connection, or in DATA frames on control, each within the limit (SPEC 5.8)."""

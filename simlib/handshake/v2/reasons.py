@@ -6,13 +6,24 @@ Errors about what the peer sent are made where that is read.
 from __future__ import annotations
 
 from ..errors import Code, Error, Retry, clean
+from ..machine import Settings
 from . import body
 from .body import Json
+from .config import SessionConfig
 
 CANCEL_TEXTS: dict[str, str] = {
     Code.DEADLINE: "The manager's deadline has passed.",
     Code.CANCELLED: "The manager cancelled the migration.",
 }
+
+
+def not_carried(settings: Settings, session_config: SessionConfig) -> str:
+    """Why these settings can't be had with a handshake at all; empty if they can. COLO goes on with checkpoints after
+    the hand-over, for which version 2.1 has no messages (SPEC section 13); beside a QEMU that writes the stream, this
+    side learns too late that all is written to do without GO (SPEC 5.9)."""
+    if session_config.relays and "final-ack" in session_config.forbid:
+        return "final-ack can't be forbidden where a QEMU writes or reads the stream by itself."
+    return "COLO (x-colo) is not carried by this handshake." if settings.has("x-colo") else ""
 
 
 def cancelled(code: str) -> Error:

@@ -46,7 +46,6 @@ declare(
         "heard": "a transcript",
     },
 )
-ANY_STATE: Mapping[Any, Any] = {}  # of a message that is legal at any time and changes no state
 
 
 class Receive(NamedTuple):
@@ -80,6 +79,7 @@ class Session(BaseEndpoint):
     SENDS: ClassVar[Mapping[type[Message], Mapping[Any, Any]]] = {}
     EVENTS: ClassVar[Mapping[Event, Mapping[Any, Any]]] = {}
     DATA_STATES: ClassVar[tuple[str, ...]] = ()  # in which DATA frames may come
+    BEFORE_ACCEPT: ClassVar[tuple[str, ...]] = ()  # in which neither side may send PING
     _receivers: ClassVar[Mapping[type[Message], Callable[..., None]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -105,7 +105,7 @@ class Session(BaseEndpoint):
         if receive is None:
             return None
         after: str | None = receive.states.get(state)
-        return state if receive.states is ANY_STATE else after
+        return after
 
     def _happened(self, event: Event) -> None:
         """Change the state by something other than a message."""
@@ -212,7 +212,8 @@ class Session(BaseEndpoint):
     def _check_versions(self, item: Preface) -> None:
         """The ranges of both sides must meet (SPEC 2.2); a range that is none is refused likewise."""
         if not item.lowest <= frames.HIGHEST or not item.highest >= frames.LOWEST or item.lowest > item.highest:
-            ours, theirs = f"{frames.LOWEST}..{frames.HIGHEST}", f"{item.lowest}..{item.highest}"
+            ours = frames.version_range(frames.LOWEST, frames.HIGHEST)
+            theirs = frames.version_range(item.lowest, item.highest)
             source, destination = (ours, theirs) if self.role == states.SOURCE else (theirs, ours)
             raise PeerError(
                 Code.NO_COMMON_VERSION,
@@ -255,24 +256,17 @@ class Session(BaseEndpoint):
         self._receivers[kind](self, conn, messages.read(frame.type, content))
 
     def _ping(self, conn: int, frame: Frame) -> None:
-        """PING is answered on control alone, once our preface is out; of unauthenticated peers they are counted
-        (SPEC 2.5)."""
+        """Legal on control, once ACCEPT was said; of a peer that has not authenticated they are counted (SPEC 2.5,
+        5.10)."""
+        name, link = frames.name(frame.type), self.links[conn]
+        if link.kind != "control" or self.state in self.BEFORE_ACCEPT:
+            raise PeerError(Code.BAD_STATE, f"{name} while {self.state}", item=name)
         if len(frame.payload) > 64:
-            text = f"{frames.name(frame.type)} with {len(frame.payload)} bytes; 64 are allowed"
-            raise PeerError(Code.FRAME_TOO_BIG, text)
-        self._count_ignorable(conn)
-        if frame.type == frames.PING and self.links[conn].kind == "control" and self.links[conn].spoke:
+            raise PeerError(Code.FRAME_TOO_BIG, f"{name} with {len(frame.payload)} bytes; 64 are allowed")
+        if not link.reader.unlimited:
+            self._set(conn, reader=link.reader.skipped())
+        if frame.type == frames.PING:
             self._out.append(Send(conn, frames.frame(frames.PONG, frame.payload)))
-
-    def _info(self, conn: int, message: messages.Info) -> None:
-        """Progress is shown to people and decides nothing."""
-        self._out[-1] = Heard(conn, f"INFO {message.text}")
-        self._count_ignorable(conn)
-
-    def _count_ignorable(self, conn: int) -> None:
-        """Of these too there may be no flood while nobody has authenticated."""
-        if not self.links[conn].reader.unlimited:
-            self._set(conn, reader=self.links[conn].reader.skipped())
 
     # --- what the roles define --------------------------------------------------------------------------------------
     def _is_control(self, conn: int) -> bool:

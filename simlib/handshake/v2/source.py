@@ -23,11 +23,11 @@ from .config import SessionConfig
 from .features import FeatureOffer
 from .messages import Message
 from .outgoing import Outgoing
-from .session import ANY_STATE, Receive
+from .session import Receive
 from .states import Event, Stage
 from .states import SourceState as S
 
-GIVEN_UP = (S.LOADED, S.PACKAGE_LOADED, S.POSTCOPY)  # after GO: the guest is no longer ours to keep
+GIVEN_UP = (S.LOADED, S.PACKAGE_LOADED, S.POSTCOPY)  # the guest is no longer ours to keep
 
 
 @reducible
@@ -58,7 +58,9 @@ class Source(Outgoing):
         lacking = [name for name in self.session_config.require if name not in {s.feature for s in self.stances}]
         one_way = transport == "file" or (transport in ("exec", "fd") and not self.session_config.bidirectional)
         both_ways = replace(self.settings, capabilities=(*self.settings.capabilities, "return-path"))
-        refused = "" if transport == "file" else refusal(both_ways, at_source=True)
+        refused = reasons.not_carried(self.settings, self.session_config)
+        if not refused and transport != "file":
+            refused = refusal(both_ways, at_source=True)
         if one_way:
             self._reject_command(
                 Error(
@@ -115,9 +117,10 @@ class Source(Outgoing):
             self._connected(opened.conn)
 
     def _secured(self, secured: i.Secured) -> None:
-        """Control's channel binding becomes part of the session's key (SPEC 5.5, RFC 9266)."""
+        """Control's channel binding becomes part of the session's key, a channel's of its MAC (SPEC 5.5, RFC 9266)."""
         if secured.conn == CONTROL:
             self.exporter = secured.exporter
+        self._set(secured.conn, exporter=secured.exporter)
         self._connected(secured.conn)
 
     def _connected(self, conn: int) -> None:
@@ -128,7 +131,8 @@ class Source(Outgoing):
         name = self.channels[conn]
         nonce = self.links[conn].nonce.hex()
         role, _, index = name.partition("[")
-        mac = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce)
+        exporter = self.links[conn].exporter
+        mac = binding.mac(self.key_bytes, "CHANNEL_OPEN", self.session_id, name, nonce, exporter)
         opening = messages.ChannelOpen(self.session_id, name, role, int(index.rstrip("]") or 0), nonce, mac)
         self._say(conn, opening, self._greeting(conn), name)
 
@@ -155,7 +159,24 @@ class Source(Outgoing):
             self.quiet = 0
         if received.conn == CONTROL and self.state in (S.OFFERED, S.GREETED):
             self.heard += received.data
-        self._read(received.conn, received.data, received.fill)
+        name = self.links[received.conn].kind if received.conn in self.links else ""
+        if self._reads(received.conn):
+            self._read(received.conn, received.data, received.fill)
+        elif self.state != S.CLOSING:
+            self._from_channel(name, received)
+
+    def _from_channel(self, name: str, received: i.Received) -> None:
+        """Of all channels main alone carries anything this way (SPEC 5.8)."""
+        try:
+            if name != "main":
+                raise PeerError(Code.BAD_STATE, f"bytes on {name} from the destination", item=f"channel[{name}]")
+            self._read_replies(received.data, received.fill)
+        except PeerError as error:
+            self._mistake(received.conn, error.error)
+
+    def _reads(self, conn: int) -> bool:
+        """A connection that has become a channel carries no more frames."""
+        return conn in self.links and self.links[conn].kind in ("new", "control")
 
     def _ended(self, ended: i.Ended) -> None:
         """FIN: a destination that goes on keeps its connections open."""
@@ -217,8 +238,7 @@ class Source(Outgoing):
 
     def _alarm_rang(self, alarm: i.AlarmRang) -> None:
         """PING is legal once ACCEPT has come (SPEC section 5)."""
-        before = (S.CONNECTING, S.OFFERED, S.GREETED, S.CLOSING)
-        self._keepalive_rang(CONTROL, self.state not in before)
+        self._keepalive_rang(CONTROL, self.state not in (*self.BEFORE_ACCEPT, S.CLOSING))
 
     def _peer_silent(self, error: Error) -> None:
         """Like a lost connection: before GO the guest stays, after it the source is uncertain."""
@@ -231,7 +251,7 @@ class Source(Outgoing):
         """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
         so ABORT goes out and the report waits until control has ended."""
         self.lost = errors
-        self._say(CONTROL, messages.Abort.of(errors[0], self.state), note=errors[0].code)
+        self._say(CONTROL, messages.Abort.of(errors, self.state), note=errors[0].code)
         self._happened(Event.CHANNEL_LOST)
         self._out += [i.ResumeGuest(), *(i.Drop(c) for c in self.links if c != CONTROL), i.End(CONTROL)]
 
@@ -255,21 +275,21 @@ class Source(Outgoing):
     def _hello(self, conn: int, hello: messages.Hello) -> None:
         """The destination's version is kept for people: nothing is decided by it (P3)."""
         hello.check_role(states.DESTINATION)
+        if (hello.main == "inline") != self.inline:
+            text = f"the destination carries main {hello.main}"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="HELLO.main")
         self.peer_version = hello.qemu_version
 
     def _accept(self, conn: int, accept: messages.Accept) -> None:
         """Both sides have computed the agreement from the same stances; if the results differ, nothing goes on (SPEC
         4.4). START then proves the conversation, and the channels are opened, all at once."""
-        self.agreement = features.resolve(self.stances, accept.features)
+        self.agreement = features.resolve(self.stances, accept.features, self.inline)
         self.session_id = accept.session_id
         plan = channel_plan(self.agreement, self.inline)
         ours = agreement_body(self.agreement, plan, self.session_id)
-        if self.agreement.errors or body.dump(ours) != body.dump(accept.agreement):
+        if self.agreement.errors or body.dump(ours) != body.dump(accept.agreement) or accept.channels != plan:
             self._give_up(*(self.agreement.errors or (reasons.agreement_mismatch(ours, accept.agreement),)))
             return
-        if len(accept.secret) != 64 or not all(c in "0123456789abcdef" for c in accept.secret):
-            text = "ACCEPT's secret is not 32 bytes of lower-case hex"
-            raise PeerError(Code.UNKNOWN_VALUE, text, item="ACCEPT.secret")
         self.warnings = accept.warnings
         heard = self.heard[: len(self.heard) - len(self.links[conn].reader.buffer)]
         self._make_key(bytes.fromhex(accept.secret), self.sent, heard)
@@ -283,11 +303,14 @@ class Source(Outgoing):
     def _channel_ok(self, conn: int, answer: messages.ChannelOk) -> None:
         """The destination has bound that channel, and proves that it knows the key (SPEC 5.6)."""
         name, ours = self.channels[conn], self.links[conn].nonce.hex()
-        if not binding.same(answer.mac, binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, answer.nonce)):
+        mac = binding.mac(self.key_bytes, "CHANNEL_OK", name, ours, answer.nonce)
+        if not binding.same(answer.mac, mac) or answer.nonce != self.links[conn].peer_nonce.hex():
             text = f"the answer on channel {name} is not from our peer"
             raise PeerError(Code.CHANNEL_AUTH, text, item=f"channel[{name}]")
         self._set(conn, kind=name, reader=self.links[conn].reader._replace(unlimited=True))
         self.agreed = (*self.agreed, name)
+        if len(self.links[conn].reader.buffer):
+            raise PeerError(Code.BAD_STATE, f"bytes on {name} before the stream", item=f"channel[{name}]")
         self._begin_when_complete()
 
     def _ready(self, conn: int, ready: messages.Ready) -> None:
@@ -315,22 +338,20 @@ class Source(Outgoing):
                 self._obey_switch()
             self._advance()
 
-    def _rejected(self, conn: int, answer: messages.Reject | messages.Abort) -> None:
+    def _rejected(self, conn: int, answer: messages.Reject) -> None:
         """On control the attempt is over; on a channel the destination may have more to say on control."""
-        errors = answer.errors
         if conn == CONTROL:
-            self._end_attempt(errors or (Error(answer.code, text=answer.text),))
+            self._end_attempt(answer.errors)
         elif self.state in (S.AGREED, S.READY):
-            self._channel_over(errors or (Error(answer.code, item=f"channel[{self._name(conn)}]", text=answer.text),))
+            self._channel_over(answer.errors)
 
     def _failed(self, conn: int, failure: messages.Failure) -> None:
         """The destination failed after READY; its device state may be dirty (`needs-restart`). In postcopy its guest
         runs, without all of its memory."""
-        errors = failure.errors or (Error(Code.CONNECTION_LOST),)
         if self.state == S.POSTCOPY:
-            self._paused(self.lost or errors)
+            self._paused(self.lost or failure.errors)
         else:
-            self._end_attempt(errors)
+            self._end_attempt(failure.errors)
 
     def _loaded(self, conn: int, loaded: messages.Loaded) -> None:
         """All state is loaded there: GO gives the guest up (SPEC 5.9). In postcopy a second LOADED means that all
@@ -410,7 +431,7 @@ class Source(Outgoing):
             return
         gone = errors[0].code in (Code.CONNECTION_LOST, Code.PEER_CLOSED, Code.CONNECT)
         if self.state not in (S.CONNECTING, S.FAILED, S.CLOSING) and not gone:
-            self._say(CONTROL, messages.Abort.of(errors[0], self.state), note=errors[0].code)
+            self._say(CONTROL, messages.Abort.of(errors, self.state), note=errors[0].code)
         self._end_attempt(errors)
 
     def _end_attempt(self, errors: tuple[Error, ...]) -> None:
@@ -466,6 +487,8 @@ class Source(Outgoing):
         i.GuestMoved: _guest_moved,
         i.AlarmRang: _alarm_rang,
     }
+    DATA_STATES = (S.READY, S.LOADED, S.PACKAGE_SENT, S.PACKAGE_LOADED, S.POSTCOPY)
+    BEFORE_ACCEPT = (S.CONNECTING, S.OFFERED, S.GREETED)
     RECEIVES: ClassVar[Mapping[type[Message], Receive]] = {
         messages.Hello: Receive({S.OFFERED: S.GREETED}, _hello),
         messages.Accept: Receive({S.GREETED: S.AGREED}, _accept),
@@ -489,23 +512,6 @@ class Source(Outgoing):
             | {S.POSTCOPY: S.POSTCOPY},
             _failed,
         ),
-        messages.Abort: Receive(  # not in POSTCOPY: the guest runs there
-            dict.fromkeys(
-                (
-                    S.OFFERED,
-                    S.GREETED,
-                    S.AGREED,
-                    S.READY,
-                    S.LOADED,
-                    S.PACKAGE_SENT,
-                    S.PACKAGE_LOADED,
-                    S.CLOSING,
-                ),
-                S.FAILED,
-            ),
-            _rejected,
-        ),
-        messages.Info: Receive(ANY_STATE, Outgoing._info),
     }
     SENDS: ClassVar[Mapping[type[Message], Mapping[S, S]]] = {
         messages.Offer: {S.CONNECTING: S.OFFERED},
@@ -513,6 +519,7 @@ class Source(Outgoing):
     }
     EVENTS: ClassVar[Mapping[Event, Mapping[S, S]]] = {
         Event.PACKAGE_SENT: {S.READY: S.PACKAGE_SENT, S.PACKAGE_SENT: S.PACKAGE_SENT},
+        Event.GIVEN_UP: {S.READY: S.LOADED, S.PACKAGE_SENT: S.PACKAGE_LOADED},
         Event.CHANNEL_LOST: dict.fromkeys((S.AGREED, S.READY, S.PACKAGE_SENT), S.CLOSING),
         Event.COMPLETED: {S.POSTCOPY: S.COMPLETED},
         Event.PAUSED: {S.POSTCOPY: S.PAUSED},

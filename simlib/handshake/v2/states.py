@@ -48,6 +48,7 @@ class Event(Name):
 
     STARTED = "started"  # `migrate-incoming`
     PACKAGE_SENT = "package-sent"  # postcopy: all but the memory
+    GIVEN_UP = "given-up"  # the guest, without a final-ack
     CHANNEL_LOST = "channel-lost"
     CANCELLED = "cancelled"
     LATE_REFUSAL = "late-refusal"

@@ -157,10 +157,13 @@ def _row(
     """A list with one value of each type, in order; rows of another form are refused."""
 
     def read(values: object, path: str) -> object:
+        at = path.rpartition("[")[0]
         if not isinstance(values, list) or tuple(map(type, values)) != kinds:
-            at = path.rpartition("[")[0]
             text = f"{at} holds something that is not {len(kinds)} values"
             raise PeerError(Code.UNKNOWN_VALUE, text, item=at)
-        return make(values)
+        try:
+            return make(values)
+        except ValueError as error:
+            raise PeerError(Code.UNKNOWN_VALUE, f"{at}: {clean(str(error), 200)}", item=at) from None
 
     return Codec([None], values_of, read)

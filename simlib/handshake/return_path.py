@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 
-from ..names import Reason
+from .names import Reason
 
 
 class Reply(IntEnum):
@@ -24,6 +25,17 @@ LENGTH = {1: 4, 2: 4, 3: None, 4: 12, 5: None, 6: 4, 7: 0}
 LIMIT = 512
 FIRST_PING = 1
 PACKAGE_LOADED = 0x42  # the PING at a package's end (QEMU_VM_PING_PACKAGED_LOADED, savevm.h 10.2)
+
+
+def message(kind: Reply, payload: bytes = b"") -> bytes:
+    """Type, length, payload (migrate_send_rp_message, migration.c)."""
+    return struct.pack(">HH", kind, len(payload)) + payload
+
+
+def page_request(block: str, offset: int, size_bytes: int) -> bytes:
+    """Asks for that part of a memory block (migrate_send_rp_req_pages, migration.c)."""
+    name = block.encode()
+    return message(Reply.REQ_PAGES_ID, struct.pack(">QIB", offset, size_bytes, len(name)) + name)
 
 
 def wrong(kind: int, size: int) -> str:

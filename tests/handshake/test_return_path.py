@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.handshake.names import Reason
-from simlib.handshake.v1.return_path import FIRST_PING, PACKAGE_LOADED, Reply, ended, wrong
+from simlib.handshake.return_path import FIRST_PING, PACKAGE_LOADED, Reply, ended, wrong
 from tests.handshake.builders import QUICK
 
 FIXED = {Reply.SHUT: 4, Reply.PONG: 4, Reply.REQ_PAGES: 12, Reply.RESUME_ACK: 4, Reply.ACK: 0}
