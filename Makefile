@@ -52,6 +52,9 @@ pairs: $(SET_UP) ## every pair of faults over every kind of v2 model: data/resul
 campaign: $(SET_UP) ## random faults under v2, with a deadline: FIRST=1 COUNT=10000, ON=sockets
 	@$(PY) -m tests.world.campaign $(or $(FIRST),1) $(or $(COUNT),10000) $(or $(ON),world)
 
+mutants: $(SET_UP) ## changes of the v2 engine that a test must notice: data/results/mutants.md; COUNT=100 SEED=1 (an hour)
+	@$(PY) -m tests.mutation $(or $(COUNT),100) $(or $(SEED),1)
+
 claims: $(SET_UP) ## what became of each claim of 2023: data/results/claims.md, and README's summary
 	@$(PY) -m simlib claims --out data/results/claims.md --readme README.md
 
@@ -108,4 +111,4 @@ lock: $(SET_UP) ## resolve requirements.lock anew
 clean: ## remove .venv and build/
 	@rm -rf .venv build
 
-.PHONY: help compare results qemu qemu-check qemu-versions qemu-random pairs campaign claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean
+.PHONY: help compare results qemu qemu-check qemu-versions qemu-random pairs campaign mutants claims lab test test-all check bench bench-results times agreement million oracles fuzz notebooks slides site lock clean

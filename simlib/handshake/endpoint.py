@@ -120,6 +120,11 @@ class Answers:
     postcopy: bool = False
 
     @property
+    def silence_s(self) -> float:
+        """After which time without an answer the peer counts as gone, in seconds; 0: never."""
+        return 0.0
+
+    @property
     def accepting(self) -> bool:
         """Of a destination: it would take one more connection from the listening socket now."""
         return False
@@ -173,6 +178,7 @@ class Endpoint(Protocol):
         finished: how it has ended, once it has.
         speaks: the protocol, by name; empty while a side that finds out has not decided.
         blocked: what holds the process's main loop, so that its monitor is silent.
+        silence_s: after which time without an answer the peer counts as gone, in seconds; 0: never.
         accepting: of a destination, whether it would take one more connection now.
         closed: of a destination, whether its listening socket is closed although it goes on.
         ended_as: of a destination that listens again, how the last attempt failed.
@@ -192,6 +198,8 @@ class Endpoint(Protocol):
     def speaks(self) -> str: ...
     @property
     def blocked(self) -> object: ...
+    @property
+    def silence_s(self) -> float: ...
     @property
     def accepting(self) -> bool: ...
     @property

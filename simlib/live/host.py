@@ -210,7 +210,7 @@ class Host(host.Host):
                 from_source = outgoing == (self.side == "source")
                 self.trace.keep(Packet(self.now_s, conn, from_source, kind, data, fill))
 
-        return Link(conn, self.feed, record, lambda: self._forget(conn))
+        return Link(conn, self.feed, record, lambda: self._forget(conn), self.endpoint.silence_s)
 
     def _forget(self, conn: int) -> None:
         self.links.pop(conn, None)

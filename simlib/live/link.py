@@ -26,7 +26,8 @@ ANSWERS_LIMIT_BYTES = 1 << 20  # that wait for a peer that does not read: then n
 
 class Link(asyncio.Protocol):
     """`deliver` receives the inputs of its endpoint; `record` each piece of the wire: outgoing or not, kind, bytes,
-    fill; `forget` is called when nothing of it is left."""
+    fill; `forget` is called when nothing of it is left. TCP gives up bytes that nobody has acknowledged for
+    `unacknowledged_s` (RFC 5482); 0: as the kernel does, on Linux after about 924 s."""
 
     def __init__(
         self,
@@ -34,8 +35,10 @@ class Link(asyncio.Protocol):
         deliver: Callable[[i.Input], None],
         record: Callable[[bool, str, bytes, int], None],
         forget: Callable[[], object],
+        unacknowledged_s: float,
     ) -> None:
         self.conn, self.deliver, self.record, self.forget = conn, deliver, record, forget
+        self.unacknowledged_s = unacknowledged_s
         self.transport: asyncio.Transport | None = None
         self.sock: socket.socket | None = None
         self.queue: deque[tuple[bytes, int]] = deque()
@@ -53,6 +56,8 @@ class Link(asyncio.Protocol):
         self.sock = transport.get_extra_info("socket")
         if self.sock is not None and self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux's
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.unacknowledged_s * 1e3))
         if self.gone:  # it was dropped before it was there
             transport.abort()
             return

@@ -21,7 +21,7 @@ from simlib.explore.search import search
 from simlib.explore.state import Faults, Model
 
 PAGE = Path(__file__).resolve().parents[2] / "data" / "results" / "pairs.md"
-LIMIT = 150_000  # states
+LIMIT = 20_000  # states
 Add = Callable[[Model], Model]
 
 
@@ -64,6 +64,7 @@ KINDS: dict[str, Model] = {
     "TLS": Model(Case(scenario("v2", tls(0)), "v2", "10.0")),
     "adaptive": Model(ADAPTIVE),
     "rival": v2("v2", 0, rival=True, compatible=False),
+    "file": Model(Case(scenario("v2", side(), transport="file"), "v2", "10.0"), compatible=False),
 }
 
 
@@ -97,10 +98,12 @@ class Outcome:
 
 
 def pairs() -> Iterator[Pair]:
-    """All that make sense: nobody else can reach a pipe, and an alarm or a buffer is no fault that happens twice."""
+    """All that make sense: nobody else can reach a pipe, nobody answers at a file (its destination reads later), and an
+    alarm or a buffer is no fault that happens twice."""
     for kind in KINDS:
         for faults in combinations_with_replacement(FAULTS, 2):
-            piped = kind == "inline" and any("intruder" in f or "guards" in f for f in faults)
+            piped = kind in ("inline", "file") and any("intruder" in f or "guards" in f for f in faults)
+            piped |= kind == "file" and any("silence" in f or "frozen destination" in f for f in faults)
             twice = faults[0] == faults[1] and faults[0] in ("guards ring", "buffers of one message")
             if not piped and not twice:
                 yield Pair(kind, faults)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from typing import Self
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 from simlib.handshake import interface as i
 from simlib.handshake import stream
 from simlib.handshake.endpoint import Endpoint
+from simlib.handshake.errors import Error
 from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection
+from simlib.handshake.pump import ANSWERS
+from simlib.handshake.v2 import body, frames, messages, wire
+from simlib.handshake.v2.config import SessionConfig
+from simlib.handshake.v2.destination import Destination
+from simlib.handshake.v2.source import Source
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 FEW = settings(QUICK, max_examples=12)  # where an example is a whole stream
@@ -55,6 +63,108 @@ def sent(out: Iterable[i.Output], conn: int = 0) -> list[stream.Piece]:
 def printed(out: Iterable[i.Output]) -> str:
     """What these outputs print, line by line."""
     return "\n".join(o.text for o in out if isinstance(o, i.Printed))
+
+
+# --- two endpoints of v2 --------------------------------------------------------------------------------------------
+HERE, THERE = SessionConfig(b"a" * 32, grease=False), SessionConfig(b"b" * 32, grease=False)
+
+
+class Talk:
+    """A source and a destination that hear each other in order, as far as a test wants; connections have the same
+    numbers on both sides. What is on its way when it stops stays there."""
+
+    def __init__(
+        self,
+        ours: Settings | None = None,
+        theirs: Settings | None = None,
+        here: SessionConfig = HERE,
+        there: SessionConfig = THERE,
+        answers: Mapping[type[i.Output], i.Input] | None = None,
+    ) -> None:
+        ours = ours or small()
+        self.source, self.destination = Source(ours, here), Destination(theirs or ours, there)
+        self.answers = {**ANSWERS, **(answers or {})}
+        self.waiting: deque[tuple[Source | Destination, i.Input]] = deque(
+            [(self.destination, i.Start()), (self.source, i.Start())]
+        )
+        self.heard: dict[Source | Destination, list[i.Output]] = {self.source: [], self.destination: []}
+
+    def until(self, source: str = "", destination: str = "") -> Self:
+        """Go on until a side has that state, or nothing is on its way."""
+        while self.waiting and self.source.state != source and self.destination.state != destination:
+            side, input = self.waiting.popleft()
+            self.follow(side, side.handle(input))
+        return self
+
+    def follow(self, side: Source | Destination, out: Iterable[i.Output]) -> None:
+        """Put what these outputs of one side lead to on its way."""
+        for output in out:
+            self.heard[side].append(output)
+            other = self.destination if side is self.source else self.source
+            if isinstance(output, i.Open):
+                self.waiting += [(side, i.Opened(output.conn)), (other, i.Opened(output.conn))]
+            elif isinstance(output, i.Send):
+                received = i.Received(output.conn, output.data, output.fill)
+                self.waiting += [(other, received), (side, i.Drained(output.conn))]
+            elif isinstance(output, (i.Drop, i.End)):
+                self.waiting.append((other, i.Ended(output.conn)))
+            elif isinstance(output, i.CollectRam):
+                self.waiting.append((side, i.RamCollected(8192 if output.first else 0, not output.first)))
+            elif type(output) in self.answers:
+                self.waiting.append((side, self.answers[type(output)]))
+
+    def to_source(self, *said: messages.Message | bytes, conn: int = 0) -> list[i.Output]:
+        """The source's outputs when it hears this, and what is on its way is not delivered."""
+        return outputs(self.source, *(i.Received(conn, spoken(one)) for one in said))
+
+    def to_destination(self, *said: messages.Message | bytes, conn: int = 0) -> list[i.Output]:
+        """The destination's, likewise."""
+        return outputs(self.destination, *(i.Received(conn, spoken(one)) for one in said))
+
+    @property
+    def key(self) -> bytes:
+        """The session's, which the source knows from ACCEPT on."""
+        key = self.source.negotiated()["key"]
+        assert isinstance(key, bytes)
+        return key
+
+
+def spoken(said: messages.Message | bytes) -> bytes:
+    """A message as one frame; bytes as they are."""
+    return said if isinstance(said, bytes) else frames.frame(said.TYPE, body.dump(wire.to_body(said)))
+
+
+def spoken_in(out: Iterable[i.Output], conn: int = 0) -> list[frames.Preface | messages.Message | frames.Frame]:
+    """What these outputs say on one connection: prefaces, messages, and frames that are none."""
+    data = expanded(sent(out, conn))
+    magic = data[:8] if data[:1] == b"\x89" else b""
+    reader, items = frames.Reader(magic, frames.Limits(), got_preface=not magic).add(data), []
+    while True:
+        reader, item = reader.next()
+        if item is None:
+            return items
+        if isinstance(item, frames.Frame) and item.type in messages.MESSAGES:
+            shape = messages.SHAPES[item.type]
+            items.append(messages.read(item.type, body.load(item.payload, shape, frames.name(item.type))))
+        else:
+            items.append(item)
+
+
+def errors_in(out: Iterable[i.Output], conn: int = 0) -> tuple[Error, ...]:
+    """The errors of the last message on one connection: a REJECT, an ABORT or an ERROR."""
+    last = spoken_in(out, conn)[-1]
+    assert isinstance(last, (messages.Reject, messages.Abort, messages.Failure))
+    return last.errors
+
+
+def finished(out: Iterable[i.Output]) -> i.Finished | None:
+    """How a side has ended in these outputs."""
+    return next((o for o in out if isinstance(o, i.Finished)), None)
+
+
+def of_type(out: Iterable[i.Output], *kinds: type[i.Output]) -> list[i.Output]:
+    """The outputs of these kinds, in order."""
+    return [o for o in out if isinstance(o, kinds)]
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------

@@ -142,3 +142,17 @@ def test_memory_that_will_not_come_any_more_is_told_by_both_sides() -> None:
     pair.tell(0, i.GuestMoved("Channel error: Input/output error"))
     pair.tell(1, i.Loaded("its migration is postcopy-paused"))
     assert [s.finished.status for s in pair.sides] == ["postcopy-paused"] * 2
+
+
+def test_the_destination_s_reason_is_reported_although_the_source_s_qemu_has_failed_first() -> None:
+    pair = Pair(False)
+    while any(pair.wires):
+        pair.deliver()
+    pair.tell(1, i.Loaded("virtio-net: Invalid argument"))  # its ERROR is on the way
+    pair.tell(0, i.GuestMoved("Sibling indicated error 1"))
+    assert pair.sides[0].finished is None
+    while any(pair.wires):
+        pair.deliver()
+    end = pair.sides[0].finished
+    assert end is not None and end.errors[0].code == "needs-restart"
+    assert "virtio-net: Invalid argument" in f"{end.errors[0].text} {end.errors[0].destination}"

@@ -97,6 +97,11 @@ class Session(BaseEndpoint):
         self.exporter = b""
         self.quiet = 0  # times that the keepalive alarm rang since the last byte on control
 
+    @property
+    def silence_s(self) -> float:
+        """The longest time from the last byte of a peer to the end of the attempt (SPEC 5.10)."""
+        return self.session_config.silence_s
+
     # --- states -----------------------------------------------------------------------------------------------------
     @classmethod
     def next_state(cls, state: str, kind: type[Message]) -> str | None:
@@ -127,7 +132,7 @@ class Session(BaseEndpoint):
         """Ask a peer that has sent nothing since the last time; give up on one that has not answered often enough
         (SPEC 5.10)."""
         if self.quiet > self.session_config.keepalive_count:
-            self._peer_silent(reasons.silent(self.session_config.silence_s))
+            self._peer_silent(reasons.silent(self.silence_s))
             return
         if self.quiet and may_ping:
             self._send(conn, frames.frame(frames.PING, b""), "PING")

@@ -217,7 +217,7 @@ class Source(Outgoing):
             self._give_up(Error(Code.CONNECTION_LOST, item=self._name(conn), text=text, retry=Retry.LATER))
 
     def _channel_lost(self, name: str, how: str) -> None:
-        """Of a channel the destination may know more: see `_channel_over`."""
+        """The destination may know more: see `_channel_over`."""
         when = "while the guest moved " if self.stage else "before READY "
         self._channel_over((reasons.channel_lost(name, how, when),))
 
@@ -248,8 +248,8 @@ class Source(Outgoing):
             self._give_up(error)
 
     def _channel_over(self, errors: tuple[Error, ...]) -> None:
-        """The guest stays. Why it happened is the destination's to say, on control; its word may still be on the way,
-        so ABORT goes out and the report waits until control has ended."""
+        """A channel or the stream failed, and the guest stays. Why it happened is the destination's to say, on control;
+        its word may still be on the way, so ABORT goes out and the report waits until control has ended."""
         self.lost = errors
         self._say(CONTROL, messages.Abort.of(errors, self.state), note=errors[0].code)
         self._happened(Event.CHANNEL_LOST)
@@ -397,7 +397,11 @@ class Source(Outgoing):
             self._completed()
         elif moved.error:
             text = f"The guest could not be sent: {clean(moved.error)}."
-            self._give_up(Error(Code.CONNECTION_LOST, item="guest", source=moved.error, text=text, retry=Retry.LATER))
+            error = Error(Code.CONNECTION_LOST, item="guest", source=moved.error, text=text, retry=Retry.LATER)
+            if self.state in (S.READY, S.PACKAGE_SENT):
+                self._channel_over((error,))
+            else:
+                self._give_up(error)
         elif before == Stage.ARRIVED or moved.postcopy:
             if moved.postcopy:
                 self._happened(Event.PACKAGE_SENT)
