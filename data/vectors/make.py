@@ -19,6 +19,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from simlib.case import profiles
+from simlib.handshake import interface as i
+from simlib.handshake.errors import PeerError
+from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection
+from simlib.handshake.v2 import binding, body, features, frames, inventory, manifest, messages, wire
+from simlib.handshake.v2.agreement import agreement_body, channel_plan
+from simlib.handshake.v2.config import SessionConfig
+from simlib.handshake.v2.destination import Destination
+from simlib.handshake.v2.frames import CRITICAL, DATA, HIGHEST, INITIATOR, LOWEST, MORE, RESPONDER, frame
+from simlib.handshake.v2.manifest import Manifest
+from simlib.handshake.v2.source import Source
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for whoever imports this file
 from conversations import (
     COMPLETED,
     CONVERSATIONS,
@@ -31,18 +44,6 @@ from conversations import (
     transcripts,
 )
 from schema import bodies as schemas
-
-from simlib.case import profiles
-from simlib.handshake import interface as i
-from simlib.handshake.errors import PeerError
-from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsection
-from simlib.handshake.v2 import binding, body, features, frames, inventory, manifest, messages, wire
-from simlib.handshake.v2.agreement import agreement_body, channel_plan
-from simlib.handshake.v2.config import SessionConfig
-from simlib.handshake.v2.destination import Destination
-from simlib.handshake.v2.frames import CRITICAL, DATA, HIGHEST, INITIATOR, LOWEST, MORE, RESPONDER, frame
-from simlib.handshake.v2.manifest import Manifest
-from simlib.handshake.v2.source import Source
 
 ACCEPT, CHANNEL_OK, GO, HELLO, LOADED, OFFER, REJECT = (
     m.TYPE
@@ -120,6 +121,7 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ("a preface of 31 bytes", "destination", _preface(size=31), "frame-too-big", ["REJECT"]),
     ("a preface of 1025 bytes", "destination", _preface(size=1025), "frame-too-big", ["REJECT"]),
     ("the draft 2.0", "destination", _preface(lowest=2, highest=2), "no-common-version", ["REJECT"]),
+    ("a source that speaks the draft too", "destination", _preface(lowest=2), "no-common-version", ["REJECT"]),
     ("a later source", "destination", _preface(lowest=0x0300, highest=0x0309), "no-common-version", ["REJECT"]),
     (
         "a later destination",
@@ -241,6 +243,11 @@ def _subsection(*needed: str) -> dict[str, Any]:
     return _OFFER | {"devices": [device]}
 
 
+def _nested(version: int) -> dict[str, Any]:
+    """An OFFER of one device, with one nested description."""
+    return _OFFER | {"devices": [{**_OFFER["devices"][0], "nested": [["core", version, 0]]}]}
+
+
 # name, message, payload, error code or "" (accepted)
 BODIES: list[tuple[str, str, bytes, str]] = [
     ("as it should be", "LOADED", b'{"bytes":4096}', ""),
@@ -288,6 +295,9 @@ BODIES: list[tuple[str, str, bytes, str]] = [
     ("a stance that is none", "ACCEPT", body.dump(_stanced(name="x", need="perhaps")), "unknown-value"),
     ("a feature twice", "ACCEPT", body.dump(_ACCEPT | {"features": [_ON, _ON]}), "unknown-value"),
     ("a range", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": [1, 2]})), ""),
+    ("a range upside down", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": [2, 1]})), "unknown-value"),
+    ("a choice with one twice", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": ["a", "a"]})), "unknown-value"),
+    ("a config that is no object", "ACCEPT", body.dump(_ACCEPT | {"config": []}), "unknown-value"),
     ("a range of booleans", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": [True, True]})), "unknown-value"),
     ("a set", "ACCEPT", body.dump(_stanced(**_ON, parameters={"p": {"set": ["a", "b"]}})), ""),
     (
@@ -302,6 +312,7 @@ BODIES: list[tuple[str, str, bytes, str]] = [
     ("a device twice", "OFFER", body.dump(_OFFER | {"devices": _OFFER["devices"][:1] * 2}), "unknown-value"),
     ("a memory block twice", "OFFER", body.dump(_OFFER | {"ram-blocks": _OFFER["ram-blocks"] * 2}), "unknown-value"),
     ("a subsection that is sent perhaps", "OFFER", body.dump(_subsection("perhaps")), "unknown-value"),
+    ("a nested version below zero", "OFFER", body.dump(_nested(-1)), "unknown-value"),
     ("a subsection's row too short", "OFFER", body.dump(_subsection()), "unknown-value"),
     ("on-maybe is something else", "OFFER", body.dump(_OFFER | {"on-maybe": "ask"}), "unknown-value"),
     ("an ERROR without an error", "ERROR", b'{"errors":[]}', "unknown-value"),
@@ -698,6 +709,14 @@ VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
         "maybe",
         [("device-subsection", f"{_NET}.new")],
     ),
+    (
+        "a subsection that is always sent, and the device there has no description",
+        _device(subsections=(Subsection("new", 1, "always"),)),
+        _device(described=False),
+        0,
+        "maybe",
+        [("device-subsection", f"{_NET}.new")],
+    ),
     ("a subsection that is never sent", _device(subsections=(Subsection("new", 1, "never"),)), _same, 0, "yes", []),
     (
         "a subsection of a later version",
@@ -743,6 +762,7 @@ VERDICTS: list[tuple[str, Any, Any, int, str, list[tuple[str, str]]]] = [
     ),
     ("features unknown at the destination", _same, _device(features=()), 0, "yes", []),
     ("other fields at the same version", _same, _device(schema="33" * 8), 0, "maybe", [("device-schema", _NET)]),
+    ("other fields, one of the two not described", _same, _device(schema="33" * 8, described=False), 0, "yes", []),
     ("other fields at another version", _same, _device(schema="33" * 8, version=12), 0, "yes", []),
     ("fields unknown at one side", _device(schema=""), _same, 0, "yes", []),
     ("a device that can't move", _device(migratable=False), _same, 0, "no", [("device-unmigratable", _NET)]),
@@ -932,6 +952,9 @@ def transcript_vectors() -> Iterator[tuple[str, str]]:
         ends = CONVERSATIONS[name].ends
         outcome = [" ".join([side["status"], *side["codes"]]) for side in transcript["outcome"].values()]
         _must(name, list(ends), outcome)
+        case = CONVERSATIONS[name]
+        there = facts_of(case.destination.machine, True) | {"session": case.sessions[1], "on-maybe": "warn"}
+        transcript = transcript | {"destination": there | {"capabilities": list(case.destination.capabilities)}}
         yield f"transcripts/{name}.json", json.dumps(transcript, indent=1) + "\n"
 
 

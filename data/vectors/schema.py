@@ -15,8 +15,7 @@ from simlib.handshake.v2.features import NEEDS
 from simlib.handshake.v2.manifest import SHAPE
 
 Schema = dict[str, Any]
-INTEGER: Schema = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 64) - 1}
-COUNT: Schema = INTEGER | {"minimum": 0}
+INTEGER: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 64) - 1}
 STRING: Schema = {"type": "string", "maxLength": body.STRING}
 
 
@@ -30,8 +29,8 @@ def _row(*items: Schema) -> Schema:
 
 _PARAMETER: Schema = {
     "oneOf": [
-        _row(INTEGER, INTEGER) | {"$comment": "a range"},
-        _list(STRING, minItems=1) | {"$comment": "a choice"},
+        _row(INTEGER, INTEGER) | {"$comment": "a range; the first is not above the second"},
+        _list(STRING, minItems=1, uniqueItems=True) | {"$comment": "a choice, best first"},
         {
             "$comment": "a set",
             "type": "object",
@@ -48,16 +47,8 @@ VALUES: dict[str, Schema] = {
     "OFFER.on-maybe": {"enum": ["warn", "reject"]},
     "ACCEPT.verdict": {"enum": ["yes", "maybe"]},
     "ACCEPT.secret": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-    "LOADED.bytes": COUNT,
     "features[].need": {"enum": list(NEEDS)},
     "features[].parameters": {"type": "object", "additionalProperties": _PARAMETER, "maxProperties": body.ITEMS},
-    "machine.page-bits": COUNT,
-    "machine.vcpus": COUNT,
-    "ram-blocks[].size": COUNT,
-    "ram-blocks[].page-size": COUNT,
-    "devices[].instance": COUNT,
-    "devices[].version": COUNT,
-    "devices[].minimum-version": COUNT,
     "devices[].subsections[]": _row(STRING, INTEGER, {"enum": list(NEEDED)}),
     "devices[].nested[]": _row(STRING, INTEGER, INTEGER),
 }

@@ -312,6 +312,9 @@ class Transition:
         block = self.system.model.setup.settings(at_source=side == SOURCE).machine.ram_blocks[0]
         self._answer(side, i.PageFault(block.name, 0, block.page_bytes))
 
+    def _leave(self, side: int, ask: i.MoveGuest | i.SwitchGuest) -> None:
+        """No QEMU stands beside a searched endpoint: whoever asks for its stream waits."""
+
     def _set_alarm(self, side: int, ask: i.SetAlarm) -> None:
         self.alarms = tuple(sorted({*self.alarms, (side, ask.name)}))
 
@@ -400,6 +403,8 @@ EFFECTS: Mapping[type, Callable[..., None]] = {
     i.Load: Transition._load,
     i.RunGuest: Transition._run_guest,
     i.WatchFaults: Transition._watch_faults,
+    i.MoveGuest: Transition._leave,
+    i.SwitchGuest: Transition._leave,
     i.SetAlarm: Transition._set_alarm,
     i.StopAlarm: Transition._stop_alarm,
     i.Finished: Transition._finished,

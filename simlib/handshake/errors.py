@@ -149,9 +149,18 @@ class Error:
 class PeerError(Exception):
     """The peer did something wrong; raised while a message is read, and answered with a refusal."""
 
-    def __init__(self, code: Code, text: str, *, item: str = "", source: str = "", destination: str = "") -> None:
+    def __init__(
+        self,
+        code: Code,
+        text: str,
+        *,
+        item: str = "",
+        source: str = "",
+        destination: str = "",
+        retry: str = Retry.AFTER_CHANGE,
+    ) -> None:
         super().__init__(text)
-        self.error = Error(code, item=item, source=source, destination=destination, text=text)
+        self.error = Error(code, item=item, source=source, destination=destination, text=text, retry=retry)
 
 
 class OurMistake(Exception):

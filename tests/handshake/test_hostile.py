@@ -200,7 +200,7 @@ ODD = st.sampled_from(
         *(json.loads("[" * n + "]" * n) for n in range(12, 18)),
     )
 ).map(deepcopy)
-LEAF: dict[Any, Any] = {str: "name", int: 7, bool: False, None: [1, "two", {"three": None}]}
+LEAF: dict[Any, Any] = {dict: {"any": 7}, str: "name", int: 7, bool: False, None: [1, "two", {"three": None}]}
 
 
 def fitting(shape: Any) -> Any:

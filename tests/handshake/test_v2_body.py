@@ -14,7 +14,7 @@ from simlib.handshake.errors import Error, PeerError
 from simlib.handshake.v2 import body
 from tests.handshake.builders import QUICK
 
-SHAPE = {"name": str, "count?": int, "flag?": bool, "rows?": [{"n": int}], "any?": None}
+SHAPE = {"name": str, "count?": int, "flag?": bool, "rows?": [{"n": int}], "any?": None, "map?": dict}
 SLOW = '"count":1,"?\\u0061":0,'  # an escape: nothing is passed at a glance
 KEYS = st.text("ab?é\U0001f42a", max_size=3)
 VALUES = st.recursive(
@@ -62,6 +62,9 @@ def test_the_canonical_form_is_ascii_without_spaces_and_with_sorted_keys(content
         ('"name":1', "unknown-value", "BODY.name"),
         ('"name":null', "unknown-value", "BODY.name"),
         ('"name":"a","flag":1', "unknown-value", "BODY.flag"),
+        ('"name":"a","rows":[{"n":-1}]', "unknown-value", "BODY.rows[0].n"),
+        ('"name":"a","map":[]', "unknown-value", "BODY.map"),
+        ('"name":"a","map":{"k":{"b":1,"b":2}}', "encoding", "BODY"),
         ('"name":"a","rows":{}', "unknown-value", "BODY.rows"),
         ('"name":"a","rows":[{"n":1},7]', "unknown-value", "BODY.rows[1]"),
         ('"name":"a","rows":[{"n":1},{"n":true}]', "unknown-value", "BODY.rows[1].n"),
@@ -143,7 +146,8 @@ def test_a_marked_key_is_the_key_it_names_and_one_mark_is_enough() -> None:
 
 
 def test_inside_any_there_are_no_marks() -> None:
-    assert load('{"name":"a","any":{"?a":{"?b":1}}}')["any"] == {"?a": {"?b": 1}}
+    for key in ("any", "map"):
+        assert load(f'{{"name":"a","{key}":{{"?a":{{"?b":-1}}}}}}')[key] == {"?a": {"?b": -1}}
 
 
 def test_an_unknown_key_is_shown_cleaned_and_cut_to_80_characters() -> None:

@@ -236,4 +236,8 @@ def test_features_come_in_the_order_of_the_registry_and_others_behind_by_name() 
 
 def test_a_parameter_of_a_feature_that_is_off_or_has_none_has_the_default() -> None:
     agreement = Agreement((("multifd", (("channels", 4),)),))
-    assert [agreement.parameter(*key, 9) for key in (("multifd", "channels"), ("multifd", "x"), ("x", "y"))] == [4, 9, 9]
+    assert [agreement.parameter(*key, 9) for key in (("multifd", "channels"), ("multifd", "x"), ("x", "y"))] == [
+        4,
+        9,
+        9,
+    ]

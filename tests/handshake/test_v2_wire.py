@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -43,7 +43,7 @@ class Outer:
     inner: tuple[Inner, ...] = ()
     triples: tuple[tuple[str, int, bool], ...] = ()
     words: tuple[str, ...] = ()
-    anything: object = 0
+    anything: dict[str, Any] = field(default_factory=dict)
     codec: str = field(default="", metadata={"codec": wire.Codec([str], list, lambda v, path: path + "".join(v))})
 
 
@@ -69,7 +69,7 @@ OUTERS = st.builds(
     inner=st.lists(st.builds(Inner, st.text("ab", max_size=4), ROWS), max_size=2).map(tuple),
     triples=TRIPLES,
     words=st.lists(st.text(max_size=3), max_size=3).map(tuple),
-    anything=st.none() | st.integers() | st.just({"a": [1]}),
+    anything=st.just({}) | st.just({"a": [1]}),
     codec=st.just("at.codec"),
 )
 
@@ -105,7 +105,7 @@ def test_the_shape_has_a_key_for_each_field_that_is_sent() -> None:
         "inner": [{"label": str, "rows": [[None]]}],
         "triples": [[None]],
         "words": [str],
-        "anything": None,
+        "anything": dict,
         "codec": [str],
     }
 
@@ -129,7 +129,7 @@ def test_messages_of_one_field_and_of_none_are_objects_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [["a"], ["a", 1, 2], [1, "a"], ["a", True], ["a", None], ["a", "1"], [], {"a": 1}, "a1", 7, None]
+    "row", [["a"], ["a", 1, 2], [1, "a"], ["a", True], ["a", None], ["a", "1"], ["a", -1], [], {"a": 1}, "a1", 7, None]
 )
 def test_a_row_of_another_form_is_refused_with_its_list(row: Any) -> None:
     code, item, text = refused(Inner, {"label": "", "rows": [["a", 1], row]})
@@ -147,9 +147,8 @@ def test_a_row_whose_value_makes_no_sense_is_refused_in_its_own_words_cleaned() 
 
 
 def test_a_path_leads_to_the_list_of_the_row_in_question() -> None:
-    content = wire.to_body(Outer("a", 1)) | {"codec": [], "inner": [{"label": "", "rows": []}] * 2}
-    content["inner"][1]["rows"] = [["x"]]
-    assert refused(Outer, content)[1] == "at.inner[1].rows" or refused(Outer, content)[1] == "at.inner[0].rows"
+    inner = [{"label": "", "rows": []}, {"label": "", "rows": [["x"]]}]
+    assert refused(Outer, wire.to_body(Outer("a", 1)) | {"codec": [], "inner": inner})[1] == "at.inner[1].rows"
 
 
 def test_a_text_for_people_is_cut_and_cleaned() -> None:
@@ -159,13 +158,10 @@ def test_a_text_for_people_is_cut_and_cleaned() -> None:
 @QUICK
 @given(MACHINES, DEVICES)
 def test_a_machine_keeps_what_the_wire_carries_of_it(machine: Machine, device: Device) -> None:
-    sent = Machine(type=machine.type, page_bits=machine.page_bits, vcpus=machine.vcpus, uuid=machine.uuid)
-    assert loaded(Machine, wire.to_body(machine)) == Machine(
-        **{n: getattr(sent, n) for n in ("type", "page_bits", "vcpus", "uuid")}, ram_blocks=(), devices=()
-    )
-    read = loaded(Device, wire.to_body(device))
-    assert read.subsections == device.subsections and (read.id, read.instance) == (device.id, device.instance)
-    assert read.size_bytes == 0 and read.post_load == ""
+    machine = replace(machine, aliases=("q35",), cpu_features=("avx2",))
+    assert loaded(Machine, wire.to_body(machine)) == replace(machine, aliases=(), ram_blocks=(), devices=())
+    device = replace(device, nested=(("core", 2, 1),), features=("packed",), post_load="fails")
+    assert loaded(Device, wire.to_body(device)) == replace(device, size_bytes=0, post_load="")
     block = RamBlock("pc.ram", 4096, 2 << 20, resizable=True)
     assert loaded(RamBlock, wire.to_body(block)) == RamBlock("pc.ram", 4096, 2 << 20, resizable=False)
 

@@ -1,7 +1,8 @@
 """Message bodies: strict JSON in, canonical JSON out, and the rule for what is unknown (SPEC section 3).
 
-A shape is what a body may hold: `str`, `int`, `bool`, `[shape]`, a dict of key -> shape (`key?` may be absent), or
-`None` for anything. A key that starts with `?` may be ignored by who doesn't know it; any other unknown key is refused.
+A shape is what a body may hold: `str`, `int` (not negative), `bool`, `[shape]`, a dict of key -> shape (`key?` may be
+absent), `dict` for an object of anything, or `None` for anything. A key that starts with `?` may be ignored by who
+doesn't know it; any other unknown key is refused.
 """
 
 from __future__ import annotations
@@ -118,8 +119,10 @@ _FAST_DECODER, _SLOW_DECODER = (
 def _is_exact(value: JsonValue, shape: Shape) -> bool:
     """Whether a value of a tame body has its shape to the letter: no marks, and nothing unknown or left out."""
     kind = type(value)
+    if shape is dict:
+        return kind is dict and _is_exact(value, None)
     if kind is shape:
-        return True
+        return kind is not int or value >= 0
     if kind is list:
         if len(value) > ITEMS or not (shape is None or type(shape) is list):
             return False
@@ -149,7 +152,7 @@ def _fit(value: JsonValue, shape: Shape, path: str, reading: _Reading) -> JsonVa
         raise PeerError(Code.ENCODING, f"{path} holds half of a surrogate pair", item=path)
     if isinstance(value, (list, dict)) and len(value) > ITEMS:
         raise PeerError(Code.TOO_MUCH, f"{path} has {len(value)} items; {ITEMS} are allowed", item=path)
-    if shape is None:
+    if shape is None or (shape is dict and isinstance(value, dict)):
         return _anything(value, path, reading)
     if isinstance(shape, dict):
         return _fit_object(value, shape, path, reading)
@@ -161,6 +164,8 @@ def _fit(value: JsonValue, shape: Shape, path: str, reading: _Reading) -> JsonVa
         raise PeerError(
             Code.UNKNOWN_VALUE, f"{path} must be of type {shape.__name__}, not {type(value).__name__}", item=path
         )
+    if shape is int and value < 0:
+        raise PeerError(Code.UNKNOWN_VALUE, f"{path} is negative", item=path)
     return value
 
 

@@ -278,6 +278,7 @@ class Destination(Incoming):
                 item="agreement",
                 source=clean(start.agreement, 16),
                 destination=self.digest[:16],
+                retry=Retry.NEVER,
             )
         if not binding.same(start.mac, binding.mac(self.key_bytes, "START", self.digest)):
             text = "START does not prove the same conversation: something changed it"
@@ -296,7 +297,7 @@ class Destination(Incoming):
                     Error(
                         applied.code,
                         item="config",
-                        source=str(dict(self.agreement.on)),
+                        source=", ".join(name for name, _ in self.agreement.on),
                         destination=applied.error,
                         text=f"The destination could not set what was agreed: {applied.error}.",
                         hint="Change what is asked for.",

@@ -93,8 +93,9 @@ def _read_values(value: JsonValue) -> Range | Choice | Names | None:
         return frozenset(names) if names and strings and len(set(names)) == len(names) else None
     if not isinstance(value, list) or not value:
         return None
-    is_range = len(value) == 2 and all(type(v) is int for v in value)
-    return tuple(value) if is_range or all(isinstance(v, str) for v in value) else None
+    is_range = len(value) == 2 and all(type(v) is int for v in value) and 0 <= value[0] <= value[1]
+    is_choice = all(isinstance(v, str) for v in value) and len(set(value)) == len(value)
+    return tuple(value) if is_range or is_choice else None
 
 
 def _write_stances(stances: tuple[FeatureOffer, ...]) -> list[Json]:
@@ -154,7 +155,7 @@ class Offer(Message):
 
     on_maybe: str
     features: tuple[FeatureOffer, ...] = field(metadata={"codec": STANCES})
-    config: object
+    config: Json
     machine: Machine
     ram_blocks: tuple[RamBlock, ...]
     devices: tuple[Device, ...]
@@ -180,7 +181,7 @@ class Accept(Message):
     verdict: str
     warnings: tuple[Error, ...] = field(metadata={"codec": ERRORS})
     skipped: tuple[tuple[str, ...], ...]
-    config: object
+    config: Json
 
     @classmethod
     def check(cls, body: Json) -> None:
@@ -291,12 +292,6 @@ class Loaded(Message):
 
     bytes: int
 
-    @classmethod
-    def check(cls, body: Json) -> None:
-        """A count of bytes."""
-        if body["bytes"] < 0:
-            raise PeerError(Code.UNKNOWN_VALUE, f"{body['bytes']} bytes of memory", item="LOADED.bytes")
-
 
 @message(0x21, "GO")
 class Go(Message):
@@ -334,17 +329,11 @@ def public(parameters: tuple[tuple[str, int | str], ...]) -> Json:
 
 
 def check_facts(body: Json, path: str) -> None:
-    """Raises PeerError for too many devices or memory blocks, for one that is listed twice, and for negative numbers;
-    `path` is what the body is of: OFFER, manifest."""
+    """Raises PeerError for too many devices or memory blocks, and for one that is listed twice; `path` is what the body
+    is of: OFFER, manifest."""
     if len(body["devices"]) > DEVICES_LIMIT or len(body["ram-blocks"]) > BLOCKS_LIMIT:
         text = f"more than {DEVICES_LIMIT} devices or {BLOCKS_LIMIT} memory blocks"
         raise PeerError(Code.TOO_MUCH, text, item=f"{path}.devices")
-    machine = body["machine"]
-    numbers = [machine["page-bits"], machine["vcpus"]]
-    numbers += [n for b in body["ram-blocks"] for n in (b["size"], b["page-size"])]
-    numbers += [d[k] for d in body["devices"] for k in ("instance", "version", "minimum-version")]
-    if min(numbers) < 0:
-        raise PeerError(Code.UNKNOWN_VALUE, "a size, count or version is negative", item=path)
     names = [(d["id"], d["instance"]) for d in body["devices"]], [b["name"] for b in body["ram-blocks"]]
     for each, item in zip(names, ("devices", "ram-blocks"), strict=True):
         if len(set(each)) < len(each):

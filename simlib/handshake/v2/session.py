@@ -215,8 +215,10 @@ class Session(BaseEndpoint):
         return True
 
     def _check_versions(self, item: Preface) -> None:
-        """The ranges of both sides must meet (SPEC 2.2); a range that is none is refused likewise."""
-        if not item.lowest <= frames.HIGHEST or not item.highest >= frames.LOWEST or item.lowest > item.highest:
+        """The ranges of both sides must meet, and the first flight, which has the form of the source's lowest version,
+        must be readable (SPEC 2.2); a range that is none is refused likewise."""
+        apart = not item.lowest <= frames.HIGHEST or not item.highest >= frames.LOWEST or item.lowest > item.highest
+        if apart or (self.role == states.DESTINATION and item.lowest < frames.LOWEST):
             ours = frames.version_range(frames.LOWEST, frames.HIGHEST)
             theirs = frames.version_range(item.lowest, item.highest)
             source, destination = (ours, theirs) if self.role == states.SOURCE else (theirs, ours)
@@ -246,7 +248,7 @@ class Session(BaseEndpoint):
         section 9)."""
         name = frames.name(frame.type)
         if frame.type == frames.DATA:
-            if self.state not in self.DATA_STATES:
+            if self.state not in self.DATA_STATES or not self.inline:
                 raise PeerError(Code.BAD_STATE, f"DATA while {self.state}", item="DATA")
             self._got_data(conn, frame)
             return
@@ -274,6 +276,11 @@ class Session(BaseEndpoint):
             self._out.append(Send(conn, frames.frame(frames.PONG, frame.payload)))
 
     # --- what the roles define --------------------------------------------------------------------------------------
+    @property
+    def inline(self) -> bool:
+        """Control carries the stream: there is one connection."""
+        raise NotImplementedError
+
     def _is_control(self, conn: int) -> bool:
         """Whether that connection is the session's control connection."""
         raise NotImplementedError

@@ -135,7 +135,7 @@ def _codec(hint: object, metadata: Mapping[str, Any]) -> Codec:
             values_of = attrgetter(*names)
             return _row(tuple(hints[name] for name in names), lambda v: list(values_of(v)), lambda v: hint(*v))
         return Codec(shape(hint), to_body, lambda body, path: from_body(hint, body, path))
-    return Codec(None if hint is object or typing.get_origin(hint) is dict else hint)
+    return Codec(dict if typing.get_origin(hint) is dict else hint)
 
 
 def _list(hint: object) -> Codec:
@@ -158,7 +158,8 @@ def _row(
 
     def read(values: object, path: str) -> object:
         at = path.rpartition("[")[0]
-        if not isinstance(values, list) or tuple(map(type, values)) != kinds:
+        fits = isinstance(values, list) and tuple(map(type, values)) == kinds
+        if not isinstance(values, list) or not fits or any(type(v) is int and v < 0 for v in values):
             text = f"{at} holds something that is not {len(kinds)} values"
             raise PeerError(Code.UNKNOWN_VALUE, text, item=at)
         try:
