@@ -69,10 +69,10 @@ class Places(ast.NodeTransformer):
 
     def __init__(self, target: int = -1) -> None:
         self.target, self.places = target, 0
-        self.found: list[tuple[int, str]] = []
+        self.changes: list[tuple[int, str]] = []
 
     def _here(self, line: int, change: str) -> bool:
-        self.found.append((line, change))
+        self.changes.append((line, change))
         self.places += 1
         return self.places - 1 == self.target
 
@@ -134,7 +134,7 @@ def places(file: Path) -> list[Mutant]:
     seen = Places()
     seen.visit(ast.parse(file.read_text(encoding="utf-8")))
     name = file.relative_to(ROOT).as_posix()
-    return [Mutant(name, number, line, change) for number, (line, change) in enumerate(seen.found)]
+    return [Mutant(name, number, line, change) for number, (line, change) in enumerate(seen.changes)]
 
 
 def mutated(mutant: Mutant) -> str:
@@ -214,8 +214,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("count", type=int)
     parser.add_argument("seed", type=int)
-    given = parser.parse_args()
-    mutants = drawn(given.seed, given.count)
+    arguments = parser.parse_args()
+    mutants = drawn(arguments.seed, arguments.count)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         free: Queue[Path] = Queue()
         for path in copies(Path(folder), os.cpu_count() or 1):
@@ -229,7 +229,7 @@ def main() -> int:
                 free.put(path)
 
         killed = dict(zip(mutants, tqdm(pool.map(one, mutants), total=len(mutants), unit=" mutants"), strict=True))
-    PAGE.write_text(page(killed, given.seed), encoding="utf-8")
+    PAGE.write_text(page(killed, arguments.seed), encoding="utf-8")
     print(f"{PAGE}: {sum(map(bool, killed.values()))} of {len(killed)} are killed")
     return 0
 

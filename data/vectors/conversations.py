@@ -521,7 +521,7 @@ def converse(case: Conversation) -> tuple[list[Step], dict[str, Side]]:
     """Both real endpoints against each other until neither has more to say: the steps in order."""
     sides = case.sides()
     steps: list[Step] = []
-    events, held = list(case.events), []
+    events, late_steps = list(case.events), []
 
     def take(step: Step) -> None:
         steps.append(step)
@@ -534,14 +534,14 @@ def converse(case: Conversation) -> tuple[list[Step], dict[str, Side]]:
     for event in [e for e in events if not e.after]:
         events.remove(event)
         take(event.step(steps))
-    while any(side.wire for side in sides.values()) or held:
+    while any(side.wire for side in sides.values()) or late_steps:
         if not any(side.wire for side in sides.values()):
-            take(held.pop(0))
+            take(late_steps.pop(0))
         for name, side in sides.items():
             pending, side.wire = side.wire, []
             for step in pending:
                 if case.late and step.get("says", "").startswith(case.late):
-                    held.append({"from": name, **step})
+                    late_steps.append({"from": name, **step})
                 else:
                     take({"from": name, **step})
     return steps, sides

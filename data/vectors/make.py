@@ -822,8 +822,8 @@ def verdict_vectors() -> list[dict[str, Any]]:
         agreed = [name.rpartition(" with ")[2]] if ", with " in name else []
         result = judged(source, destination, limit, agreed)
         _must(name, (verdict, findings), (result["verdict"], [tuple(f[:2]) for f in result["findings"]]))
-        given = {"memory-limit": limit, "agreed": agreed}
-        cases.append({"name": name, "source": source, "destination": destination, **given, "expect": result})
+        terms = {"memory-limit": limit, "agreed": agreed}
+        cases.append({"name": name, "source": source, "destination": destination, **terms, "expect": result})
     return cases
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from simlib.handshake import interface as i
 from simlib.handshake import stream
@@ -18,10 +19,13 @@ from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.frames import Limits
 from simlib.handshake.v2.session import KEEPALIVE
 from tests.handshake.builders import (
+    FEW,
     HERE,
+    SIZES,
     SMALL,
     THERE,
     Talk,
+    cut,
     errors_in,
     finished,
     of_type,
@@ -254,6 +258,17 @@ def test_accept_has_the_plan_the_agreed_values_and_at_most_64_warnings() -> None
     assert len(accept.session_id) == 16 and talk.destination.negotiated() == {}
 
 
+@FEW
+@given(SIZES)
+def test_the_conversation_is_the_same_however_it_was_cut(sizes: list[int]) -> None:
+    talk = Talk()
+    flight = sent(outputs(talk.source, i.Start(), i.Opened(0)))
+    outputs(talk.destination, i.Start(), i.Opened(0))
+    answer = [o for part, _ in cut(flight, sizes) for o in talk.to_destination(part)]
+    talk.to_source(*(part for part, _ in cut(sent(answer), sizes)))
+    assert talk.key == talk.destination.key_bytes
+
+
 def test_each_attempt_has_its_own_session_and_secret_and_the_settings_from_before() -> None:
     talk = Talk(MULTIFD, small())
     outputs(talk.destination, i.Start())
@@ -411,7 +426,7 @@ def test_after_ready_a_failure_is_told_with_error_and_is_final_if_the_stream_has
     end = finished(out)
     if begun:
         assert end is not None and (end.status, end.reason, end.errors[0].code) == ("failed", "specific", code)
-        assert statuses(out) == ["failed"] and not talk.destination.accepting
+        assert statuses(out) == ["failed"] and not talk.destination.accepting and talk.destination.state == "failed"
     elif cause == "cancel":
         assert end is not None and end.status == "cancelled" and statuses(out)[-1] == "cancelled"
     else:

@@ -100,7 +100,7 @@ def test_the_guest_runs_on_go_alone_and_then_running_is_said_and_everything_clos
     out = outputs(destination, i.GuestRunning())
     assert spoken_in(out) == [messages.Running()] and statuses(out) == ["completed"]
     assert {o.conn for o in out if isinstance(o, i.Drop)} == {0, 1}
-    assert finished(out) == i.Finished("completed")  # type: ignore[arg-type]
+    assert finished(out) == i.Finished("completed") and destination.state == "completed"  # type: ignore[arg-type]
 
 
 def test_without_a_final_ack_the_loaded_guest_runs_at_once() -> None:
@@ -271,3 +271,44 @@ def test_once_all_memory_is_there_a_lost_session_is_nothing() -> None:
     receive(destination, rest())
     assert outputs(destination, i.Ended(1), i.Ended(0)) == []
     assert statuses(outputs(destination, i.GuestRunning()))[-1] == "completed"
+
+
+# --- a QEMU that reads the stream itself ----------------------------------------------------------------------------
+def relayed(*inputs: i.Input) -> tuple[Destination, list[i.Output]]:
+    """After READY, where a QEMU reads the stream and reports what it has loaded."""
+    config = replace(HERE, relays=True)
+    destination = Talk(POSTCOPY, here=config, there=config).until(destination="ready").destination
+    return destination, outputs(destination, *inputs)
+
+
+GO = i.Received(0, spoken(messages.Go()))
+PACKAGE = i.Loaded(postcopy=True)
+
+
+def test_its_reports_lead_to_loaded_running_and_loaded_again() -> None:
+    destination, out = relayed(PACKAGE, GO, i.GuestRunning())
+    assert spoken_in(out) == [messages.Loaded(0), messages.Running()] and not of_type(out, i.Load, i.WatchFaults)
+    assert outputs(destination, i.Ended(1)) == [], "the QEMU reports what that means"
+    out = outputs(destination, i.Loaded())
+    assert spoken_in(out) == [messages.Loaded(0)] and statuses(out) == ["completed"]
+
+
+def test_memory_that_it_has_before_its_guest_runs_is_told_afterwards() -> None:
+    _, out = relayed(PACKAGE, i.Loaded(), GO, i.GuestRunning())
+    assert spoken_in(out) == [messages.Loaded(0), messages.Running(), messages.Loaded(0)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code", "item", "status"),
+    [
+        ((i.Loaded("bad"),), "needs-restart", "guest", "failed"),
+        ((PACKAGE, i.Loaded("bad")), "needs-restart", "guest", "failed"),
+        ((PACKAGE, GO, i.GuestRunning(), i.Loaded("bad")), "connection-lost", "main", "postcopy-paused"),
+        ((PACKAGE, GO, i.Loaded("bad"), i.GuestRunning()), "connection-lost", "main", "postcopy-paused"),
+    ],
+)
+def test_what_it_can_not_load_is_told(inputs: tuple[i.Input, ...], code: str, item: str, status: str) -> None:
+    _, out = relayed(*inputs)
+    end = finished(out)
+    assert end is not None and (end.status, end.errors[0].code, end.errors[0].item) == (status, code, item)
+    assert said(out)[-1].startswith("ERROR") and errors_in(out)[0].code == code
