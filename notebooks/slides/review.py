@@ -39,7 +39,8 @@ table = outcomes(run, shared)
 counts = counted(table)
 bold = {o: "**" if o in BAD else "" for o in counts.index}
 rows = "\n".join(
-    f"| {bold[o]}{o.replace('_', ' ')}{bold[o]} | {' | '.join(map(str, n))} | {OUTCOMES[o]} |" for o, n in counts.iterrows()
+    f"| {bold[o]}{o.replace('_', ' ')}{bold[o]} | {' | '.join(map(str, n))} | {OUTCOMES[o]} |"
+    for o, n in counts.iterrows()
 )
 with_rules = table[table.manager == "libvirt"].scenario.nunique()
 ends_badly = ", ".join(
