@@ -151,6 +151,7 @@ BAD_FRAMES: list[tuple[str, str, bytes, str, list[str]]] = [
     ),
     ("OFFER before HELLO", "destination", PREFACE + frame(OFFER, b"{}"), "bad-state", ["REJECT"]),
     ("DATA before HELLO", "destination", PREFACE + frame(DATA, b"QEVM"), "bad-state", ["REJECT"]),
+    ("a ping of 65 bytes", "destination", PREFACE + _announced(65, frames.PING), "frame-too-big", ["REJECT"]),
     ("PING before HELLO", "destination", PREFACE + frame(frames.PING, b""), "bad-state", ["REJECT"]),
     ("an early LOADED", "source", _preface(RESPONDER) + frame(LOADED, b'{"bytes":0}'), "bad-state", ["ABORT"]),
 ]

@@ -86,7 +86,14 @@ def start(talk: Talk, **changes: Any) -> messages.Start:
 # --- the command ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("transport", "bidirectional", "refused"),
-    [("file", True, True), ("exec", False, True), ("exec", True, False), ("fd", True, False), ("tcp", False, False)],
+    [
+        ("file", True, True),
+        ("exec", False, True),
+        ("exec", True, False),
+        ("fd", True, False),
+        ("fd", False, True),
+        ("tcp", False, False),
+    ],
 )
 def test_where_nobody_can_answer_the_command_is_refused(transport: str, bidirectional: bool, refused: bool) -> None:
     settings = replace(small(), transport=transport)

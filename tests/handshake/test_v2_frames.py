@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
@@ -195,3 +196,23 @@ def test_a_continued_payload_obeys_the_limit_of_the_handshake_after_ready_too() 
 
 def test_a_type_without_a_name_is_shown_by_its_number() -> None:
     assert [frames.name(t) for t in (0x0B, DATA, 0x01, 0x7F, 0x05)] == ["PING", "DATA", "HELLO", "0x7f", "REJECT"]
+
+
+@pytest.mark.parametrize("type", [frames.PING, frames.PONG])
+def test_a_ping_is_refused_by_its_length_field(type: int) -> None:
+    head = struct.pack(">IBBHI", 65, type, frames.CRITICAL, 0, 0)
+    with pytest.raises(PeerError) as refused:
+        Reader(INITIATOR, Limits(), got_preface=True).add(head).next()
+    assert refused.value.error.code == "frame-too-big"
+    assert Reader(INITIATOR, Limits(), got_preface=True).add(frames.frame(type, bytes(64))).next()[1] is not None
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_more_means_nothing_on_data(size: int) -> None:
+    data = frames.frame(frames.DATA, bytes(size), frames.MORE) + frames.frame(frames.DATA, b"next")
+    reader, seen = Reader(INITIATOR, Limits(), got_preface=True).add(data), []
+    for _ in range(2):
+        reader, item = reader.next()
+        assert isinstance(item, frames.Frame)
+        seen.append(item.payload)
+    assert seen == [bytes(size), b"next"]

@@ -229,6 +229,21 @@ def test_a_silent_destination_does_not_hold_up_the_report_and_is_not_asked() -> 
     assert end is not None and end.errors[0].code == "channel-lost" and said(out) == []
 
 
+@pytest.mark.parametrize("late", [i.Opened(2), i.Secured(2), i.TlsFailed(2, "bad"), i.Received(2, b"QEVM")])
+def test_while_it_closes_nothing_counts_on_a_channel_that_was_dropped(late: i.Input) -> None:
+    talk = in_state("agreed", MULTIFD)
+    outputs(talk.source, i.Opened(1), i.Broken(1, "reset"))
+    assert talk.source.state == "closing" and outputs(talk.source, late) == []
+
+
+def test_a_channel_without_tls_ends_the_attempt_when_control_has_spoken() -> None:
+    talk = in_state("agreed")
+    out = outputs(talk.source, i.TlsFailed(1, "bad certificate"))
+    assert said(out) == ["ABORT connect"] and talk.source.state == "closing"
+    error = goes_on(outputs(talk.source, i.Ended(0)), "failed", "connect", "channel[main]")
+    assert error.retry == "after-change"
+
+
 # --- negotiation ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("hello", "code", "item"),
@@ -459,6 +474,11 @@ def test_in_postcopy_an_error_or_a_lost_control_pauses_and_a_second_loaded_compl
     end = finished(out)
     assert end is not None and (end.status, end.errors[0].code) == ("postcopy-paused", "connection-lost")
     assert said(out) == [] and end.errors[0].retry == "never"
+    talk = in_state("postcopy")
+    out = talk.to_source(messages.Running())
+    end = finished(out)
+    assert end is not None and (end.status, end.errors[0].code) == ("postcopy-paused", "bad-state")
+    assert said(out) == ["ERROR bad-state"]
     talk = in_state("postcopy")
     outputs(talk.source, i.RamCollected(0, True))
     end = finished(talk.to_source(messages.Loaded(0)))

@@ -119,7 +119,7 @@ class DestinationAnswers(Session):
         """The state of an attempt that blocks others; one that has begun to load is over, and reported as `needs-
         restart`."""
         dirty = self.finished is not None and self._loader.state != Position.HEADER  # it reports `needs-restart`
-        return "" if dirty or self.state == S.LISTENING else self.state
+        return "" if dirty or self.state in (S.NONE, S.LISTENING) else self.state
 
     def decomposition(self) -> Decomposition:
         """Of each connection: what is read of it, whether it is control, and the channel bound to it."""

@@ -82,9 +82,9 @@ class Destination(Incoming):
         """`migrate-incoming`. Where nothing can be sent back there is no handshake: a manifest stands before the
         stream instead (SPEC section 8)."""
         transport = self.settings.transport
-        if transport == "file" or (transport == "exec" and not self.session_config.bidirectional):
-            text = "A file can't answer: see its manifest."
-            error = Error(Code.TRANSPORT_ONE_WAY, item="transport", destination="file", text=text)
+        if transport == "file" or (transport in ("exec", "fd") and not self.session_config.bidirectional):
+            text = f"Nobody hears an answer over {transport}:; a saved stream has a manifest instead."
+            error = Error(Code.TRANSPORT_ONE_WAY, item="transport", destination=transport, text=text)
             self._end(Status.REJECTED, (error,))
             return
         if refused := reasons.not_carried(self.settings, self.session_config):

@@ -18,6 +18,7 @@ RESPONDER = b"\x89QMD\r\n\x1a\n"
 MANIFEST = b"\x89QMF\r\n\x1a\n"
 PREFACE_BYTES = 32
 PREFACE_LIMIT = 1024
+PING_LIMIT = 64
 FRAME_BYTES = 12
 LOWEST = HIGHEST = 0x0201  # 2.1; the draft 2.0 sent 2
 ALPN = "qemu-migration/2"  # what every TLS handshake of v2 offers (RFC 7301)
@@ -133,13 +134,14 @@ class Reader(NamedTuple):
         if len(head) < FRAME_BYTES:
             return self, None
         size, type, flags, channel, request = struct.unpack(">IBBHI", head)
-        limit = self.limits.data_bytes if type == DATA else self.limits.frame_bytes
+        limit = {DATA: self.limits.data_bytes, PING: PING_LIMIT, PONG: PING_LIMIT}.get(type, self.limits.frame_bytes)
         if size > limit:
             raise PeerError(Code.FRAME_TOO_BIG, f"a {name(type)} frame of {size} bytes; {limit} are allowed")
         if type == DATA and self.partial is not None:
             raise PeerError(Code.BAD_STATE, f"DATA inside a continued {name(self.partial[0])}")
-        if type == DATA and size:
-            return self._replace(buffer=self.buffer.skip(FRAME_BYTES), data_left=size)._data()
+        if type == DATA:
+            read = self._replace(buffer=self.buffer.skip(FRAME_BYTES), data_left=size)
+            return read._data() if size else (read, Frame(DATA, b""))
         if len(self.buffer) < FRAME_BYTES + size:
             return self, None
         payload = self.buffer.skip(FRAME_BYTES).peek(size)

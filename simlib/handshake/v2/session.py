@@ -268,8 +268,6 @@ class Session(BaseEndpoint):
         name, link = frames.name(frame.type), self.links[conn]
         if link.kind != "control" or self.state in self.BEFORE_ACCEPT:
             raise PeerError(Code.BAD_STATE, f"{name} while {self.state}", item=name)
-        if len(frame.payload) > 64:
-            raise PeerError(Code.FRAME_TOO_BIG, f"{name} with {len(frame.payload)} bytes; 64 are allowed")
         if not link.reader.unlimited:
             self._set(conn, reader=link.reader.skipped())
         if frame.type == frames.PING:

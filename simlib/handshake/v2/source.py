@@ -111,6 +111,8 @@ class Source(Outgoing):
     # --- connections ------------------------------------------------------------------------------------------------
     def _opened(self, opened: i.Opened) -> None:
         """Connected; TLS comes first, and offers the handshake's name in ALPN (RFC 7301)."""
+        if self._given_up(opened.conn):
+            return
         if self.settings.tls:
             self._out.append(i.StartTls(opened.conn, frames.ALPN))
         else:
@@ -118,6 +120,8 @@ class Source(Outgoing):
 
     def _secured(self, secured: i.Secured) -> None:
         """Control's channel binding becomes part of the session's key, a channel's of its MAC (SPEC 5.5, RFC 9266)."""
+        if self._given_up(secured.conn):
+            return
         if secured.conn == CONTROL:
             self.exporter = secured.exporter
         self._set(secured.conn, exporter=secured.exporter)
@@ -149,12 +153,26 @@ class Source(Outgoing):
 
     def _tls_failed(self, failed: i.TlsFailed) -> None:
         """Which connection, and the library's word for it."""
-        text = f"The TLS handshake failed: {clean(failed.text)}"
-        hint = "Give both sides matching tls-creds."
-        self._give_up(Error(Code.CONNECT, item=self._name(failed.conn), text=text, hint=hint))
+        if self._given_up(failed.conn):
+            return
+        channel = failed.conn != CONTROL
+        name = self._name(failed.conn)
+        error = Error(
+            Code.CONNECT,
+            item=f"channel[{name}]" if channel else name,
+            text=f"The TLS handshake failed: {clean(failed.text)}",
+            hint="Give both sides matching tls-creds.",
+        )
+        (self._channel_over if channel else self._end_attempt)((error,))
+
+    def _given_up(self, conn: int) -> bool:
+        """A channel that was dropped, and may not know it yet."""
+        return self.state == S.CLOSING and conn != CONTROL
 
     def _received(self, received: i.Received) -> None:
         """What the destination sends up to ACCEPT belongs to the transcript (SPEC 5.5)."""
+        if self._given_up(received.conn):
+            return
         if received.conn == CONTROL:
             self.quiet = 0
         if received.conn == CONTROL and self.state in (S.OFFERED, S.GREETED):
@@ -162,7 +180,7 @@ class Source(Outgoing):
         name = self.links[received.conn].kind if received.conn in self.links else ""
         if self._reads(received.conn):
             self._read(received.conn, received.data, received.fill)
-        elif self.state != S.CLOSING:
+        else:
             self._from_channel(name, received)
 
     def _from_channel(self, name: str, received: i.Received) -> None:

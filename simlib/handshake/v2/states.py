@@ -51,7 +51,6 @@ class Event(Name):
     GIVEN_UP = "given-up"  # the guest, without a final-ack
     CHANNEL_LOST = "channel-lost"
     CANCELLED = "cancelled"
-    LATE_REFUSAL = "late-refusal"
     STREAM_READ = "stream-read"  # all that is needed to load the devices
     RUN_FAILED = "run-failed"  # GO was not obeyed, for certain
     COMPLETED = "completed"
