@@ -11,7 +11,7 @@ from tests.seeds import fresh
 
 
 def test_each_mutant_differs_from_the_engine_and_can_be_compiled() -> None:
-    for mutant in mutation.drawn(1, 60):
+    for mutant in mutation.drawn(1, 12):
         text = mutation.mutated(mutant)
         compile(text, mutant.file, "exec")
         assert text != mutation.mutated(mutation.Mutant(mutant.file, -1, 0, ""))

@@ -36,7 +36,8 @@ STATES = {name[2:]: states for name, states in (row.split(" | ")[:2] for row in 
 
 
 def large(case: SearchCase) -> bool:
-    return int(STATES.get(case.name, "0").replace(",", "")) > 10_000
+    repeats = "8 multifd" in case.name and case.name not in ("v1 7.2, 8 multifd", "v2, 8 multifd")
+    return repeats or int(STATES.get(case.name, "0").replace(",", "")) > 10_000
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * large(c)) for c in CASES], ids=named)
@@ -68,7 +69,7 @@ QUICK = ("v1 7.2", "v1 10.0", "(a)", "(d)", "v2, 0", "v2, inline", "v2, postcopy
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(c, marks=[] if c.name.startswith(QUICK) else [pytest.mark.slow])
+        pytest.param(c, marks=[] if c.name.startswith(QUICK) and not large(c) else [pytest.mark.slow])
         for c in CASES
         if not any(words in c.name for words in TOO_LARGE)
     ],
