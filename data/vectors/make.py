@@ -26,10 +26,10 @@ from simlib.handshake.machine import Device, Machine, RamBlock, Settings, Subsec
 from simlib.handshake.v2 import binding, body, features, frames, inventory, manifest, messages, wire
 from simlib.handshake.v2.agreement import agreement_body, channel_plan
 from simlib.handshake.v2.config import SessionConfig
-from simlib.handshake.v2.destination import Destination
 from simlib.handshake.v2.frames import CRITICAL, DATA, HIGHEST, INITIATOR, LOWEST, MORE, RESPONDER, frame
 from simlib.handshake.v2.manifest import Manifest
 from simlib.handshake.v2.source import Source
+from simlib.study.growth import first_answer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for whoever imports this file
 from conversations import (
@@ -915,17 +915,7 @@ OFFERS = [(q, c, g) for q in ("7.2", "10.0") for c in ("pc-i440fx-7.2", "pc-q35-
 def answered(flight: bytes, version: str, configuration: str) -> dict[str, Any]:
     """What a destination of that version says to a first flight: verdict and codes."""
     settings = Settings(version, profiles.machine(version, configuration))
-    case = Conversation("", settings, settings, COMPLETED)
-    side = Side(Destination(settings, SessionConfig(b"D" * 32, grease=False)), case)
-    side.hear({"connection": 0, "hex": flight.hex()})
-    for item in read_frames("source", bytes.fromhex(next(s["hex"] for s in side.wire if "hex" in s))):
-        content = json.loads(bytes.fromhex(item["payload"])) if "payload" in item else {}
-        if item.get("type") == ACCEPT:
-            codes = sorted({e["code"] for e in content["warnings"]})
-            return {"destination": version, "verdict": content["verdict"], "codes": codes}
-        if item.get("type") == REJECT:
-            return {"destination": version, "verdict": "no", "codes": sorted({e["code"] for e in content["errors"]})}
-    raise AssertionError("neither ACCEPT nor REJECT")
+    return {"destination": version, **first_answer(flight, settings)}
 
 
 def offers() -> Iterator[tuple[str, str]]:

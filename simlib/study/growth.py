@@ -18,10 +18,13 @@ from ..explore import search
 from ..explore.models import v2
 from ..explore.peers import Future, NewerDestination, NewerSource
 from ..explore.story import replay, to_the_end
+from ..handshake import interface as i
 from ..handshake.endpoint import reducible
-from ..handshake.v2 import frames
+from ..handshake.machine import Settings
+from ..handshake.v2 import body, frames
+from ..handshake.v2.config import SessionConfig
 from ..handshake.v2.destination import Destination
-from ..handshake.v2.messages import Hello, Message, Offer
+from ..handshake.v2.messages import SHAPES, Accept, Hello, Message, Offer, Reject
 from ..handshake.v2.source import Source
 from ..record.compare import Runner
 
@@ -97,6 +100,31 @@ PEERS = (
     ("source: a frame that may not be skipped", CriticalFrame),
     ("source: a key that may not be skipped", Future),
 )
+
+
+def first_answer(flight: bytes, settings: Settings) -> dict[str, object]:
+    """What a destination answers to a first flight.
+
+    Args:
+        flight: preface, HELLO and OFFER of a source, as in data/vectors/offers.
+        settings: of the destination.
+
+    Returns:
+        `verdict`: yes, maybe or no; `codes`: those of what it has found, each once, sorted.
+    """
+    destination = Destination(settings, SessionConfig(grease=False))
+    inputs = (i.Start(), i.Opened(0), i.Received(0, flight))
+    outputs = [output for input in inputs for output in destination.handle(input)]
+    reader = frames.Reader(frames.RESPONDER, frames.Limits())
+    reader = reader.add(b"".join(output.data for output in outputs if isinstance(output, i.Send)))
+    item: object = ...
+    while item is not None:
+        reader, item = reader.next()
+        if isinstance(item, frames.Frame) and item.type in (Accept.TYPE, Reject.TYPE):
+            content = body.load(item.payload, SHAPES[item.type], frames.name(item.type))
+            errors = content["warnings" if item.type == Accept.TYPE else "errors"]
+            return {"verdict": content.get("verdict", "no"), "codes": sorted({error["code"] for error in errors})}
+    raise ValueError("neither ACCEPT nor REJECT answers it: these bytes are no first flight")
 
 
 def peers() -> pandas.DataFrame:
