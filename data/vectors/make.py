@@ -812,7 +812,7 @@ def machine_of(facts: dict[str, Any]) -> Machine:
 def judged(source: dict[str, Any], destination: dict[str, Any], limit_bytes: int, agreed: list[str]) -> dict[str, Any]:
     uuid_checked, postcopy = "validate-uuid" in agreed, "postcopy-ram" in agreed
     errors = inventory.compare(machine_of(source), machine_of(destination), limit_bytes, uuid_checked, postcopy)
-    findings = [[e.code, e.item, e.severity, e.source, e.destination] for e in errors]
+    findings = [[e.code, e.item, e.severity, e.source, e.destination, e.retry] for e in errors]
     return {"verdict": inventory.verdict(errors), "findings": findings}
 
 
