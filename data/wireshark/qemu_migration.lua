@@ -15,7 +15,7 @@ local proto = Proto("qemu-migration", "QEMU live migration")
 local V2_TYPES = {
     [0x01] = "HELLO", [0x02] = "OFFER", [0x04] = "ACCEPT", [0x05] = "REJECT", [0x06] = "START", [0x07] = "READY",
     [0x08] = "CHANNEL_OPEN", [0x09] = "CHANNEL_OK", [0x0A] = "ABORT", [0x0B] = "PING", [0x0C] = "PONG",
-    [0x0F] = "INFO", [0x20] = "LOADED", [0x21] = "GO", [0x22] = "RUNNING", [0x23] = "ERROR", [0x40] = "DATA",
+    [0x20] = "LOADED", [0x21] = "GO", [0x22] = "RUNNING", [0x23] = "ERROR", [0x40] = "DATA",
 }
 local ROLES = { [0x53] = "source", [0x44] = "destination", [0x46] = "manifest" } -- S, D, F
 local SECTIONS = {
