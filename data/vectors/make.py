@@ -567,7 +567,7 @@ def negotiated(source: list[dict[str, Any]], destination: list[dict[str, Any]], 
     result: dict[str, Any] = {
         "on": agreement.body(),
         "skipped": [name for name, _ in agreement.skipped],
-        "errors": [[e.code, e.item] for e in agreement.errors],
+        "errors": [[e.code, e.item, e.source, e.destination] for e in agreement.errors],
     }
     if not agreement.errors:
         result["agreement"] = agreement_body(agreement, channel_plan(agreement, inline), SESSION)
@@ -581,7 +581,7 @@ def negotiation_vectors() -> list[dict[str, Any]]:
         source, destination = _stances(one), _stances(other)
         main = "inline" if name.startswith("main is inline") else "separate"
         result = negotiated(source, destination, main == "inline")
-        _must(name, (on, skipped, errors), (result["on"], result["skipped"], result["errors"]))
+        _must(name, (on, skipped, errors), (result["on"], result["skipped"], [e[:2] for e in result["errors"]]))
         cases.append({"name": name, "main": main, "source": source, "destination": destination, "expect": result})
     return cases
 

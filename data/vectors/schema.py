@@ -54,8 +54,8 @@ VALUES: dict[str, Schema] = {
 }
 NEVER_EMPTY = ("REJECT.errors", "ABORT.errors", "ERROR.errors")
 MOST = {
-    "OFFER.devices": messages.DEVICES_LIMIT,
-    "OFFER.ram-blocks": messages.BLOCKS_LIMIT,
+    "devices": messages.DEVICES_LIMIT,
+    "ram-blocks": messages.BLOCKS_LIMIT,
     "features": messages.FEATURES_LIMIT,
 }
 

@@ -275,3 +275,12 @@ def test_hello_and_offer_say_what_the_side_is() -> None:
     assert (offer.on_maybe, offer.machine, offer.ram_blocks) == ("reject", SMALL, SMALL.ram_blocks)
     read_back = messages.whole_machine(read(0x02, wire.to_body(offer)))
     assert [d.id for d in read_back.devices] == ["timer"] and read_back.ram_blocks == SMALL.ram_blocks
+
+
+def test_texts_of_errors_are_cut_so_that_the_peer_reads_them() -> None:
+    long = Error("device-features", item="i" * 9000, source="s" * 5000, text="t" * 4500)
+    content = wire.to_body(messages.Reject.of((long,), Limits()))
+    read = messages.read(
+        messages.Reject.TYPE, body.load(body.dump(content), messages.SHAPES[messages.Reject.TYPE], "R")
+    )
+    assert isinstance(read, messages.Reject) and len(read.errors[0].source) <= 4000

@@ -213,6 +213,9 @@ class Destination(Incoming):
         self._set(conn, kind="control")  # its guard runs on until READY
         self.exporter = self.links[conn].exporter
         hello.check_role(states.SOURCE)
+        if hello.main == "separate" and self.settings.transport not in ("tcp", "unix"):
+            text = f"main is to be separate, and nobody can connect again over {self.settings.transport}:"
+            raise PeerError(Code.UNKNOWN_VALUE, text, item="HELLO.main")
         self.peer = Peer(hello.qemu_version, hello.session or "", hello.main)
         theirs, ours = self.peer.session, self.session_config.session
         if theirs and ours and theirs != ours:

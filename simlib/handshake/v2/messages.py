@@ -20,6 +20,7 @@ from .frames import Limits
 
 RETRIES = frozenset(map(str, Retry))
 DEVICES_LIMIT, BLOCKS_LIMIT, FEATURES_LIMIT, ERRORS_LIMIT = 4096, 1024, 512, 64
+ERROR_TEXT_LIMIT = 4000  # characters
 
 
 class Message:
@@ -121,8 +122,8 @@ def read_errors(bodies: list[Json], path: str = "") -> tuple[Error, ...]:
 
 
 def _write_errors(errors: tuple[Error, ...]) -> list[dict[str, object]]:
-    """Each error with all of its nine strings (SPEC 5.4)."""
-    return [error.body() for error in errors]
+    """Each error with all of its nine strings (SPEC 5.4), cut so that the peer reads it: a list of names has no end."""
+    return [{key: str(value)[:ERROR_TEXT_LIMIT] for key, value in error.body().items()} for error in errors]
 
 
 STANCES = wire.Codec([{"name": str, "need": str, "parameters?": None}], _write_stances, read_stances)
@@ -223,7 +224,7 @@ class Reject(_WithErrors):
             errors[: limits.errors],
             len(errors) > limits.errors,
             errors[0].code,
-            errors[0].text,
+            errors[0].text[:ERROR_TEXT_LIMIT],
             frames.HIGHEST,
             next((r for r in Retry if r in retries), Retry.NEVER),
         )
@@ -282,7 +283,8 @@ class Abort(_WithErrors):
     def of(cls, errors: tuple[Error, ...], phase: str) -> Abort:
         """With the state in which its sender was."""
         first = errors[0]
-        return cls(errors[:ERRORS_LIMIT], first.code, first.text, frames.HIGHEST, phase, first.retry)
+        text = first.text[:ERROR_TEXT_LIMIT]
+        return cls(errors[:ERRORS_LIMIT], first.code, text, frames.HIGHEST, phase, first.retry)
 
 
 # --- the guest ------------------------------------------------------------------------------------------------------
