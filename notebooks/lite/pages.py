@@ -43,6 +43,7 @@ def write(root: Path, out: Path) -> None:
         (out / name).write_text(page(asked[name], code + body, up="../"), encoding="utf-8")
     spec = (root / "data" / "vectors" / "SPEC.md").read_text(encoding="utf-8")
     (out / "spec.html").write_text(page(spec.splitlines()[0].lstrip("# "), code + html_of(spec)), encoding="utf-8")
+    shutil.copy(root / "data" / "vectors" / "schema.json", out)  # the specification links to it
     if (root / "build" / "slides" / "review.html").exists():
         shutil.copytree(root / "build" / "slides", out / "slides", dirs_exist_ok=True)
     (out / "index.html").write_text(first(root, out, rows, asked), encoding="utf-8")
