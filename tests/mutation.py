@@ -24,6 +24,8 @@ from queue import Queue
 
 from tqdm import tqdm
 
+from simlib.study.sweep import commit
+
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = "simlib/handshake/v2"
 PAGE = ROOT / "data/results/mutants.md"
@@ -191,11 +193,10 @@ def copies(folder: Path, count: int) -> Iterator[Path]:
 def page(killed: dict[Mutant, str], seed: int) -> str:
     """The table: how many are killed, the survivors, and who kills the others."""
     survivors = [mutant for mutant, by in killed.items() if not by]
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     lines = [
         "# Mutants of the v2 engine",
         "",
-        f"Written by `make mutants COUNT={len(killed)} SEED={seed}` at {commit.strip()}: "
+        f"Written by `make mutants COUNT={len(killed)} SEED={seed}` at {commit()[:12]}: "
         f"{len(killed) - len(survivors)} of {len(killed)} are killed.",
         "",
         "| survivor | change | why no test notices it |",

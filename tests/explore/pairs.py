@@ -19,6 +19,7 @@ from simlib.case.endpoints import Case
 from simlib.explore.models import postcopy, scenario, side, tls, v2
 from simlib.explore.search import search
 from simlib.explore.state import Faults, Model
+from simlib.study.sweep import commit
 
 PAGE = Path(__file__).resolve().parents[2] / "data" / "results" / "pairs.md"
 LIMIT = 20_000  # states
@@ -117,14 +118,14 @@ def searched(pair: Pair, limit: int = LIMIT) -> Outcome:
     return Outcome(pair, result.states, result.complete, texts, time.monotonic() - began_s)
 
 
-def page(outcomes: list[Outcome], commit: str) -> str:
+def page(outcomes: list[Outcome], at: str) -> str:
     """The table, by kind; what is broken is named."""
     broken = [o for o in outcomes if o.violations]
     partly = sum(not o.complete for o in outcomes)
     lines = [
         "# Pairs of faults",
         "",
-        f"Written by `make pairs` at {commit}: {len(outcomes)} models of v2, each with two faults that may come at any "
+        f"Written by `make pairs` at {at}: {len(outcomes)} models of v2, each with two faults that may come at any "
         f"moment. {len(outcomes) - partly} were searched completely, {partly} up to their first {LIMIT:,} states "
         f"(marked +). Properties are broken in {len(broken)}.",
         "",
@@ -141,13 +142,10 @@ def page(outcomes: list[Outcome], commit: str) -> str:
 
 def main() -> int:
     """Search all of them on every processor."""
-    import subprocess
-
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
     chosen = list(pairs())
     with ProcessPoolExecutor() as pool:
         outcomes = list(tqdm(pool.map(searched, chosen), total=len(chosen), unit=" models"))
-    PAGE.write_text(page(outcomes, commit), encoding="utf-8")
+    PAGE.write_text(page(outcomes, commit()[:12]), encoding="utf-8")
     print(f"{PAGE}: {len(outcomes)} models")
     return 0
 

@@ -167,10 +167,6 @@ class Destination(Incoming):
             self._set(conn, heard=link.heard + received.data)
         self._read(conn, received.data, received.fill)
 
-    def _reads(self, conn: int) -> bool:
-        """A connection that has become a channel carries no more frames."""
-        return conn in self.links and self.links[conn].kind in ("new", "control")
-
     def _is_control(self, conn: int) -> bool:
         """The connection of the session's HELLO."""
         return conn == self.control
@@ -411,26 +407,17 @@ class Destination(Incoming):
         if kind in UNAUTHENTICATED:
             self._close(conn)
             return
-        if self.state == S.GOING:
-            if kind in MEMORY and not self.session_config.relays:
-                text = f"Channel {kind} was lost ({clean(how)})."
-                self._session_lost(Error(Code.CHANNEL_LOST, item=f"channel[{kind}]", text=text))
-            elif conn == self.control:
-                text = f"The source went away ({clean(how)})."
-                self._session_lost(Error(Code.CONNECTION_LOST, item="control", text=text))
-            return
         if conn == self.control:
             text = f"The source went away ({clean(how)})."
-            self._attempt_over((Error(Code.CONNECTION_LOST, item="control", text=text, retry=Retry.LATER),))
+            error = Error(Code.CONNECTION_LOST, item="control", text=text, retry=Retry.LATER)
         else:
-            error = Error(
-                Code.CHANNEL_LOST,
-                item=f"channel[{kind}]",
-                source="closed",
-                destination="open",
-                text=f"Channel {kind} was lost ({clean(how)}).",
-                retry=Retry.LATER,
-            )
+            error = replace(reasons.channel_lost(kind, how), destination="open")
+        if self.state == S.GOING:
+            if conn == self.control or (kind in MEMORY and not self.session_config.relays):
+                self._session_lost(error)
+        elif conn == self.control:
+            self._attempt_over((error,))
+        else:
             self._refuse((error,))
 
     def _mistake(self, conn: int, error: Error) -> None:

@@ -41,7 +41,7 @@ def channel_missing(name: str) -> Error:
 
 
 def channel_lost(name: str, how: str, when: str = "") -> Error:
-    """At the source."""
+    """`when` says how far the source was, and ends with a space."""
     text = f"Channel {name} was lost {when}({clean(how)})."
     return Error(Code.CHANNEL_LOST, item=f"channel[{name}]", source="closed", text=text, retry=Retry.LATER)
 

@@ -212,7 +212,7 @@ class Session(BaseEndpoint):
 
     def _reads(self, conn: int) -> bool:
         """Whether frames are expected there; a bound channel carries the stream instead."""
-        return True
+        return conn in self.links and self.links[conn].kind in ("new", "control")
 
     def _check_versions(self, item: Preface) -> None:
         """The ranges of both sides must meet, and the first flight, which has the form of the source's lowest version,

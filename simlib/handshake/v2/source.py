@@ -192,10 +192,6 @@ class Source(Outgoing):
         except PeerError as error:
             self._mistake(received.conn, error.error)
 
-    def _reads(self, conn: int) -> bool:
-        """A connection that has become a channel carries no more frames."""
-        return conn in self.links and self.links[conn].kind in ("new", "control")
-
     def _ended(self, ended: i.Ended) -> None:
         """FIN: a destination that goes on keeps its connections open."""
         self._lost(ended.conn, "closed by the peer")
